@@ -1,0 +1,530 @@
+//! The Channel port: what the sync engine needs of a vendor, and what a vendor's translator may
+//! use of the world.
+//!
+//! A channel is stateless. It turns batches into requests and answers into per-item outcomes; the
+//! [`Caller`] it is lent sends, throttles, bounds, logs and caches tokens. It never retries, never
+//! reads a clock and never decides which number is right.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use trueup_core::{ListingKey, Sku, Timestamp};
+
+/// A text that is never shown: `Debug` prints `***`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the text; the one place it leaves the wrapper, easy to search for.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What a channel can do and how much of it at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The most listings in one [`Channel::push`].
+    pub push_items_max: usize,
+    /// The most listings in one [`Channel::push_bulk`]; 0 where there is no bulk way.
+    pub bulk_items_max: usize,
+    /// How many dirty listings make the bulk way the better one.
+    pub bulk_from: usize,
+    /// The most listings in one [`Channel::read`].
+    pub read_items_max: usize,
+    /// Whether a push can be refused when the channel's number is not the expected one.
+    pub compare_and_set: bool,
+    /// Whether "accepted" may come long before "applied", so that a push is verified by reading.
+    pub verify_by_reading: bool,
+    /// How long after an acknowledgement a reading may still show the number before it.
+    pub settle_ms: i64,
+    /// The most units a listing of this channel can show.
+    pub quantity_max: u64,
+}
+
+/// A listing as its mapping holds it, in the vendor's own words.
+///
+/// `fields` are the members of the mapping's `listing` object, all as text, such as
+/// `inventoryItemId`, `locationId`, `sellerSku`, `asin`, `sku`, `offerId`, `itemId`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Our key of the sellable variant.
+    pub sku: Sku,
+    /// The listing's stable key on the channel, made by [`Kind::listing_key`].
+    pub key: ListingKey,
+    /// The vendor's identifiers.
+    pub fields: BTreeMap<String, String>,
+    /// Whether the channel itself ships this listing (Amazon FBA): read, never pushed.
+    pub channel_fulfilled: bool,
+}
+
+/// One number to tell one listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushItem {
+    /// The listing.
+    pub listing: Listing,
+    /// The absolute quantity to show, already within [`Capabilities::quantity_max`].
+    pub quantity: u64,
+    /// What the channel is believed to show now, for a compare-and-set; `None` = not known.
+    pub expected_before: Option<i64>,
+}
+
+/// A batch for [`Channel::push`] with its idempotency token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushBatch {
+    /// Made of channel, listings and versions, never of quantities; the same batch sent again
+    /// after an unclear answer carries the same token. A UUID-shaped text.
+    pub token: String,
+    /// The items, at most [`Capabilities::push_items_max`], each listing once.
+    pub items: Vec<PushItem>,
+}
+
+/// What became of one item of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushOutcome {
+    /// The channel says that it shows the number now.
+    Applied,
+    /// The channel took the number and will show it later: read to be sure.
+    Accepted,
+    /// The compare-and-set failed: the channel showed another number. Nothing was changed.
+    Stale,
+    /// Nothing was changed for this item, because of another item of the batch or a passing
+    /// trouble; it may be sent again.
+    NotSent(ChannelError),
+    /// This item is refused for good, with the reason: park it.
+    Refused(ChannelError),
+    /// It is not known whether the number was applied.
+    Unknown(ChannelError),
+}
+
+/// What a channel shows for one listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reading {
+    /// A number; below zero where the channel itself oversold.
+    Quantity(i64),
+    /// No number is to be had, with the reason: untracked, not found, not stocked. Never zero.
+    Unknown(String),
+}
+
+/// One entry of the channel's catalogue, for discovery and full sweeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogueEntry {
+    /// The SKU as the channel has it; `None` where it has none.
+    pub sku: Option<String>,
+    /// A name to show people.
+    pub title: Option<String>,
+    /// The vendor's identifiers, as in [`Listing::fields`].
+    pub fields: BTreeMap<String, String>,
+    /// What the channel shows, where the catalogue says so.
+    pub reading: Reading,
+    /// Whether the channel itself ships it.
+    pub channel_fulfilled: bool,
+    /// Whether the channel says that other listings carry the same SKU.
+    pub duplicate: bool,
+}
+
+/// A page of a listing and where the next one starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// The cursor of the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// What a verified webhook or an order poll says, free of the vendor's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// An order as it stands now.
+    Order(OrderNotice),
+    /// Something about this listing's quantity changed: read it again. Never a number to trust.
+    InventoryHint {
+        /// The vendor's identifiers that the notice carries, as in [`Listing::fields`].
+        fields: BTreeMap<String, String>,
+        /// When the vendor says it happened.
+        at: Option<Timestamp>,
+    },
+    /// Nothing for us to do; a word for the history.
+    Ignored(String),
+}
+
+/// An order of a channel, as a state and not as a change: seeing it twice does no harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderNotice {
+    /// The vendor's id of the order; the same in webhook and poll.
+    pub order_id: String,
+    /// When the order last changed, by the vendor's clock.
+    pub updated_at: Option<Timestamp>,
+    /// Its lines.
+    pub lines: Vec<OrderLine>,
+}
+
+/// One line of an order, with what is still sold of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderLine {
+    /// The vendor's id of the line, the same in every notice about it.
+    pub line_id: String,
+    /// The SKU as the channel has it, when it says one.
+    pub sku: Option<String>,
+    /// The vendor's identifiers of the listing, as in [`Listing::fields`].
+    pub fields: BTreeMap<String, String>,
+    /// How the quantity stands.
+    pub state: LineState,
+}
+
+/// How the quantity of an order line stands, counted from its beginning.
+///
+/// Totals, not changes: `sold` only grows, `restocked` only grows; the ledger books the growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineState {
+    /// Units sold on this line so far (edited up or down: the largest seen counts as sold).
+    pub sold: u64,
+    /// Units that came back so far by cancel, edit or refund with restock.
+    pub restocked: u64,
+    /// Whether the channel ships them itself (Amazon FBA): no movement of ours.
+    pub channel_fulfilled: bool,
+    /// Whether the totals of a partial notice are incomplete: `refunds/create` names only the
+    /// refunded units of this refund. Then `reference` tells one such part from another and
+    /// `sold` is 0.
+    ///
+    /// A part is contained in the totals of the order's other notices, so that the units back
+    /// on a line are the larger of the totals and the sum of the parts, never both together.
+    pub part: Option<PartId>,
+}
+
+/// Numbers the parts of an order that are told one by one, such as refunds (vendor's id).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartId(pub u64);
+
+/// What enabling found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Connected {
+    /// The account's name, where the vendor tells.
+    pub account: Option<String>,
+    /// Locations as `(id, name)`.
+    pub locations: Vec<(String, String)>,
+    /// Settings that were left open and could be found, such as a single `defaultLocationId`.
+    pub found: BTreeMap<String, String>,
+}
+
+/// A request as it came in, for [`Channel::verify_webhook`].
+#[derive(Debug, Clone, Copy)]
+pub struct WebhookRequest<'a> {
+    /// The headers, names in lower case.
+    pub headers: &'a http::HeaderMap,
+    /// The raw bytes of the body.
+    pub body: &'a [u8],
+}
+
+/// A webhook whose signature holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedWebhook {
+    /// The vendor's id of the delivery: the same on every repeat of it.
+    pub delivery_id: String,
+    /// The vendor's topic.
+    pub topic: String,
+}
+
+/// Why a webhook is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WebhookError {
+    /// The signature is missing or wrong.
+    #[error("the signature does not hold")]
+    Signature,
+    /// The connection has no secret to check with.
+    #[error("the connection has no webhook secret")]
+    NoSecret,
+    /// A key that the signature names could not be fetched now.
+    #[error("the signing key could not be read: {0}")]
+    Key(ChannelError),
+    /// The signature holds but the envelope is not the vendor's.
+    #[error("the delivery is malformed: {0}")]
+    Malformed(String),
+}
+
+/// What went wrong, for the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ChannelErrorKind {
+    /// Passing: network, 408, 429 after waiting, 5xx. Try again later.
+    Transient,
+    /// Asked to slow down.
+    Throttled,
+    /// The credentials are refused, after one refresh.
+    Auth,
+    /// The account may not do this: a scope or permission is missing.
+    Forbidden,
+    /// The shop or account is frozen, closed or locked.
+    AccountBlocked,
+    /// The listing is not there.
+    ListingNotFound,
+    /// The listing cannot be told a quantity (bundle parent, untracked, not stocked here,
+    /// channel-fulfilled).
+    NotPushable,
+    /// The value is refused.
+    InvalidValue,
+    /// A compare-and-set failed.
+    Stale,
+    /// The request went out and no clear answer came back.
+    UnknownOutcome,
+    /// The answer is not what the vendor documents.
+    Protocol,
+    /// The settings of the connection are wrong.
+    Config,
+    /// Our own mistake, such as an idempotency key with other parameters.
+    Bug,
+}
+
+/// What went wrong on a channel, for the program and for people. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ChannelError {
+    /// For the program.
+    pub kind: ChannelErrorKind,
+    /// The vendor's own code, where it gave one.
+    pub vendor_code: Option<String>,
+    /// For people.
+    pub detail: String,
+    /// How long the vendor asked us to wait.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl ChannelError {
+    /// Makes an error of a kind.
+    #[must_use]
+    pub fn new(kind: ChannelErrorKind, detail: impl Into<String>) -> Self {
+        Self { kind, vendor_code: None, detail: detail.into(), retry_after_ms: None }
+    }
+
+    /// Adds the vendor's own code.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.vendor_code = Some(code.into());
+        self
+    }
+}
+
+/// A wrong or missing setting of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingError {
+    /// The setting's name, with `credentials.` before a credential.
+    pub setting: String,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+/// An outgoing request, before the caller adds nothing but its limits.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which rate budget it draws on, such as `graphql` or `listings.patch`.
+    pub bucket: &'static str,
+    /// How much of the budget it is expected to draw.
+    pub cost: u32,
+    /// The method.
+    pub method: http::Method,
+    /// The vendor's URL; the caller replaces scheme and host when the connection has an
+    /// `endpoint`.
+    pub url: String,
+    /// Headers; values that are secrets are marked sensitive.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// Whether doing it twice is the same as doing it once, so that the caller may repeat it
+    /// after a broken connection.
+    pub repeatable: bool,
+}
+
+/// An answer, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The status.
+    pub status: http::StatusCode,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body, bounded and decompressed by the caller.
+    pub body: Bytes,
+}
+
+/// What a vendor tells about a rate budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateHint {
+    /// Units restored each second.
+    pub per_second: f64,
+    /// The most units that can be saved up, where told.
+    pub burst: Option<f64>,
+    /// Units left now, where told.
+    pub remaining: Option<f64>,
+}
+
+/// What a channel is lent to talk to its vendor.
+#[async_trait]
+pub trait Caller: Send + Sync {
+    /// Waits for the rate budget, sends, and returns the answer whatever its status.
+    ///
+    /// # Errors
+    /// `Transient` when it was surely not sent, `UnknownOutcome` when it may have been,
+    /// `Protocol` when the answer passes the size limit.
+    async fn call(&self, request: Request) -> Result<Response, ChannelError>;
+
+    /// Notes what the vendor told of a rate budget.
+    fn learn(&self, bucket: &'static str, hint: RateHint);
+
+    /// Returns a token kept under this name that is good for at least another minute.
+    fn token(&self, name: &str) -> Option<Secret>;
+
+    /// Keeps a token for so many seconds.
+    fn keep_token(&self, name: &str, token: Secret, expires_in_seconds: u64);
+
+    /// Forgets a token that was refused.
+    fn drop_token(&self, name: &str);
+
+    /// Keeps a new refresh token durably before it is used (rotating refresh tokens).
+    ///
+    /// # Errors
+    /// `Transient` when it could not be kept: then the new token must not be relied on.
+    async fn keep_credential(&self, name: &str, value: Secret) -> Result<(), ChannelError>;
+
+    /// Returns the instant, for date headers and signatures.
+    fn now(&self) -> Timestamp;
+
+    /// Waits so many milliseconds before a channel asks again (a feed being processed); returns
+    /// early when the work is being stopped. Channels own no timers, and bound their own asking.
+    async fn pause(&self, millis: u64);
+}
+
+/// A vendor's translator, made for one connection.
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// Returns what this connection can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Checks the credentials, the account and the locations without changing anything.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError>;
+
+    /// Tells the channel absolute quantities; one outcome per item, in order.
+    async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome>;
+
+    /// The same for very many items by the vendor's bulk way (a feed). Outcomes come when the
+    /// vendor has processed it; `Accepted` items are verified by reading.
+    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome>;
+
+    /// Reads what the channel shows for these listings; one reading per listing, in order.
+    ///
+    /// # Errors
+    /// When nothing could be read at all.
+    async fn read(
+        &self,
+        caller: &dyn Caller,
+        listings: &[Listing],
+    ) -> Result<Vec<Reading>, ChannelError>;
+
+    /// Reads one page of the channel's whole catalogue.
+    ///
+    /// # Errors
+    /// When the page could not be read.
+    async fn catalogue(
+        &self,
+        caller: &dyn Caller,
+        cursor: Option<&str>,
+    ) -> Result<Page<CatalogueEntry>, ChannelError>;
+
+    /// Reads one page of the orders that changed since an instant, oldest change first.
+    ///
+    /// # Errors
+    /// When the page could not be read.
+    async fn orders(
+        &self,
+        caller: &dyn Caller,
+        since: Timestamp,
+        cursor: Option<&str>,
+    ) -> Result<Page<OrderNotice>, ChannelError>;
+
+    /// Checks the signature over the raw bytes, in constant time, before anything is parsed.
+    ///
+    /// # Errors
+    /// [`WebhookError`] when it must not be let in.
+    async fn verify_webhook(
+        &self,
+        caller: &dyn Caller,
+        request: WebhookRequest<'_>,
+    ) -> Result<VerifiedWebhook, WebhookError>;
+
+    /// Reads a verified body into notices.
+    ///
+    /// # Errors
+    /// `Protocol` when the body is not the vendor's.
+    fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError>;
+
+    /// Tells the vendor where to send its webhooks, where the vendor has an API for that;
+    /// already-subscribed topics are left alone. Returns the topics now subscribed.
+    ///
+    /// # Errors
+    /// When the vendor refused.
+    async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError>;
+}
+
+/// The settings of a connection, as its `enable` body gave them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Vendor fields as JSON values, without the common ones and without credentials.
+    pub fields: BTreeMap<String, serde_json::Value>,
+    /// Credentials by name.
+    pub credentials: BTreeMap<String, Secret>,
+}
+
+/// What is known of a vendor without a connection: one static per channel folder.
+pub trait Kind: Send + Sync {
+    /// Returns the word of the API: `shopify`, `amazon`, `ebay`.
+    fn name(&self) -> &'static str;
+
+    /// Returns the names of the vendor's settings and credentials (with `credentials.` before).
+    fn setting_names(&self) -> &'static [&'static str];
+
+    /// Checks the settings and makes a channel.
+    ///
+    /// # Errors
+    /// Every wrong or missing setting at once.
+    fn open(&self, settings: &Settings) -> Result<Box<dyn Channel>, Vec<SettingError>>;
+
+    /// Checks a mapping's `listing` object, fills in defaults from the settings (such as
+    /// Shopify's `locationId`), and returns the fields with the listing's stable key.
+    ///
+    /// # Errors
+    /// Every wrong or missing field, named as in the mapping.
+    fn listing(
+        &self,
+        settings: &Settings,
+        fields: BTreeMap<String, String>,
+    ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>>;
+
+    /// Returns whether a notice's or order line's fields name this listing.
+    fn names_listing(
+        &self,
+        listing: &BTreeMap<String, String>,
+        fields: &BTreeMap<String, String>,
+    ) -> bool;
+
+    /// Returns the rate budget that the vendor documents for each bucket of
+    /// [`Request::bucket`], to start with until an answer tells a better one; a bucket that is
+    /// not named has no documented limit.
+    fn budgets(&self) -> &'static [(&'static str, RateHint)] {
+        &[]
+    }
+}

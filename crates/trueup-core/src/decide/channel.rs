@@ -1,0 +1,519 @@
+//! What channels sold, what they show, what they were told.
+
+use std::sync::Arc;
+
+use super::{Line, check_line, stock, write_line};
+use crate::{
+    Answer, Book, ChannelId, ChannelLine, ChannelOrder, ConflictFacts, Delta, Event, ListingKey,
+    ListingPush, ListingState, Location, Moment, MovementKind, Observed, OutOfRange, PushResult,
+    Quantity, Reconcile, ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku,
+    Timestamp,
+    publish::{Rules, Stock, Terms},
+    reconcile::{Circumstances, Verdict, compare},
+};
+
+/// Returns the published number of a SKU that was loaded, with its terms.
+#[must_use]
+pub(crate) fn terms(book: &Book, sku: &Sku, rules: &Rules) -> Option<Terms> {
+    let state = book.sku(sku)?;
+    if !state.is_bundle() {
+        return Some(rules.publish(Stock::Single(state)));
+    }
+    let parts: Vec<_> = state.parts.iter().map(|part| book.sku(&part.sku)).collect();
+    Some(rules.publish(Stock::Bundle(state, &parts)))
+}
+
+fn expected(book: &Book, listing: &ListingState) -> i64 {
+    let terms = terms(book, &listing.sku, &listing.rules);
+    terms.map_or(0, |terms| i64::try_from(terms.published).unwrap_or(i64::MAX))
+}
+
+/// Books the growth of an order's totals: seeing an order twice books nothing twice.
+pub(super) fn order(
+    book: &mut Book,
+    order: &ChannelOrder,
+    moment: &Moment,
+) -> Result<Answer, Rejection> {
+    if let Some(line) = order.lines.iter().find(|line| book.sku(&line.sku).is_none()) {
+        return Err(Rejection::SkuNotFound(line.sku.clone()));
+    }
+    for line in &order.lines {
+        growth(book, order, line)?;
+    }
+    for line in &order.lines {
+        book_line(book, order, line, moment)?;
+    }
+    Ok(Answer::Done)
+}
+
+/// What a line adds to what was booked of it.
+struct Growth {
+    /// Units of the listing sold since.
+    sold: Delta,
+    /// Units of the listing that came back since.
+    restocked: Delta,
+    booked: crate::LineBooked,
+}
+
+fn growth(book: &Book, order: &ChannelOrder, line: &ChannelLine) -> Result<Growth, Rejection> {
+    let key = (order.channel.clone(), order.order.clone(), line.line.clone());
+    let before = book.lines.get(&key).copied().unwrap_or_default();
+    let grown = |now: u64, before: u64| -> Result<Delta, OutOfRange> {
+        let grown = Quantity::new(now.saturating_sub(before)).ok_or(OutOfRange)?;
+        grown.times(line.units)?;
+        Ok(grown.delta())
+    };
+    let booked = crate::LineBooked {
+        sold: before.sold.max(line.sold),
+        restocked: before.restocked.max(line.restocked),
+    };
+    Ok(Growth {
+        sold: grown(line.sold, before.sold)?,
+        restocked: grown(line.restocked, before.restocked)?,
+        booked,
+    })
+}
+
+fn book_line(
+    book: &mut Book,
+    order: &ChannelOrder,
+    line: &ChannelLine,
+    moment: &Moment,
+) -> Result<(), Rejection> {
+    let Growth { sold, restocked, booked } = growth(book, order, line)?;
+    if sold == Delta::ZERO && restocked == Delta::ZERO {
+        return Ok(());
+    }
+    let found = line.listing.as_ref().and_then(|key| book.listing(&order.channel, key)).cloned();
+    let reference: Arc<str> = Arc::from(format!("{}:{}", order.channel, order.order));
+    let home = found.as_ref().map_or(&order.location, |listing| &listing.home).clone();
+    let rules = found.as_ref().map(|listing| listing.rules.clone()).unwrap_or_default();
+    let mut provisional = found.as_ref().map_or(Delta::ZERO, |listing| listing.provisional);
+    let changes = [
+        (MovementKind::ChannelSale, sold.negated()),
+        (MovementKind::ChannelReturn, restocked),
+    ];
+    let mut shown = Delta::ZERO;
+    for (kind, change) in changes {
+        let units = Delta::new(change.get() * line.units.delta().get()).ok_or(OutOfRange)?;
+        let explained = explained(units, provisional);
+        provisional = provisional.minus(explained)?;
+        let left = units.minus(explained)?;
+        let what =
+            Change { sku: &line.sku, kind, units: left, home: &home, reference: &reference };
+        change_stock(book, &what, &rules, None, moment)?;
+        shown = shown.plus(Delta::new(left.get() / line.units.delta().get().max(1)).ok_or(OutOfRange)?)?;
+    }
+    if let Some(listing) = found {
+        let base = if told_after(&listing, order.occurred_at) {
+            listing.base
+        } else {
+            listing.base.map(|base| base + shown.get())
+        };
+        if base != listing.base || provisional != listing.provisional {
+            book.emit(Event::Listing(ListingState { base, provisional, ..listing }));
+        }
+    }
+    book.emit(Event::LineBooked {
+        channel: order.channel.clone(),
+        order: order.order.clone(),
+        line: line.line.clone(),
+        sku: line.sku.clone(),
+        booked,
+        at: moment.now,
+    });
+    Ok(())
+}
+
+/// Returns the part of a change that an adopted difference has already carried into master.
+fn explained(change: Delta, provisional: Delta) -> Delta {
+    if change < Delta::ZERO && provisional < Delta::ZERO {
+        return change.max(provisional);
+    }
+    if change > Delta::ZERO && provisional > Delta::ZERO {
+        return change.min(provisional);
+    }
+    Delta::ZERO
+}
+
+/// Returns whether the channel was told a number after the order: then that number stands there,
+/// and not the one before less the order.
+fn told_after(listing: &ListingState, occurred_at: Option<Timestamp>) -> bool {
+    match (listing.acked_at, occurred_at) {
+        (Some(acked_at), Some(occurred_at)) => acked_at > occurred_at,
+        (None, _) | (_, None) => false,
+    }
+}
+
+/// A change of a SKU's stock by a channel.
+struct Change<'a> {
+    sku: &'a Sku,
+    kind: MovementKind,
+    units: Delta,
+    home: &'a Location,
+    reference: &'a Arc<str>,
+}
+
+/// Changes on hand of a SKU, or of a bundle's parts, where the rules draw from.
+fn change_stock(
+    book: &mut Book,
+    change: &Change<'_>,
+    rules: &Rules,
+    reason: Option<&Arc<str>>,
+    moment: &Moment,
+) -> Result<(), Rejection> {
+    if change.units == Delta::ZERO {
+        return Ok(());
+    }
+    let Some(state) = book.sku(change.sku) else { return Ok(()) };
+    let each: Vec<(Sku, Quantity)> = if state.is_bundle() {
+        state.parts.iter().map(|part| (part.sku.clone(), part.quantity)).collect()
+    } else {
+        vec![(change.sku.clone(), Quantity::new(1).ok_or(OutOfRange)?)]
+    };
+    for (sku, per_unit) in &each {
+        let units = change.units.get().checked_mul(per_unit.delta().get());
+        let units = units.and_then(Delta::new).ok_or(OutOfRange)?;
+        for (location, delta) in spread(book, sku, units, change.home, rules) {
+            check_line(book.sku(sku), &location, delta, Delta::ZERO)?;
+            let mut line = Line::new(sku, &location, change.kind);
+            line.delta = delta;
+            line.reason = reason.cloned();
+            line.reference = Some(change.reference.clone());
+            write_line(book, line, moment)?;
+        }
+    }
+    Ok(())
+}
+
+/// Spreads a change over locations: units that come stand at home; units that go are taken from
+/// home, then from the other places that feed the listing, and what is owed is owed at home.
+fn spread(
+    book: &Book,
+    sku: &Sku,
+    units: Delta,
+    home: &Location,
+    rules: &Rules,
+) -> Vec<(Location, Delta)> {
+    let Some(state) = book.sku(sku) else { return Vec::new() };
+    let mut left = units.get();
+    let mut spread: Vec<(Location, i64)> = vec![(home.clone(), 0)];
+    if left < 0 {
+        let mut levels: Vec<_> =
+            state.levels.iter().filter(|level| rules.feeds(&level.location)).collect();
+        levels.sort_by_key(|level| level.location != *home);
+        for level in levels {
+            let take = level.on_hand.get().max(0).min(-left);
+            match spread.iter_mut().find(|(location, _)| *location == level.location) {
+                Some((_, here)) => *here -= take,
+                None => spread.push((level.location.clone(), -take)),
+            }
+            left += take;
+        }
+    }
+    spread[0].1 += left;
+    spread
+        .into_iter()
+        .filter(|(_, delta)| *delta != 0)
+        .filter_map(|(location, delta)| Delta::new(delta).map(|delta| (location, delta)))
+        .collect()
+}
+
+/// Settles readings one by one; a listing that is gone meanwhile is left out of the answer.
+pub(super) fn reconcile(
+    book: &mut Book,
+    reconcile: &Reconcile,
+    moment: &Moment,
+) -> Result<Answer, Rejection> {
+    let mut items = Vec::with_capacity(reconcile.readings.len());
+    for reading in &reconcile.readings {
+        let Some(listing) = book.listing(&reconcile.channel, &reading.key).cloned() else {
+            continue;
+        };
+        items.push(settle_reading(book, reconcile, &listing, reading.observed, moment));
+    }
+    Ok(Answer::Reconciled(items))
+}
+
+fn settle_reading(
+    book: &mut Book,
+    reconcile: &Reconcile,
+    listing: &ListingState,
+    observed: i64,
+    moment: &Moment,
+) -> Reconciled {
+    let strategy = reconcile.strategy.unwrap_or(listing.strategy);
+    let master = on_hand(book, &listing.sku);
+    if listing.channel_fulfilled {
+        return adopt_fulfilled(book, listing, observed, reconcile, moment);
+    }
+    let expected = expected(book, listing);
+    let seen = Circumstances {
+        expected,
+        observed,
+        read_at: reconcile.read_at,
+        settle_ms: reconcile.settle_ms,
+        strategy,
+    };
+    let version = book.sku(&listing.sku).map_or(0, |state| state.version);
+    let reading = Observed { quantity: observed, at: reconcile.read_at };
+    let mut after = ListingState { observed: Some(reading), ..listing.clone() };
+    let verdict =
+        if listing.in_conflict { Verdict::Conflict { moved: 0 } } else { compare(listing, seen) };
+    let action = match verdict {
+        Verdict::Matched => {
+            after.base = Some(observed);
+            after.acked_version = version;
+            after.forced = false;
+            let landing = listing.in_flight.filter(|sent| {
+                sent.quantity != observed
+                    && reconcile.read_at < sent.at.plus_millis(reconcile.settle_ms)
+            });
+            after.in_flight = landing;
+            ReconcileAction::Matched
+        }
+        Verdict::Behind | Verdict::PushOver { .. } => {
+            owe_push(&mut after, observed);
+            ReconcileAction::Push
+        }
+        Verdict::Adopt { moved } => match adopt(book, listing, moved, None, moment) {
+            Ok(carried) => {
+                after.base = Some(observed);
+                after.in_flight = None;
+                after.provisional = listing.provisional.plus(carried).unwrap_or(carried);
+                ReconcileAction::Adopted
+            }
+            Err(_) => flag(book, &mut after, expected, master, moment),
+        },
+        Verdict::Conflict { .. } => flag(book, &mut after, expected, master, moment),
+        Verdict::TooEarly => ReconcileAction::Pending,
+    };
+    let quantity = self::expected(book, listing);
+    if action == ReconcileAction::Adopted {
+        after.acked_version = book.sku(&listing.sku).map_or(0, |state| state.version);
+        after.forced = quantity != observed;
+    }
+    if after != *listing {
+        book.emit(Event::Listing(after));
+    }
+    Reconciled {
+        key: listing.key.clone(),
+        sku: listing.sku.clone(),
+        master,
+        observed,
+        expected,
+        strategy,
+        action,
+        quantity,
+    }
+}
+
+fn owe_push(after: &mut ListingState, observed: i64) {
+    after.base = Some(observed);
+    after.in_flight = None;
+    after.forced = true;
+    after.epoch = after.epoch.wrapping_add(1);
+}
+
+/// Carries a channel's own change into master; returns the units of the SKU carried.
+fn adopt(
+    book: &mut Book,
+    listing: &ListingState,
+    moved: i64,
+    note: Option<&Arc<str>>,
+    moment: &Moment,
+) -> Result<Delta, Rejection> {
+    let units = moved.checked_mul(listing.rules.units_per_listing.delta().get());
+    let units = units.and_then(Delta::new).ok_or(OutOfRange)?;
+    let reference: Arc<str> = Arc::from(listing.channel.as_str());
+    let change = Change {
+        sku: &listing.sku,
+        kind: MovementKind::ChannelAdopted,
+        units,
+        home: &listing.home,
+        reference: &reference,
+    };
+    change_stock(book, &change, &listing.rules, note, moment)?;
+    Ok(units)
+}
+
+fn flag(
+    book: &mut Book,
+    after: &mut ListingState,
+    expected: i64,
+    master: i64,
+    moment: &Moment,
+) -> ReconcileAction {
+    after.in_conflict = true;
+    let facts = ConflictFacts {
+        channel: after.channel.clone(),
+        key: after.key.clone(),
+        sku: after.sku.clone(),
+        master,
+        base: after.base,
+        expected,
+        observed: after.observed.map_or(0, |seen| seen.quantity),
+        at: moment.now,
+    };
+    book.emit(Event::ConflictFlagged(facts));
+    ReconcileAction::Conflict
+}
+
+/// Takes over what a channel stores and ships itself: the reading is the level of the channel's
+/// own location.
+fn adopt_fulfilled(
+    book: &mut Book,
+    listing: &ListingState,
+    observed: i64,
+    reconcile: &Reconcile,
+    moment: &Moment,
+) -> Reconciled {
+    let location = Location::of_channel(&listing.channel);
+    let master = on_hand(book, &listing.sku);
+    let level = |book: &Book| {
+        let state = book.sku(&listing.sku);
+        state.and_then(|s| s.level(&location)).map_or(0, |level| level.on_hand.get())
+    };
+    let before = level(book);
+    let change = Delta::new(observed.saturating_sub(before)).unwrap_or(Delta::ZERO);
+    let mut action = ReconcileAction::Matched;
+    let is_bundle = book.sku(&listing.sku).is_none_or(crate::SkuState::is_bundle);
+    let fits = check_line(book.sku(&listing.sku), &location, change, Delta::ZERO).is_ok();
+    if change != Delta::ZERO && fits && !is_bundle {
+        let mut line = Line::new(&listing.sku, &location, MovementKind::ChannelAdopted);
+        line.delta = change;
+        line.reference = Some(Arc::from(listing.channel.as_str()));
+        if write_line(book, line, moment).is_ok() {
+            action = ReconcileAction::Adopted;
+        }
+    }
+    let version = book.sku(&listing.sku).map_or(0, |state| state.version);
+    book.emit(Event::Listing(ListingState {
+        observed: Some(Observed { quantity: observed, at: reconcile.read_at }),
+        base: Some(observed),
+        acked_version: version,
+        forced: false,
+        in_flight: None,
+        ..listing.clone()
+    }));
+    Reconciled {
+        key: listing.key.clone(),
+        sku: listing.sku.clone(),
+        master,
+        observed,
+        expected: before,
+        strategy: crate::Strategy::ChannelWins,
+        action,
+        quantity: level(book),
+    }
+}
+
+fn on_hand(book: &Book, sku: &Sku) -> i64 {
+    let Some(state) = book.sku(sku) else { return 0 };
+    if !state.is_bundle() {
+        return state.totals().on_hand.get();
+    }
+    let parts: Vec<_> = state.parts.iter().map(|part| book.sku(&part.sku)).collect();
+    let whole = crate::publish::whole_bundles(state, &parts, |part| part.totals().on_hand);
+    whole.delta().get()
+}
+
+pub(super) fn mark_sent(
+    book: &mut Book,
+    channel: &ChannelId,
+    items: &[ListingPush],
+    moment: &Moment,
+) {
+    for push in items {
+        let Some(listing) = book.listing(channel, &push.key).cloned() else { continue };
+        let sent = Sent { quantity: push.quantity, version: push.version, at: moment.now };
+        book.emit(Event::Listing(ListingState { in_flight: Some(sent), ..listing }));
+    }
+}
+
+/// Notes outcomes; one that belongs to an older version than the acknowledged one is ignored.
+pub(super) fn settle(
+    book: &mut Book,
+    channel: &ChannelId,
+    items: &[(ListingPush, PushResult)],
+    moment: &Moment,
+) {
+    for (push, result) in items {
+        let Some(listing) = book.listing(channel, &push.key).cloned() else { continue };
+        if push.version < listing.acked_version {
+            continue;
+        }
+        let acked = ListingState {
+            acked_version: push.version,
+            acked_at: Some(moment.now),
+            forced: false,
+            ..listing.clone()
+        };
+        let after = match result {
+            PushResult::Applied => {
+                ListingState { base: Some(push.quantity), in_flight: None, ..acked }
+            }
+            PushResult::Accepted => acked,
+            PushResult::NotApplied => {
+                ListingState { in_flight: None, epoch: listing.epoch.wrapping_add(1), ..listing }
+            }
+            PushResult::Unknown => listing,
+        };
+        book.emit(Event::Listing(after));
+    }
+}
+
+pub(super) fn resolve(
+    book: &mut Book,
+    channel: &ChannelId,
+    key: &ListingKey,
+    resolution: Resolution,
+    note: Option<&Arc<str>>,
+    moment: &Moment,
+) -> Result<Answer, Rejection> {
+    let listing = book.listing(channel, key).cloned().ok_or(Rejection::ListingNotFound)?;
+    if !listing.in_conflict {
+        return Err(Rejection::ConflictNotFound);
+    }
+    let observed = listing.observed.map_or(0, |seen| seen.quantity);
+    let mut after = ListingState { in_conflict: false, ..listing.clone() };
+    match resolution {
+        Resolution::Master => {}
+        Resolution::Channel => {
+            let base = listing.base.unwrap_or_else(|| expected(book, &listing));
+            let carried = adopt(book, &listing, observed - base, note, moment)?;
+            after.provisional = listing.provisional.plus(carried)?;
+        }
+        Resolution::Quantity(quantity) => {
+            count(book, &listing, quantity, note, moment)?;
+        }
+    }
+    owe_push(&mut after, observed);
+    book.emit(Event::Listing(after));
+    let (channel, key) = (channel.clone(), key.clone());
+    book.emit(Event::ConflictClosed { channel, key, at: moment.now });
+    Ok(stock::answer(book, &listing.sku))
+}
+
+fn count(
+    book: &mut Book,
+    listing: &ListingState,
+    quantity: Quantity,
+    note: Option<&Arc<str>>,
+    moment: &Moment,
+) -> Result<(), Rejection> {
+    let state = book.sku(&listing.sku);
+    let state = state.ok_or_else(|| Rejection::SkuNotFound(listing.sku.clone()))?;
+    if state.is_bundle() {
+        return Err(Rejection::BundleHasNoStock(listing.sku.clone()));
+    }
+    let on_hand = state.level(&listing.home).map_or(Delta::ZERO, |level| level.on_hand);
+    let delta = quantity.delta().minus(on_hand)?;
+    check_line(Some(state), &listing.home, delta, Delta::ZERO)?;
+    let mut line = Line::new(&listing.sku, &listing.home, MovementKind::Count);
+    line.delta = delta;
+    line.reason = note.cloned();
+    line.reference = Some(Arc::from(listing.channel.as_str()));
+    write_line(book, line, moment)?;
+    Ok(())
+}

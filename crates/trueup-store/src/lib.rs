@@ -1,0 +1,5 @@
+//! The Store port and its implementations.
+
+pub mod port;
+
+pub use port::*;

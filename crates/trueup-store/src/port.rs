@@ -1,0 +1,891 @@
+//! The Store port: what the rest of Trueup may ask of a database.
+//!
+//! One transaction wide: everything that changes stock goes through [`Store::submit`], which
+//! decides, makes durable and then answers. The other methods keep the records of the sync
+//! engine (connections, mappings, runs, history, inbox, deliveries) and read.
+//!
+//! Every method names the org. What is not of that org is not there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use trueup_core::{
+    Answer, ChannelId, Command, ListingKey, ListingState, Location, Movement, MovementKind,
+    OrderId, Org, Quantity, Rejection, Reservation, ReservationId, ReservationStatus, Sku,
+    SkuAnswer, Source, Strategy, Timestamp,
+};
+
+/// Why the store could not do as asked. Nothing was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// More is waiting than the queue takes; nothing was begun.
+    #[error("the ledger is overloaded")]
+    Overloaded,
+    /// The disk refused; until a restart nothing is acknowledged any more.
+    #[error("the store is read-only: {0}")]
+    ReadOnly(String),
+    /// The store is shutting down.
+    #[error("the store is shutting down")]
+    Closed,
+    /// A read failed, or rows do not make sense.
+    #[error("{0}")]
+    Failed(String),
+    /// An idempotency key came back with another body.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyKeyReused,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It acknowledges.
+    Ready,
+    /// It does not, and why.
+    Failing(String),
+}
+
+/// An answer as it went over the wire, kept to be given again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Headers that belong to the answer, such as `etag` and `location`.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Makes the wire answer of a decision; called by the writer, for requests with a key only.
+pub type Renderer =
+    Arc<dyn Fn(&Result<Answer, Rejection>) -> RecordedAnswer + Send + Sync + 'static>;
+
+/// An idempotency key and what to record under it.
+#[derive(Clone)]
+pub struct Idempotency {
+    /// The client's key.
+    pub key: Arc<str>,
+    /// A digest of method, path and body.
+    pub fingerprint: [u8; 32],
+    /// Makes the answer to record.
+    pub render: Renderer,
+}
+
+impl fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotency").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// A command with who asks for it.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The tenant.
+    pub org: Org,
+    /// What is asked.
+    pub command: Command,
+    /// Who asks: the token's `sub`, or a worker's name.
+    pub actor: Arc<str>,
+    /// By which way it came.
+    pub source: Source,
+    /// The client's idempotency key, if any.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What came of a submission; durable when it is returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Decided now.
+    Decided(Result<Answer, Rejection>),
+    /// Decided now and recorded under the idempotency key.
+    Recorded(Result<Answer, Rejection>, RecordedAnswer),
+    /// Decided before under the same key: the first answer again.
+    Replayed(RecordedAnswer),
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Whether more follows; the cursor is made from the last item.
+    pub more: bool,
+}
+
+/// Which SKUs to list, by SKU ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SkuQuery {
+    /// Only SKUs that contain this text (ASCII case aside).
+    pub search: Option<String>,
+    /// Only SKUs whose stock is low (true) or is not (false).
+    pub low_stock: Option<bool>,
+    /// Only SKUs with a listing on this channel.
+    pub channel: Option<ChannelId>,
+    /// Only SKUs with a listing that owes a push.
+    pub stale: bool,
+    /// After this SKU.
+    pub after: Option<Sku>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Which ledger lines to list, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MovementQuery {
+    /// At or after.
+    pub from: Option<Timestamp>,
+    /// Before.
+    pub to: Option<Timestamp>,
+    /// Only this kind.
+    pub kind: Option<MovementKind>,
+    /// Below this line.
+    pub before_seq: Option<u64>,
+    /// Above this line.
+    pub after_seq: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Which reservations to list, newest id first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReservationQuery {
+    /// Only with this status.
+    pub status: Option<ReservationStatus>,
+    /// Only of this order.
+    pub order: Option<OrderId>,
+    /// Only holding this SKU (as asked for).
+    pub sku: Option<Sku>,
+    /// Below this id.
+    pub before: Option<ReservationId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A SKU as it stood at an instant, from the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkuAt {
+    /// How it stood, parts included where it was a bundle then.
+    pub answer: SkuAnswer,
+    /// The number of the last line before the instant.
+    pub seq: u64,
+}
+
+/// Settings of the publishing formula that a channel or a mapping may give.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuleSettings {
+    /// Units kept off the channel.
+    pub buffer: Option<Quantity>,
+    /// The share offered, 0 to 100.
+    pub percent: Option<u8>,
+    /// The most that is shown.
+    pub max_quantity: Option<Quantity>,
+    /// Below this, zero is shown.
+    pub zero_below: Option<Quantity>,
+    /// Units of the SKU in one unit of the listing (mappings only).
+    pub units_per_listing: Option<Quantity>,
+    /// The locations that feed the listing (mappings only).
+    pub locations: Option<Vec<Location>>,
+}
+
+/// Whether a connection sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// It does.
+    Active,
+    /// An operator paused it: nothing is sent, work is kept.
+    Paused,
+}
+
+/// A connected account of a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connection {
+    /// Its id, such as `shopify-eu`.
+    pub id: ChannelId,
+    /// The vendor's word, such as `shopify`.
+    pub kind: String,
+    /// Whether it sends by itself.
+    pub state: ConnectionState,
+    /// Whether stock movements publish by themselves.
+    pub sync_inventory: bool,
+    /// Whether its orders are booked.
+    pub sync_orders: bool,
+    /// The strategy, where set.
+    pub strategy: Option<Strategy>,
+    /// The publishing rules, where set.
+    pub rules: RuleSettings,
+    /// Minutes between pulls; `None` = only when asked.
+    pub poll_interval_minutes: Option<u32>,
+    /// Whether pushes are computed and reported but not sent.
+    pub dry_run: bool,
+    /// Scheme and host in place of the vendor's.
+    pub endpoint: Option<String>,
+    /// The vendor's settings, as a JSON object.
+    pub settings: BTreeMap<String, serde_json::Value>,
+    /// The credentials, encrypted by the caller; the store only keeps them.
+    pub sealed_credentials: Vec<u8>,
+    /// When it was first enabled.
+    pub created_at: Timestamp,
+    /// When its settings last changed.
+    pub updated_at: Timestamp,
+    /// When a push or pull last came through.
+    pub last_sync: Option<Timestamp>,
+    /// What last went wrong, and when; `None` after a success.
+    pub last_error: Option<(Timestamp, String)>,
+    /// Up to where its orders have been read.
+    pub orders_seen_to: Option<Timestamp>,
+}
+
+/// A listing that is not pushed until something changes, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// For the program.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// The tie between a SKU and a listing, as the merchant set it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The connection.
+    pub channel: ChannelId,
+    /// The listing's stable key.
+    pub key: ListingKey,
+    /// The SKU.
+    pub sku: Sku,
+    /// The vendor's identifiers.
+    pub fields: BTreeMap<String, String>,
+    /// The strategy, where it differs from the channel's.
+    pub strategy: Option<Strategy>,
+    /// Publishing rules, where they differ from the channel's.
+    pub rules: RuleSettings,
+    /// Whether the channel itself ships it.
+    pub channel_fulfilled: bool,
+    /// Whether it takes part at all.
+    pub enabled: bool,
+}
+
+/// A listing with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingView {
+    /// The mapping.
+    pub mapping: Mapping,
+    /// What was sent, acknowledged and read, with the settings in force.
+    pub state: ListingState,
+    /// Why it is not pushed, if it is not.
+    pub parked: Option<Parked>,
+    /// How often in a row a push or its verification has failed.
+    pub attempts: u32,
+    /// The SKU as it stands; `None` where the SKU is not in the ledger.
+    pub sku: Option<SkuAnswer>,
+}
+
+impl ListingView {
+    /// Returns whether a push is owed by version or by force.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        let publish = self.sku.as_ref().map_or(0, |sku| sku.state.publish_version);
+        self.state.forced || self.state.acked_version < publish
+    }
+
+    /// Returns whether the SKU has changed since the channel was last told.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        let version = self.sku.as_ref().map_or(0, |sku| sku.state.version);
+        self.state.forced || self.state.acked_version < version
+    }
+}
+
+/// Which listings to list, by SKU then key ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListingQuery {
+    /// Only of this connection.
+    pub channel: Option<ChannelId>,
+    /// Only of these SKUs.
+    pub skus: Option<Vec<Sku>>,
+    /// Only with this key.
+    pub key: Option<ListingKey>,
+    /// Only those that owe a push.
+    pub dirty: bool,
+    /// Only those whose newest reading is not what was last acknowledged or waits to be
+    /// verified, or that are parked or in conflict: candidates for the drift list.
+    pub suspicious: bool,
+    /// After this SKU and key.
+    pub after: Option<(Sku, ListingKey)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What to note about pushes beside the ledger's own settlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptNote {
+    /// The listing.
+    pub key: ListingKey,
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Why it is parked now, if it is.
+    pub parked: Option<Parked>,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunStatus {
+    /// Under way.
+    Running,
+    /// Done, every item.
+    Completed,
+    /// Done, some items failed.
+    Partial,
+    /// Nothing came through.
+    Failed,
+}
+
+/// One push or pull over a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// `inventory_push` or `inventory_pull`.
+    pub operation: String,
+    /// The connection.
+    pub channel: ChannelId,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Whether it only says what it would do.
+    pub dry_run: bool,
+    /// Counters by name: `total`, `pushed`, `skipped`, `failed`, and for a pull `checked`,
+    /// `matched`, `adopted`, `conflicts`.
+    pub counters: BTreeMap<String, u64>,
+    /// Warnings as a JSON array.
+    pub warnings: serde_json::Value,
+    /// Items as a JSON array.
+    pub items: serde_json::Value,
+    /// What stopped it, where something did.
+    pub error: Option<String>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// One entry of the sync history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryEntry {
+    /// Its number, given by the store; 0 in a new one.
+    pub id: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `inventory_push`, `inventory_pull`, `inventory_conflict`, `mapping_missing`, `webhook`, …
+    pub operation: String,
+    /// The connection, where one is concerned.
+    pub channel: Option<ChannelId>,
+    /// The SKU, where one is concerned.
+    pub sku: Option<Sku>,
+    /// `ok`, `error`, `open`, `resolved`, `warning`, …
+    pub status: String,
+    /// The run it belongs to.
+    pub run: Option<String>,
+    /// More, as a JSON object.
+    pub detail: serde_json::Value,
+}
+
+/// Which history entries to list, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// Only this operation.
+    pub operation: Option<String>,
+    /// Only this connection.
+    pub channel: Option<ChannelId>,
+    /// Only this SKU.
+    pub sku: Option<Sku>,
+    /// Only this status.
+    pub status: Option<String>,
+    /// At or after.
+    pub from: Option<Timestamp>,
+    /// Before.
+    pub to: Option<Timestamp>,
+    /// Below this number.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A difference that waits, or waited, for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// Its id, given by the store.
+    pub id: u64,
+    /// The connection.
+    pub channel: ChannelId,
+    /// The listing.
+    pub key: ListingKey,
+    /// The SKU.
+    pub sku: Sku,
+    /// On hand in the ledger when it was last seen.
+    pub master: i64,
+    /// What the channel had last acknowledged.
+    pub base: Option<i64>,
+    /// What it should have shown.
+    pub expected: i64,
+    /// What it showed.
+    pub observed: i64,
+    /// When it was first seen.
+    pub opened_at: Timestamp,
+    /// When it was last seen.
+    pub seen_at: Timestamp,
+    /// When, by whom and how it was resolved.
+    pub resolved: Option<Resolved>,
+}
+
+/// The end of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub by: String,
+    /// `master`, `channel` or `quantity`.
+    pub resolution: String,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// A webhook that was let in and waits to be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InboxItem {
+    /// Its number, given by the store; 0 in a new one.
+    pub id: u64,
+    /// The connection.
+    pub channel: ChannelId,
+    /// The vendor's id of the delivery.
+    pub delivery_id: String,
+    /// The vendor's topic.
+    pub topic: String,
+    /// The raw body.
+    pub body: Vec<u8>,
+    /// When it came.
+    pub received_at: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// Who wants to be told what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its id.
+    pub id: String,
+    /// Where to send.
+    pub url: String,
+    /// Which events; empty = all.
+    pub events: Vec<String>,
+    /// The signing secret, encrypted by the caller.
+    pub sealed_secret: Vec<u8>,
+    /// Whether it is told at all.
+    pub enabled: bool,
+    /// Words for people.
+    pub description: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Where an outgoing event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeliveryState {
+    /// To be sent, or sent again.
+    Pending,
+    /// The subscriber took it.
+    Delivered,
+    /// Given up on; can be replayed.
+    Dead,
+}
+
+/// One event for one subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its id, which is also the `webhook-id`.
+    pub id: String,
+    /// The subscription.
+    pub subscription: String,
+    /// The event, such as `inventory.low_stock`.
+    pub event: String,
+    /// The body that is signed and sent.
+    pub body: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Not before this.
+    pub next_at: Timestamp,
+    /// The last answer's status or error.
+    pub last_result: Option<String>,
+    /// When the event happened.
+    pub created_at: Timestamp,
+}
+
+/// An API key; the key itself is never kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id, the part before the dot.
+    pub id: String,
+    /// A digest of the whole key.
+    pub digest: [u8; 32],
+    /// The actor it stands for.
+    pub subject: String,
+    /// Its scopes.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// Something that just became durable, for live views; losing one is no loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A SKU moved.
+    Stock {
+        /// The tenant.
+        org: Org,
+        /// The SKU.
+        sku: Sku,
+    },
+    /// Stock fell below its threshold.
+    LowStock {
+        /// The tenant.
+        org: Org,
+        /// The SKU.
+        sku: Sku,
+    },
+    /// More is reserved than is on hand.
+    Oversold {
+        /// The tenant.
+        org: Org,
+        /// The SKU.
+        sku: Sku,
+        /// By how many units.
+        by: u64,
+    },
+    /// A conflict was flagged or resolved.
+    Conflict {
+        /// The tenant.
+        org: Org,
+        /// The connection.
+        channel: ChannelId,
+        /// The SKU.
+        sku: Sku,
+    },
+    /// A run began, got on or ended.
+    Run {
+        /// The tenant.
+        org: Org,
+        /// The run's id.
+        id: String,
+    },
+}
+
+/// The store's own figures, for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Commands decided since the start.
+    pub commands: u64,
+    /// Commits to disk since the start.
+    pub commits: u64,
+    /// Commands waiting now.
+    pub queued: u64,
+    /// Facts that are durable in the journal and not yet in rows.
+    pub behind: u64,
+    /// SKUs in memory.
+    pub skus: u64,
+    /// Active reservations in memory.
+    pub reservations: u64,
+    /// Units ever counted as oversold events.
+    pub oversold_events: u64,
+}
+
+/// What [`Store::verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// SKUs whose ledger was added up.
+    pub skus: u64,
+    /// Ledger lines read.
+    pub movements: u64,
+    /// Reservations read.
+    pub reservations: u64,
+    /// What does not agree, in words; empty = clean.
+    pub faults: Vec<String>,
+}
+
+/// A database behind Trueup.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // --- The ledger -----------------------------------------------------------------------
+
+    /// Decides a command and makes it durable; returns after that.
+    ///
+    /// # Errors
+    /// When it was not acknowledged; it has not happened then, or (`ReadOnly`) will not be seen
+    /// after a restart unless it became durable in the moment of failure.
+    async fn submit(&self, submission: Submission) -> Result<Outcome, StoreError>;
+
+    /// Returns a SKU as it stands, with what is due retired.
+    async fn sku(&self, org: &Org, sku: &Sku) -> Result<Option<SkuAnswer>, StoreError>;
+
+    /// Lists SKUs.
+    async fn skus(&self, org: &Org, query: SkuQuery) -> Result<Page<SkuAnswer>, StoreError>;
+
+    /// Returns a SKU as it stood at an instant; `None` where it did not exist yet.
+    async fn sku_at(
+        &self,
+        org: &Org,
+        sku: &Sku,
+        at: Timestamp,
+    ) -> Result<Option<SkuAt>, StoreError>;
+
+    /// Lists a SKU's ledger lines.
+    async fn movements(
+        &self,
+        org: &Org,
+        sku: &Sku,
+        query: MovementQuery,
+    ) -> Result<Page<Movement>, StoreError>;
+
+    /// Returns a reservation, whatever its status.
+    async fn reservation(
+        &self,
+        org: &Org,
+        id: ReservationId,
+    ) -> Result<Option<Reservation>, StoreError>;
+
+    /// Lists reservations.
+    async fn reservations(
+        &self,
+        org: &Org,
+        query: ReservationQuery,
+    ) -> Result<Page<Reservation>, StoreError>;
+
+    /// Returns the answer recorded under a key with its fingerprint.
+    async fn recorded(
+        &self,
+        org: &Org,
+        key: &str,
+    ) -> Result<Option<([u8; 32], RecordedAnswer)>, StoreError>;
+
+    /// Records an answer of a request that is not a single command; the first one stays.
+    async fn record(
+        &self,
+        org: &Org,
+        key: &str,
+        fingerprint: [u8; 32],
+        answer: RecordedAnswer,
+    ) -> Result<(), StoreError>;
+
+    // --- Connections and mappings ---------------------------------------------------------
+
+    /// Lists every connection of every org, for the workers.
+    async fn all_connections(&self) -> Result<Vec<(Org, Connection)>, StoreError>;
+
+    /// Lists an org's connections by id.
+    async fn connections(&self, org: &Org) -> Result<Vec<Connection>, StoreError>;
+
+    /// Returns a connection.
+    async fn connection(
+        &self,
+        org: &Org,
+        id: &ChannelId,
+    ) -> Result<Option<Connection>, StoreError>;
+
+    /// Makes or replaces a connection.
+    async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError>;
+
+    /// Removes a connection with its mappings and its inbox; the ledger and history stay.
+    /// Returns whether it was there.
+    async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError>;
+
+    /// Makes or replaces mappings; what is known of a listing (base, readings) stays where its
+    /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it.
+    async fn put_mappings(&self, org: &Org, rows: Vec<Mapping>) -> Result<(), StoreError>;
+
+    /// Removes a SKU's mappings on a channel; returns how many there were.
+    async fn delete_mappings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        sku: &Sku,
+    ) -> Result<usize, StoreError>;
+
+    /// Lists listings with their SKUs.
+    async fn listings(
+        &self,
+        org: &Org,
+        query: ListingQuery,
+    ) -> Result<Page<ListingView>, StoreError>;
+
+    /// Notes failures in a row and parking.
+    async fn note_attempts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<AttemptNote>,
+    ) -> Result<(), StoreError>;
+
+    /// Waits until SKUs owe a push, and takes them all. Each is told at least once; after a
+    /// restart, ask [`ListingQuery::dirty`] first.
+    async fn wait_dirty(&self) -> Vec<(Org, Sku)>;
+
+    // --- Runs, history, conflicts ---------------------------------------------------------
+
+    /// Makes or replaces a run.
+    async fn put_run(&self, org: &Org, run: Run) -> Result<(), StoreError>;
+
+    /// Returns a run.
+    async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>, StoreError>;
+
+    /// Ends runs that a crash left running; returns how many.
+    async fn abandon_runs(&self, now: Timestamp) -> Result<usize, StoreError>;
+
+    /// Adds to the sync history.
+    async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>)
+    -> Result<(), StoreError>;
+
+    /// Lists the sync history.
+    async fn history(
+        &self,
+        org: &Org,
+        query: HistoryQuery,
+    ) -> Result<Page<HistoryEntry>, StoreError>;
+
+    /// Lists conflicts, newest first, below an id.
+    async fn conflicts(
+        &self,
+        org: &Org,
+        open: Option<bool>,
+        channel: Option<&ChannelId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page<Conflict>, StoreError>;
+
+    /// Returns a conflict.
+    async fn conflict(&self, org: &Org, id: u64) -> Result<Option<Conflict>, StoreError>;
+
+    /// Notes how an operator resolved a conflict that the ledger has closed.
+    async fn note_resolved(
+        &self,
+        org: &Org,
+        id: u64,
+        resolved: Resolved,
+    ) -> Result<(), StoreError>;
+
+    // --- Inbox ----------------------------------------------------------------------------
+
+    /// Keeps a webhook durably; returns false when its delivery id was there already.
+    async fn inbox_put(&self, org: &Org, item: InboxItem) -> Result<bool, StoreError>;
+
+    /// Lists waiting webhooks of every org, oldest first, that are not to be tried later.
+    async fn inbox_waiting(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Org, InboxItem)>, StoreError>;
+
+    /// Ends one: done, or to be tried again at an instant, or given up on.
+    async fn inbox_settle(
+        &self,
+        org: &Org,
+        id: u64,
+        settled: InboxSettled,
+    ) -> Result<(), StoreError>;
+
+    // --- Outgoing webhooks ----------------------------------------------------------------
+
+    /// Lists an org's subscriptions by id.
+    async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError>;
+
+    /// Makes or replaces a subscription.
+    async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<(), StoreError>;
+
+    /// Removes a subscription with its deliveries; returns whether it was there.
+    async fn delete_subscription(&self, org: &Org, id: &str) -> Result<bool, StoreError>;
+
+    /// Adds an event for every subscriber that wants it. Ledger events are added by the store
+    /// itself, in the transaction that makes their rows.
+    async fn add_event(
+        &self,
+        org: &Org,
+        event: &str,
+        body: serde_json::Value,
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Lists deliveries of every org that are due, oldest first.
+    async fn deliveries_due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Org, Delivery)>, StoreError>;
+
+    /// Lists a subscription's deliveries, newest first, below an id.
+    async fn deliveries(
+        &self,
+        org: &Org,
+        subscription: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<Delivery>, StoreError>;
+
+    /// Replaces a delivery.
+    async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<(), StoreError>;
+
+    // --- Keys, health, upkeep -------------------------------------------------------------
+
+    /// Returns an API key by its id, with its org.
+    async fn api_key(&self, id: &str) -> Result<Option<(Org, ApiKey)>, StoreError>;
+
+    /// Lists an org's keys by id.
+    async fn api_keys(&self, org: &Org) -> Result<Vec<ApiKey>, StoreError>;
+
+    /// Makes or replaces a key.
+    async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<(), StoreError>;
+
+    /// Returns how the store is.
+    fn health(&self) -> Health;
+
+    /// Returns its figures.
+    fn figures(&self) -> StoreFigures;
+
+    /// Returns a feed of changes for live views; a slow reader misses some.
+    fn changes(&self) -> tokio::sync::broadcast::Receiver<Change>;
+
+    /// Tells live views about something that is not the store's own.
+    fn announce(&self, change: Change);
+
+    /// Adds up the whole ledger of an org and compares it with the levels.
+    async fn verify(&self, org: &Org) -> Result<Verification, StoreError>;
+
+    /// Lists every org that has a SKU or a connection.
+    async fn orgs(&self) -> Result<Vec<Org>, StoreError>;
+
+    /// Drains what is queued, makes everything durable in rows and stops.
+    async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// How a webhook of the inbox was settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InboxSettled {
+    /// Worked on.
+    Done,
+    /// To be tried again.
+    Later {
+        /// Not before this.
+        at: Timestamp,
+        /// What stood in the way.
+        why: String,
+    },
+    /// Given up on; kept for people.
+    Dead {
+        /// What stood in the way.
+        why: String,
+    },
+}

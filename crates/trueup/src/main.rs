@@ -1,0 +1,2 @@
+//! The Trueup server.
+fn main() {}
