@@ -1,0 +1,27 @@
+//! The Channel port and the connectors behind it.
+//!
+//! Strangers to the store: this crate knows vendors and core's names, nothing of rows.
+
+//AMZ pub mod amazon;
+//EB pub mod ebay;
+pub mod port;
+pub mod shopify;
+
+mod exchange;
+mod settings;
+
+pub use port::*;
+
+static KINDS: [&dyn Kind; 1] = [&shopify::Shopify];
+
+/// Returns every kind of channel that this build can connect.
+#[must_use]
+pub fn kinds() -> &'static [&'static dyn Kind] {
+    &KINDS
+}
+
+/// Returns the kind of this name, such as `shopify`.
+#[must_use]
+pub fn kind(name: &str) -> Option<&'static dyn Kind> {
+    KINDS.iter().copied().find(|kind| kind.name() == name)
+}

@@ -1,0 +1,559 @@
+//! Shopify through the GraphQL Admin API; `docs.md` says what is supported and why.
+
+mod auth;
+mod config;
+mod error;
+mod webhook;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use http::Method;
+use serde_json::Value;
+use trueup_core::{ListingKey, Timestamp};
+
+use crate::exchange::{
+    self, Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, too_many, unclear,
+};
+use crate::port::{
+    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
+    Listing, Notice, OrderNotice, Page, PushBatch, PushOutcome, RateHint, Reading, SettingError,
+    Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+};
+
+use self::config::Config;
+use self::wire::{Document, InventoryQuantityInput, Location, PolledOrder, SetRefusal};
+
+/// The one rate budget: the cost bucket of app and shop.
+const BUCKET: &str = "graphql";
+/// What a set of up to 250 quantities was recorded to ask for.
+const SET_COST: u32 = 13;
+/// What a page or a batch of 250 objects with a nested list asks for at most, as recorded.
+const PAGE_COST: u32 = 100;
+/// How often one push is sent again without the items that were refused.
+const PUSH_ROUNDS_MAX: usize = 5;
+/// How many items one push stocks at their location; a call each.
+const ACTIVATIONS_MAX: usize = 25;
+/// How many pages of locations are read (50 each).
+const LOCATION_PAGES_MAX: usize = 20;
+/// How many further pages of lines of one order are read (100 each).
+const ORDER_LINE_PAGES_MAX: usize = 10;
+
+/// The kind `shopify`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shopify;
+
+impl Kind for Shopify {
+    fn name(&self) -> &'static str {
+        "shopify"
+    }
+
+    fn setting_names(&self) -> &'static [&'static str] {
+        config::SETTING_NAMES
+    }
+
+    fn open(&self, settings: &Settings) -> Result<Box<dyn Channel>, Vec<SettingError>> {
+        Ok(Box::new(Shop { config: Config::read(settings)? }))
+    }
+
+    fn listing(
+        &self,
+        settings: &Settings,
+        fields: BTreeMap<String, String>,
+    ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
+        config::listing(settings, fields)
+    }
+
+    fn names_listing(
+        &self,
+        listing: &BTreeMap<String, String>,
+        fields: &BTreeMap<String, String>,
+    ) -> bool {
+        config::names_listing(listing, fields)
+    }
+
+    fn budgets(&self) -> &'static [(&'static str, RateHint)] {
+        // The Standard plan: 100 points a second, a bucket of 2000 as recorded.
+        // <https://shopify.dev/docs/api/usage/limits>
+        const BUDGETS: &[(&str, RateHint)] =
+            &[(BUCKET, RateHint { per_second: 100.0, burst: Some(2_000.0), remaining: None })];
+        BUDGETS
+    }
+}
+
+const CAPABILITIES: Capabilities = Capabilities {
+    push_items_max: wire::ARRAY_ITEMS_MAX,
+    bulk_items_max: 0,
+    bulk_from: 0,
+    read_items_max: wire::ARRAY_ITEMS_MAX,
+    compare_and_set: true,
+    verify_by_reading: false,
+    settle_ms: 2_000,
+    quantity_max: wire::QUANTITY_MAX,
+};
+
+/// One connected shop.
+struct Shop {
+    config: Config,
+}
+
+#[async_trait]
+impl Channel for Shop {
+    fn capabilities(&self) -> &Capabilities {
+        &CAPABILITIES
+    }
+
+    async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
+        let locations = self.locations(caller).await?;
+        let mut found = BTreeMap::new();
+        match &self.config.default_location {
+            Some(wanted) if !locations.iter().any(|l| l.id == *wanted && l.is_active) => {
+                let detail = format!("the shop has no active location {wanted}");
+                return Err(ChannelError::new(ChannelErrorKind::Config, detail));
+            }
+            Some(_) => {}
+            None => {
+                if let Some(location) = only_location(&locations) {
+                    found.insert("defaultLocationId".to_owned(), location.id.clone());
+                }
+            }
+        }
+        Ok(Connected {
+            account: Some(self.config.host.clone()),
+            locations: locations.into_iter().map(|l| (l.id, l.name)).collect(),
+            found,
+        })
+    }
+
+    async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let mut push = Push::new(batch);
+        for round in 0..PUSH_ROUNDS_MAX {
+            let open = push.open();
+            if open.is_empty() {
+                break;
+            }
+            let quantities: Vec<&InventoryQuantityInput> =
+                open.iter().filter_map(|&at| push.inputs[at].as_ref()).collect();
+            let key = round_key(&batch.token, round);
+            let refusals = self.set(caller, &quantities, &batch.token, &key).await;
+            let unstocked = push.settle(&open, refusals);
+            self.activate(caller, &mut push, &unstocked, &key).await;
+        }
+        push.finish()
+    }
+
+    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        // No bulk way (`bulk_items_max` is 0): the ordinary one takes 250 at once.
+        self.push(caller, batch).await
+    }
+
+    async fn read(
+        &self,
+        caller: &dyn Caller,
+        listings: &[Listing],
+    ) -> Result<Vec<Reading>, ChannelError> {
+        let mut shown: BTreeMap<(String, String), Reading> = BTreeMap::new();
+        for (location, items) in by_location(listings) {
+            for items in items.chunks(wire::ARRAY_ITEMS_MAX) {
+                let document = wire::build_levels(items, location);
+                let data = self.query(caller, &document, PAGE_COST).await?;
+                for (item, reading) in wire::parse_levels(data)? {
+                    shown.insert((location.to_owned(), item), reading);
+                }
+            }
+        }
+        let reading = |listing: &Listing| match ids(listing) {
+            Some((item, location)) => shown
+                .get(&(location.to_owned(), item.to_owned()))
+                .cloned()
+                .unwrap_or_else(|| Reading::Unknown("no such inventory item".to_owned())),
+            None => Reading::Unknown("the mapping names no item and location".to_owned()),
+        };
+        Ok(listings.iter().map(reading).collect())
+    }
+
+    async fn catalogue(
+        &self,
+        caller: &dyn Caller,
+        cursor: Option<&str>,
+    ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        let location = self.config.default_location.as_deref();
+        let document = wire::build_variants(location, cursor);
+        let data = self.query(caller, &document, PAGE_COST).await?;
+        wire::parse_variants(data, location)
+    }
+
+    async fn orders(
+        &self,
+        caller: &dyn Caller,
+        since: Timestamp,
+        cursor: Option<&str>,
+    ) -> Result<Page<OrderNotice>, ChannelError> {
+        let data = self.query(caller, &wire::build_orders(since, cursor), PAGE_COST).await?;
+        let Page { mut items, next } = wire::parse_orders(data)?;
+        for order in &mut items {
+            self.read_further_lines(caller, order).await?;
+        }
+        self.take_off_lost_units(caller, &mut items).await?;
+        Ok(Page { items: items.into_iter().map(|order| order.notice).collect(), next })
+    }
+
+    async fn verify_webhook(
+        &self,
+        _caller: &dyn Caller,
+        request: WebhookRequest<'_>,
+    ) -> Result<VerifiedWebhook, WebhookError> {
+        webhook::verify(&self.config.webhook_secrets, request)
+    }
+
+    fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
+        webhook::parse(topic, body)
+    }
+
+    async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError> {
+        let listed = self.query(caller, &wire::build_subscriptions(url), PAGE_COST).await;
+        let known: BTreeSet<String> = match listed {
+            Ok(data) => wire::parse_subscriptions(data, url)?.into_iter().collect(),
+            // A server that cannot list them says of each topic whether it is taken.
+            Err(error) if error.kind == ChannelErrorKind::Bug => BTreeSet::new(),
+            Err(error) => return Err(error),
+        };
+        for topic in wire::TOPICS.into_iter().filter(|topic| !known.contains(*topic)) {
+            let document = wire::build_subscribe(topic, url);
+            let data = self.mutate(caller, &document, SET_COST, Repeat::No).await?;
+            let errors = wire::parse_user_errors("webhookSubscriptionCreate", &data)?;
+            // Somebody else subscribed it in between.
+            let refused = errors.into_iter().find(|words| !words.contains("already been taken"));
+            if let Some(words) = refused {
+                let detail = format!("subscribe {topic}: {}", exchange::clip(&words));
+                return Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail));
+            }
+        }
+        Ok(wire::TOPICS.into_iter().map(str::to_owned).collect())
+    }
+}
+
+/// Whether a mutation may be sent twice after a broken connection.
+#[derive(Clone, Copy)]
+enum Repeat {
+    /// It carries an `@idempotent` key.
+    Yes,
+    No,
+}
+
+impl Shop {
+    /// Sends a set; `Ok` = what it refused.
+    async fn set(
+        &self,
+        caller: &dyn Caller,
+        quantities: &[&InventoryQuantityInput],
+        token: &str,
+        key: &str,
+    ) -> Result<Vec<SetRefusal>, ChannelError> {
+        let document = wire::build_set(quantities, token, key);
+        let data = self.mutate(caller, &document, SET_COST, Repeat::Yes).await?;
+        wire::parse_set(data)
+    }
+
+    /// Stocks items at their locations, so that the next round can set them.
+    async fn activate(&self, caller: &dyn Caller, push: &mut Push, unstocked: &[usize], key: &str) {
+        for &at in unstocked {
+            let Some(input) = push.inputs[at].clone() else { continue };
+            if push.activations == ACTIVATIONS_MAX {
+                let detail = "more items to stock at their location than one push does";
+                let error = ChannelError::new(ChannelErrorKind::Transient, detail);
+                push.outcomes[at] = Some(PushOutcome::NotSent(error));
+                continue;
+            }
+            push.activations += 1;
+            let document = wire::build_activate(&input, &format!("{key}-stock-{at}"));
+            let answer = self.mutate(caller, &document, SET_COST, Repeat::Yes).await;
+            let errors = answer.and_then(|d| wire::parse_user_errors("inventoryActivate", &d));
+            match errors {
+                Ok(errors) => {
+                    if let Some(words) = errors.first() {
+                        let detail = format!(
+                            "the item cannot be stocked at the location: {}",
+                            exchange::clip(words)
+                        );
+                        let error = ChannelError::new(ChannelErrorKind::NotPushable, detail)
+                            .with_code("ITEM_NOT_STOCKED_AT_LOCATION");
+                        push.outcomes[at] = Some(PushOutcome::Refused(error));
+                    }
+                }
+                // The set was refused as a whole, so nothing is known to be changed.
+                Err(error) => {
+                    push.outcomes[at] = Some(PushOutcome::NotSent(held_back(&error)));
+                }
+            }
+        }
+    }
+
+    async fn locations(&self, caller: &dyn Caller) -> Result<Vec<Location>, ChannelError> {
+        let mut locations = Vec::new();
+        let mut after: Option<String> = None;
+        for _ in 0..LOCATION_PAGES_MAX {
+            let document = wire::build_locations(after.as_deref());
+            let page = wire::parse_locations(self.query(caller, &document, PAGE_COST).await?)?;
+            locations.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(locations)
+    }
+
+    async fn read_further_lines(
+        &self,
+        caller: &dyn Caller,
+        order: &mut PolledOrder,
+    ) -> Result<(), ChannelError> {
+        for _ in 0..ORDER_LINE_PAGES_MAX {
+            let Some(after) = order.more_lines.take() else { return Ok(()) };
+            let document = wire::build_order_lines(&order.gid, &after);
+            let page = wire::parse_order_lines(self.query(caller, &document, PAGE_COST).await?)?;
+            order.notice.lines.extend(page.items);
+            order.more_lines = page.next;
+        }
+        Ok(())
+    }
+
+    /// `quantity − currentQuantity` counts refunded units that never came back, too. Orders
+    /// that lost units are rare, so their refunds are read apart.
+    async fn take_off_lost_units(
+        &self,
+        caller: &dyn Caller,
+        orders: &mut [PolledOrder],
+    ) -> Result<(), ChannelError> {
+        let lost_some =
+            |order: &&PolledOrder| order.notice.lines.iter().any(|line| line.state.restocked > 0);
+        let gids: Vec<&str> = orders.iter().filter(lost_some).map(|o| o.gid.as_str()).collect();
+        if gids.is_empty() {
+            return Ok(());
+        }
+        let lost = match self.query(caller, &wire::build_refunds(&gids), PAGE_COST).await {
+            Ok(data) => wire::parse_lost_units(data)?,
+            // A server that does not know the fields (a pruned schema): the totals stand.
+            Err(error) if error.kind == ChannelErrorKind::Bug => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for order in orders {
+            wire::without_lost(&mut order.notice, &lost);
+        }
+        Ok(())
+    }
+
+    async fn query(
+        &self,
+        caller: &dyn Caller,
+        document: &Document,
+        cost: u32,
+    ) -> Result<Value, ChannelError> {
+        let request = self.request(document).cost(cost);
+        self.send(caller, request).await.map_err(|(error, _)| error)
+    }
+
+    async fn mutate(
+        &self,
+        caller: &dyn Caller,
+        document: &Document,
+        cost: u32,
+        repeat: Repeat,
+    ) -> Result<Value, ChannelError> {
+        let request = self.request(document).cost(cost);
+        let request = match repeat {
+            Repeat::Yes => request,
+            Repeat::No => request.once(),
+        };
+        self.send(caller, request).await.map_err(|(error, trace)| match trace {
+            Trace::None => error,
+            Trace::Possible => unclear(error),
+        })
+    }
+
+    fn request(&self, document: &Document) -> Outgoing {
+        let Config { host, api_version, .. } = &self.config;
+        let url = format!("https://{host}/admin/api/{api_version}/graphql.json");
+        Outgoing::new(BUCKET, Method::POST, url).header("accept", "application/json").json(document)
+    }
+
+    /// Sends a request with a token, once more with a new one when the first is refused.
+    async fn send(
+        &self,
+        caller: &dyn Caller,
+        request: Outgoing,
+    ) -> Result<Value, (ChannelError, Trace)> {
+        let none = |error| (error, Trace::None);
+        let mut renewals_left = usize::from(auth::is_renewable(&self.config));
+        let response = loop {
+            let token = auth::token(&self.config, caller).await.map_err(none)?;
+            let request = request
+                .clone()
+                .secret_header("x-shopify-access-token", token.expose())
+                .map_err(none)?;
+            let response = caller.call(request.build()).await.map_err(none)?;
+            if response.status.as_u16() != 401 {
+                break response;
+            }
+            caller.drop_token(auth::TOKEN);
+            if renewals_left == 0 {
+                return Err(none(error::classify(&response)));
+            }
+            renewals_left -= 1;
+        };
+        if response.status.as_u16() != 200 {
+            let trace = if is_unclear(response.status) { Trace::Possible } else { Trace::None };
+            return Err((error::classify(&response), trace));
+        }
+        let answer = wire::parse_answer(&response.body).map_err(|e| (e, Trace::Possible))?;
+        if let Some(status) = answer.cost.as_ref().and_then(|c| c.throttle_status.as_ref()) {
+            let hint = RateHint {
+                per_second: status.restore_rate,
+                burst: Some(status.maximum_available),
+                remaining: Some(status.currently_available),
+            };
+            caller.learn(BUCKET, hint);
+        }
+        answer.data.map_err(|error| {
+            // INTERNAL_SERVER_ERROR and TIMEOUT say nothing about what was done.
+            let passing = error.kind == ChannelErrorKind::Transient;
+            (error, if passing { Trace::Possible } else { Trace::None })
+        })
+    }
+}
+
+/// Whether a failed call may have left its mark.
+#[derive(Clone, Copy)]
+enum Trace {
+    None,
+    Possible,
+}
+
+/// A push under way: what is settled and what is still open.
+struct Push {
+    inputs: Vec<Option<InventoryQuantityInput>>,
+    outcomes: Vec<Option<PushOutcome>>,
+    activations: usize,
+}
+
+impl Push {
+    fn new(batch: &PushBatch) -> Self {
+        let mut push = Self { inputs: Vec::new(), outcomes: Vec::new(), activations: 0 };
+        for (at, item) in batch.items.iter().enumerate() {
+            let fields = &item.listing.fields;
+            let input = if at >= wire::ARRAY_ITEMS_MAX {
+                Err(PushOutcome::NotSent(too_many(wire::ARRAY_ITEMS_MAX)))
+            } else if item.listing.channel_fulfilled {
+                Err(PushOutcome::Refused(channel_fulfilled()))
+            } else {
+                wire::quantity_input(fields, item.quantity, item.expected_before)
+                    .map_err(PushOutcome::Refused)
+            };
+            let (input, outcome) = match input {
+                Ok(input) => (Some(input), None),
+                Err(outcome) => (None, Some(outcome)),
+            };
+            push.inputs.push(input);
+            push.outcomes.push(outcome);
+        }
+        push
+    }
+
+    /// Returns the items without an outcome.
+    fn open(&self) -> Vec<usize> {
+        (0..self.outcomes.len()).filter(|&at| self.outcomes[at].is_none()).collect()
+    }
+
+    /// Takes in what a set of the open items answered; one refusal means that nothing was set.
+    /// Returns the items to stock at their location first.
+    fn settle(
+        &mut self,
+        open: &[usize],
+        refusals: Result<Vec<SetRefusal>, ChannelError>,
+    ) -> Vec<usize> {
+        let refusals = match refusals {
+            Ok(refusals) => refusals,
+            Err(error) => {
+                for &at in open {
+                    self.outcomes[at] = Some(failed_push(error.clone()));
+                }
+                return Vec::new();
+            }
+        };
+        if refusals.is_empty() {
+            for &at in open {
+                self.outcomes[at] = Some(PushOutcome::Applied);
+            }
+            return Vec::new();
+        }
+        let mut unstocked = Vec::new();
+        for refusal in refusals {
+            let error = error::classify_user_error(&refusal.code, &refusal.message);
+            let at = refusal.index.and_then(|index| open.get(index).copied());
+            match (at, refusal.code.as_str()) {
+                // The next round has a new key and nothing was done under this one.
+                (None, "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED") => {}
+                (None, _) => self.fail_open(open, &error),
+                (Some(at), "ITEM_NOT_STOCKED_AT_LOCATION") => unstocked.push(at),
+                (Some(at), _) => self.outcomes[at] = Some(failed_push(error)),
+            }
+        }
+        unstocked.retain(|&at| self.outcomes[at].is_none());
+        unstocked.dedup();
+        unstocked
+    }
+
+    /// A refusal that names no item is about the call: nothing was set, no item is to blame.
+    fn fail_open(&mut self, open: &[usize], error: &ChannelError) {
+        for &at in open {
+            if self.outcomes[at].is_none() {
+                self.outcomes[at] = Some(PushOutcome::NotSent(error.clone()));
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<PushOutcome> {
+        let left_over = || {
+            let detail = "held back by other items of the batch";
+            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Transient, detail))
+        };
+        self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(left_over)).collect()
+    }
+}
+
+/// A key used again with other parameters is an error, so each round has its own; made of the
+/// token and the round only, the same push sent again meets the same keys.
+/// <https://shopify.dev/docs/api/usage/idempotent-requests>
+fn round_key(token: &str, round: usize) -> String {
+    if round == 0 { token.to_owned() } else { format!("{token}-{round}") }
+}
+
+fn ids(listing: &Listing) -> Option<(&str, &str)> {
+    let item = listing.fields.get("inventoryItemId")?;
+    let location = listing.fields.get("locationId")?;
+    Some((item, location))
+}
+
+fn by_location(listings: &[Listing]) -> BTreeMap<&str, Vec<&str>> {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (item, location) in listings.iter().filter_map(ids) {
+        let items = groups.entry(location).or_default();
+        if !items.contains(&item) {
+            items.push(item);
+        }
+    }
+    groups
+}
+
+/// Returns the one location that online orders are shipped from, or the one there is.
+fn only_location(locations: &[Location]) -> Option<&Location> {
+    let active: Vec<&Location> = locations.iter().filter(|l| l.is_active).collect();
+    let online: Vec<&Location> =
+        active.iter().copied().filter(|l| l.fulfills_online_orders).collect();
+    match (active.as_slice(), online.as_slice()) {
+        ([only], _) | (_, [only]) => Some(only),
+        (_, _) => None,
+    }
+}
