@@ -119,6 +119,17 @@ pub(crate) fn parse_json<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result
     })
 }
 
+/// Reads the typed content of a JSON value; the error never says what it held.
+pub(crate) fn parse_value<T: DeserializeOwned>(
+    what: &str,
+    value: serde_json::Value,
+) -> Result<T, ChannelError> {
+    serde_json::from_value(value).map_err(|_| {
+        let detail = format!("the answer to {what} is not as documented");
+        ChannelError::new(ChannelErrorKind::Protocol, detail)
+    })
+}
+
 /// Cuts a vendor's text to what an error keeps, without control characters.
 pub(crate) fn clip(text: &str) -> String {
     let clean: String =

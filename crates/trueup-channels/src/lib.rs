@@ -2,7 +2,7 @@
 //!
 //! Strangers to the store: this crate knows vendors and core's names, nothing of rows.
 
-//AMZ pub mod amazon;
+pub mod amazon;
 //EB pub mod ebay;
 pub mod port;
 pub mod shopify;
@@ -12,7 +12,7 @@ mod settings;
 
 pub use port::*;
 
-static KINDS: [&dyn Kind; 1] = [&shopify::Shopify];
+static KINDS: [&dyn Kind; 2] = [&shopify::Shopify, &amazon::Amazon];
 
 /// Returns every kind of channel that this build can connect.
 #[must_use]

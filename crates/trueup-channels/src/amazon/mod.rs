@@ -1,0 +1,556 @@
+//! Amazon through the Selling Partner API; `docs.md` says what is supported and why.
+
+mod auth;
+mod config;
+mod error;
+mod webhook;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use http::Method;
+use trueup_core::{ListingKey, Timestamp};
+
+use crate::exchange::{
+    Outgoing, channel_fulfilled, encode, failed_push, held_back, is_unclear, stops_batch, too_many,
+    unclear,
+};
+use crate::port::{
+    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
+    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint, Reading,
+    Response, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+};
+
+use self::config::Config;
+use self::wire::{FeedDocument, FeedState, Report};
+
+const PATCH: &str = "listings.patch";
+const GET: &str = "listings.get";
+const SEARCH: &str = "listings.search";
+const FBA: &str = "fba.summaries";
+const ORDERS: &str = "orders.search";
+const FEEDS_CREATE: &str = "feeds.create";
+const FEEDS_DOCUMENT: &str = "feeds.document";
+const FEEDS_GET: &str = "feeds.get";
+/// Presigned addresses outside the API: no budget of ours.
+const FEEDS_TRANSFER: &str = "feeds.transfer";
+
+/// Patches go one by one; four seconds of the patch budget.
+const PUSH_ITEMS_MAX: usize = 20;
+/// 5 patches a second for 5 minutes; from here on a feed (at most 5 in 5 minutes) is faster.
+const BULK_FROM: usize = 1_500;
+/// How often a feed is looked at, and how long between: five minutes. What is not processed by
+/// then is verified by reading.
+const FEED_POLLS_MAX: usize = 30;
+const FEED_PAUSE_MS: u64 = 10_000;
+/// How many pages an answer about named SKUs may have.
+const READ_PAGES_MAX: usize = 5;
+
+/// The kind `amazon`.
+#[derive(Debug, Clone, Copy)]
+pub struct Amazon;
+
+impl Kind for Amazon {
+    fn name(&self) -> &'static str {
+        "amazon"
+    }
+
+    fn setting_names(&self) -> &'static [&'static str] {
+        config::SETTING_NAMES
+    }
+
+    fn open(&self, settings: &Settings) -> Result<Box<dyn Channel>, Vec<SettingError>> {
+        Ok(Box::new(Seller { config: Config::read(settings)? }))
+    }
+
+    fn listing(
+        &self,
+        _settings: &Settings,
+        fields: BTreeMap<String, String>,
+    ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
+        config::listing(fields)
+    }
+
+    fn names_listing(
+        &self,
+        listing: &BTreeMap<String, String>,
+        fields: &BTreeMap<String, String>,
+    ) -> bool {
+        config::names_listing(listing, fields)
+    }
+
+    fn budgets(&self) -> &'static [(&'static str, RateHint)] {
+        const fn of(per_second: f64, burst: f64) -> RateHint {
+            RateHint { per_second, burst: Some(burst), remaining: None }
+        }
+        // The usage plans in the models' descriptions, per account and application.
+        const BUDGETS: &[(&str, RateHint)] = &[
+            (PATCH, of(5.0, 5.0)),
+            (GET, of(5.0, 10.0)),
+            (SEARCH, of(5.0, 5.0)),
+            (FBA, of(2.0, 2.0)),
+            (ORDERS, of(0.0056, 20.0)),
+            (FEEDS_CREATE, of(0.0083, 15.0)),
+            (FEEDS_DOCUMENT, of(0.5, 15.0)),
+            (FEEDS_GET, of(2.0, 15.0)),
+        ];
+        BUDGETS
+    }
+}
+
+const CAPABILITIES: Capabilities = Capabilities {
+    push_items_max: PUSH_ITEMS_MAX,
+    bulk_items_max: wire::FEED_MESSAGES_MAX,
+    bulk_from: BULK_FROM,
+    read_items_max: wire::IDENTIFIERS_MAX,
+    compare_and_set: false,
+    verify_by_reading: true,
+    // A patch shows after minutes, not seconds.
+    // <https://github.com/amzn/selling-partner-api-docs/issues/2167>
+    settle_ms: 15 * 60 * 1_000,
+    // The models set no limit; 32 bits are what every known reader keeps.
+    quantity_max: 2_147_483_647,
+};
+
+/// One connected seller account.
+struct Seller {
+    config: Config,
+}
+
+#[async_trait]
+impl Channel for Seller {
+    fn capabilities(&self) -> &Capabilities {
+        &CAPABILITIES
+    }
+
+    async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
+        let url = wire::build_catalogue_url(&self.config, None);
+        let page = self.get(caller, SEARCH, url).await.map_err(|error| match error.kind {
+            // The seller is in the path: a 400 or 404 here is about the settings.
+            ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue => {
+                ChannelError { kind: ChannelErrorKind::Config, ..error }
+            }
+            _ => error,
+        })?;
+        wire::parse_catalogue(&page.body)?;
+        Ok(Connected {
+            account: Some(self.config.seller_id.clone()),
+            locations: Vec::new(),
+            found: BTreeMap::new(),
+        })
+    }
+
+    async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let mut stopped: Option<ChannelError> = None;
+        let mut outcomes = Vec::with_capacity(batch.items.len());
+        for (at, item) in batch.items.iter().enumerate() {
+            let outcome = match (&stopped, pushable(item)) {
+                (_, Err(refusal)) => PushOutcome::Refused(refusal),
+                (Some(cause), Ok(_)) => PushOutcome::NotSent(held_back(cause)),
+                (None, Ok(_)) if at >= PUSH_ITEMS_MAX => {
+                    PushOutcome::NotSent(too_many(PUSH_ITEMS_MAX))
+                }
+                (None, Ok(sku)) => {
+                    self.patch(caller, sku, item.quantity).await.unwrap_or_else(|error| {
+                        if stops_batch(&error) {
+                            stopped = Some(error.clone());
+                        }
+                        failed_push(error)
+                    })
+                }
+            };
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let mut outcomes: Vec<Option<PushOutcome>> = Vec::with_capacity(batch.items.len());
+        let mut messages: Vec<(usize, &str, u64)> = Vec::new();
+        for (at, item) in batch.items.iter().enumerate() {
+            outcomes.push(match pushable(item) {
+                Err(refusal) => Some(PushOutcome::Refused(refusal)),
+                Ok(_) if messages.len() >= wire::FEED_MESSAGES_MAX => {
+                    Some(PushOutcome::NotSent(too_many(wire::FEED_MESSAGES_MAX)))
+                }
+                Ok(sku) => {
+                    messages.push((at, sku, item.quantity));
+                    None
+                }
+            });
+        }
+        if !messages.is_empty() {
+            let quantities: Vec<(&str, u64)> =
+                messages.iter().map(|(_, sku, quantity)| (*sku, *quantity)).collect();
+            let fed = self.feed(caller, &quantities).await;
+            for (number, (at, _, _)) in messages.iter().enumerate() {
+                outcomes[*at] = Some(fed.outcome(number));
+            }
+        }
+        let lost = || {
+            let detail = "a message without an outcome";
+            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Bug, detail))
+        };
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
+    }
+
+    async fn read(
+        &self,
+        caller: &dyn Caller,
+        listings: &[Listing],
+    ) -> Result<Vec<Reading>, ChannelError> {
+        let (amazon, merchant): (Vec<&Listing>, Vec<&Listing>) =
+            listings.iter().partition(|listing| listing.channel_fulfilled);
+        let mut shown = Shown { merchant: BTreeMap::new(), amazon: BTreeMap::new() };
+        // A list of identifiers is split at commas, so a SKU with one is asked for alone.
+        let (alone, listed) = split_at_commas(&merchant);
+        for skus in listed.chunks(wire::IDENTIFIERS_MAX) {
+            self.search(caller, skus, &mut shown.merchant).await?;
+        }
+        for sku in alone {
+            let url = wire::build_item_url(&self.config, sku);
+            match self.get(caller, GET, url).await {
+                Ok(response) => {
+                    shown.merchant.insert(sku.to_owned(), wire::parse_item(&response.body)?);
+                }
+                Err(error) if error.kind == ChannelErrorKind::ListingNotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (alone, listed) = split_at_commas(&amazon);
+        let alone = alone.chunks(1);
+        for skus in listed.chunks(wire::FBA_SKUS_MAX).chain(alone) {
+            self.summaries(caller, skus, &mut shown.amazon).await?;
+        }
+        Ok(listings.iter().map(|listing| shown.reading(listing)).collect())
+    }
+
+    async fn catalogue(
+        &self,
+        caller: &dyn Caller,
+        cursor: Option<&str>,
+    ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        let url = wire::build_catalogue_url(&self.config, cursor);
+        let response = self.get(caller, SEARCH, url).await?;
+        let page = wire::parse_catalogue(&response.body)?;
+        // A token that leads to itself would never end.
+        // <https://github.com/amzn/selling-partner-api-models/issues/4544>
+        let next = page.next.filter(|next| Some(next.as_str()) != cursor);
+        Ok(Page { items: page.items, next })
+    }
+
+    async fn orders(
+        &self,
+        caller: &dyn Caller,
+        since: Timestamp,
+        cursor: Option<&str>,
+    ) -> Result<Page<OrderNotice>, ChannelError> {
+        let url = wire::build_orders_url(&self.config, since, cursor);
+        let response = self.get(caller, ORDERS, url).await?;
+        let mut page = wire::parse_orders(&response.body)?;
+        // No order of the results is documented; within a page we make one.
+        page.items.sort_by_key(|order| order.updated_at);
+        Ok(page)
+    }
+
+    async fn verify_webhook(
+        &self,
+        _caller: &dyn Caller,
+        request: WebhookRequest<'_>,
+    ) -> Result<VerifiedWebhook, WebhookError> {
+        webhook::verify(self.config.webhook_secret.as_ref(), request)
+    }
+
+    fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
+        webhook::parse(topic, body)
+    }
+
+    async fn subscribe(
+        &self,
+        _caller: &dyn Caller,
+        _url: &str,
+    ) -> Result<Vec<String>, ChannelError> {
+        // Notifications go to a queue or an event bus of the seller's own AWS account, never to
+        // an address: there is nothing that we could subscribe. See `docs.md`.
+        Ok(Vec::new())
+    }
+}
+
+impl Seller {
+    /// Sends one patch.
+    async fn patch(
+        &self,
+        caller: &dyn Caller,
+        sku: &str,
+        quantity: u64,
+    ) -> Result<PushOutcome, ChannelError> {
+        let url = wire::build_patch_url(&self.config, sku);
+        let request = Outgoing::new(PATCH, Method::PATCH, url).json(&wire::build_patch(quantity));
+        let response = self.send(caller, PATCH, request).await?;
+        if response.status.is_success() {
+            return wire::parse_submission(&response.body);
+        }
+        let error = error::classify(&response);
+        Err(if is_unclear(response.status) { unclear(error) } else { error })
+    }
+
+    /// Makes a feed of these quantities, sends it and follows it for a while.
+    async fn feed(&self, caller: &dyn Caller, quantities: &[(&str, u64)]) -> Fed {
+        let document = match self.upload(caller, quantities).await {
+            Ok(document) => document,
+            Err(error) => return Fed::NotSent(held_back(&error)),
+        };
+        let feed_id = match self.create_feed(caller, &document).await {
+            Ok(feed_id) => feed_id,
+            Err(error) => return Fed::of_refusal(error),
+        };
+        // From here on Amazon has it. Whatever goes wrong in watching, reading will tell.
+        match self.follow(caller, &feed_id).await {
+            Ok(FeedState::Done(Some(report))) => match self.report(caller, &report).await {
+                Ok(report) => Fed::Done(report),
+                Err(_) => Fed::Taken,
+            },
+            Ok(FeedState::Done(None) | FeedState::Waiting) | Err(_) => Fed::Taken,
+            Ok(FeedState::Cancelled) => {
+                let detail = "Amazon cancelled the feed before it started";
+                Fed::NotSent(ChannelError::new(ChannelErrorKind::Transient, detail))
+            }
+            Ok(FeedState::Fatal) => {
+                let detail = "Amazon broke the feed off; some quantities may be applied";
+                Fed::Unknown(ChannelError::new(ChannelErrorKind::UnknownOutcome, detail))
+            }
+        }
+    }
+
+    /// Makes a document and puts the feed into it, within the five minutes of its address.
+    async fn upload(
+        &self,
+        caller: &dyn Caller,
+        quantities: &[(&str, u64)],
+    ) -> Result<FeedDocument, ChannelError> {
+        let url = format!("{}/feeds/2021-06-30/documents", self.config.host);
+        let request =
+            Outgoing::new(FEEDS_DOCUMENT, Method::POST, url).json(&wire::build_feed_document());
+        let response = self.send(caller, FEEDS_DOCUMENT, request).await?;
+        let document = wire::parse_feed_document(&succeeded(response)?.body)?;
+        let feed = wire::build_listings_feed(&self.config, quantities);
+        // No access token: the address itself is the permission.
+        let request = Outgoing::new(FEEDS_TRANSFER, Method::PUT, document.url.clone())
+            .json(&feed)
+            .header("content-type", wire::FEED_CONTENT_TYPE)
+            .build();
+        let response = caller.call(request).await?;
+        if response.status.is_success() {
+            return Ok(document);
+        }
+        let detail = format!("the feed's storage answered {}", response.status.as_u16());
+        Err(ChannelError::new(ChannelErrorKind::Transient, detail))
+    }
+
+    async fn create_feed(
+        &self,
+        caller: &dyn Caller,
+        document: &FeedDocument,
+    ) -> Result<String, ChannelError> {
+        let url = format!("{}/feeds/2021-06-30/feeds", self.config.host);
+        let body = wire::build_feed(&self.config, &document.feed_document_id);
+        // Twice would be two feeds, the second of which may overtake a later patch.
+        let request = Outgoing::new(FEEDS_CREATE, Method::POST, url).json(&body).once();
+        let response = self.send(caller, FEEDS_CREATE, request).await?;
+        if response.status.is_success() {
+            return wire::parse_created_feed(&response.body);
+        }
+        let error = error::classify(&response);
+        Err(if is_unclear(response.status) { unclear(error) } else { error })
+    }
+
+    async fn follow(&self, caller: &dyn Caller, feed_id: &str) -> Result<FeedState, ChannelError> {
+        let feed_id = encode(feed_id);
+        let url = format!("{}/feeds/2021-06-30/feeds/{feed_id}", self.config.host);
+        for _ in 0..FEED_POLLS_MAX {
+            let response = self.get(caller, FEEDS_GET, url.clone()).await?;
+            let state = wire::parse_feed(&response.body)?;
+            if state != FeedState::Waiting {
+                return Ok(state);
+            }
+            caller.pause(FEED_PAUSE_MS).await;
+        }
+        Ok(FeedState::Waiting)
+    }
+
+    async fn report(&self, caller: &dyn Caller, id: &str) -> Result<Report, ChannelError> {
+        let id = encode(id);
+        let url = format!("{}/feeds/2021-06-30/documents/{id}", self.config.host);
+        let response = self.get(caller, FEEDS_DOCUMENT, url).await?;
+        let document = wire::parse_feed_document(&response.body)?;
+        let request = Outgoing::new(FEEDS_TRANSFER, Method::GET, document.url).build();
+        let response = succeeded(caller.call(request).await?)?;
+        wire::parse_report(&response.body)
+    }
+
+    async fn search(
+        &self,
+        caller: &dyn Caller,
+        skus: &[&str],
+        shown: &mut BTreeMap<String, Reading>,
+    ) -> Result<(), ChannelError> {
+        let mut page_token: Option<String> = None;
+        for _ in 0..READ_PAGES_MAX {
+            let url = wire::build_search_url(&self.config, skus, page_token.as_deref());
+            let response = self.get(caller, SEARCH, url).await?;
+            let page = wire::parse_search(&response.body)?;
+            shown.extend(page.items);
+            page_token = page.next;
+            if page_token.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn summaries(
+        &self,
+        caller: &dyn Caller,
+        skus: &[&str],
+        shown: &mut BTreeMap<String, Reading>,
+    ) -> Result<(), ChannelError> {
+        let mut page_token: Option<String> = None;
+        for _ in 0..READ_PAGES_MAX {
+            let url = wire::build_fba_url(&self.config, skus, page_token.as_deref());
+            let response = self.get(caller, FBA, url).await?;
+            let page = wire::parse_fba(&response.body)?;
+            shown.extend(page.items);
+            page_token = page.next;
+            if page_token.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(
+        &self,
+        caller: &dyn Caller,
+        bucket: &'static str,
+        url: String,
+    ) -> Result<Response, ChannelError> {
+        let request = Outgoing::new(bucket, Method::GET, url);
+        succeeded(self.send(caller, bucket, request).await?)
+    }
+
+    /// Sends a request with a token, once more with a new one when the first is refused.
+    async fn send(
+        &self,
+        caller: &dyn Caller,
+        bucket: &'static str,
+        request: Outgoing,
+    ) -> Result<Response, ChannelError> {
+        const RENEWALS_MAX: usize = 1;
+        let request = request
+            .header("accept", "application/json")
+            .header("user-agent", "Trueup/0.1 (Language=Rust)");
+        let mut renewals = 0;
+        loop {
+            let token = auth::token(&self.config, caller).await?;
+            let signed = request.clone().secret_header("x-amz-access-token", token.expose())?;
+            let response = caller.call(signed.build()).await?;
+            if let Some(hint) = rate_hint(&response) {
+                caller.learn(bucket, hint);
+            }
+            if !error::refuses_token(&response) {
+                return Ok(response);
+            }
+            caller.drop_token(auth::TOKEN);
+            if renewals == RENEWALS_MAX {
+                return Err(error::classify_refused_token(&response));
+            }
+            renewals += 1;
+        }
+    }
+}
+
+/// What became of a feed.
+enum Fed {
+    NotSent(ChannelError),
+    Unknown(ChannelError),
+    /// Amazon has it and has not said yet, or not readably, what became of it.
+    Taken,
+    Done(Report),
+}
+
+impl Fed {
+    /// A feed that could not be made: no single message is to blame.
+    fn of_refusal(error: ChannelError) -> Self {
+        match failed_push(error) {
+            PushOutcome::Unknown(error) => Self::Unknown(error),
+            PushOutcome::NotSent(error) | PushOutcome::Refused(error) => Self::NotSent(error),
+            PushOutcome::Applied | PushOutcome::Accepted | PushOutcome::Stale => Self::Taken,
+        }
+    }
+
+    /// Returns the outcome of a message by its index.
+    fn outcome(&self, at: usize) -> PushOutcome {
+        match self {
+            Self::NotSent(error) => PushOutcome::NotSent(error.clone()),
+            Self::Unknown(error) => PushOutcome::Unknown(error.clone()),
+            Self::Taken => PushOutcome::Accepted,
+            Self::Done(report) => match (report.refused.get(&at), &report.rejected) {
+                (Some(error), _) => PushOutcome::Refused(error.clone()),
+                (None, Some(error)) => PushOutcome::NotSent(error.clone()),
+                (None, None) => PushOutcome::Accepted,
+            },
+        }
+    }
+}
+
+/// What was read, by seller SKU.
+struct Shown {
+    merchant: BTreeMap<String, Reading>,
+    amazon: BTreeMap<String, Reading>,
+}
+
+impl Shown {
+    fn reading(&self, listing: &Listing) -> Reading {
+        let by_sku = if listing.channel_fulfilled { &self.amazon } else { &self.merchant };
+        seller_sku(listing)
+            .and_then(|sku| by_sku.get(sku).cloned())
+            .unwrap_or_else(|| Reading::Unknown("no such listing".to_owned()))
+    }
+}
+
+fn seller_sku(listing: &Listing) -> Option<&str> {
+    listing.fields.get("sellerSku").map(String::as_str)
+}
+
+fn split_at_commas<'a>(listings: &[&'a Listing]) -> (Vec<&'a str>, Vec<&'a str>) {
+    listings.iter().filter_map(|listing| seller_sku(listing)).partition(|sku| sku.contains(','))
+}
+
+/// Returns the seller SKU to push; a quantity for what Amazon ships would turn it into a
+/// merchant's offer.
+/// <https://github.com/amzn/selling-partner-api-models/issues/2061>
+fn pushable(item: &PushItem) -> Result<&str, ChannelError> {
+    if item.listing.channel_fulfilled {
+        return Err(channel_fulfilled());
+    }
+    seller_sku(&item.listing).ok_or_else(|| {
+        ChannelError::new(ChannelErrorKind::InvalidValue, "the mapping has no sellerSku")
+    })
+}
+
+fn succeeded(response: Response) -> Result<Response, ChannelError> {
+    if response.status.is_success() { Ok(response) } else { Err(error::classify(&response)) }
+}
+
+/// The limit of this pair of account and application, in calls a second.
+/// <https://developer-docs.amazon.com/sp-api/docs/usage-plans-and-rate-limits>
+fn rate_hint(response: &Response) -> Option<RateHint> {
+    let text = response.headers.get("x-amzn-ratelimit-limit")?.to_str().ok()?;
+    let per_second: f64 = text.trim().parse().ok()?;
+    (per_second.is_finite() && per_second > 0.0).then_some(RateHint {
+        per_second,
+        burst: None,
+        remaining: None,
+    })
+}

@@ -4,13 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::config::{gid, gid_number};
 use super::error::{self, Cost, GraphqlError};
-use crate::exchange::{format_time, parse_json, parse_time};
+use crate::exchange::{format_time, parse_json, parse_time, parse_value};
 use crate::port::{
     CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice, Page,
     Reading,
@@ -274,14 +273,6 @@ pub(super) fn parse_answer(body: &[u8]) -> Result<Answer, ChannelError> {
     Ok(Answer { cost, data })
 }
 
-/// Reads the typed content of an answer's data.
-pub(super) fn parse_data<T: DeserializeOwned>(what: &str, data: Value) -> Result<T, ChannelError> {
-    serde_json::from_value(data).map_err(|_| {
-        let detail = format!("the answer to {what} is not as documented");
-        ChannelError::new(ChannelErrorKind::Protocol, detail)
-    })
-}
-
 /// One `userErrors` entry with the index of the quantity that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SetRefusal {
@@ -312,7 +303,7 @@ pub(super) fn parse_set(data: Value) -> Result<Vec<SetRefusal>, ChannelError> {
     struct Data {
         inventory_set_quantities: Payload,
     }
-    let data: Data = parse_data("inventorySetQuantities", data)?;
+    let data: Data = parse_value("inventorySetQuantities", data)?;
     let refusal = |error: UserError| SetRefusal {
         index: error.field.as_deref().and_then(quantity_index),
         code: error.code.unwrap_or_default(),
@@ -330,7 +321,7 @@ fn quantity_index(field: &[String]) -> Option<usize> {
 /// Reads the user errors of a mutation that has no codes.
 pub(super) fn parse_user_errors(mutation: &str, data: &Value) -> Result<Vec<String>, ChannelError> {
     let payload = data.get(mutation).cloned().unwrap_or(Value::Null);
-    let payload: Payload = parse_data(mutation, payload)?;
+    let payload: Payload = parse_value(mutation, payload)?;
     Ok(payload.user_errors.into_iter().map(|error| error.message).collect())
 }
 
@@ -395,7 +386,7 @@ pub(super) fn parse_levels(data: Value) -> Result<BTreeMap<String, Reading>, Cha
     struct Data {
         nodes: Vec<Option<InventoryItem>>,
     }
-    let data: Data = parse_data("nodes", data)?;
+    let data: Data = parse_value("nodes", data)?;
     let items = data.nodes.into_iter().flatten();
     Ok(items.filter_map(|item| Some((item.id.clone()?, item.reading()))).collect())
 }
@@ -417,7 +408,7 @@ pub(super) fn parse_variants(
         sku: Option<String>,
         inventory_item: InventoryItem,
     }
-    let data: Data = parse_data("productVariants", data)?;
+    let data: Data = parse_value("productVariants", data)?;
     let entry = |variant: Variant| {
         let mut fields = BTreeMap::from([("variantId".to_owned(), variant.id)]);
         if let Some(item) = &variant.inventory_item.id {
@@ -510,7 +501,7 @@ pub(super) fn parse_orders(data: Value) -> Result<Page<PolledOrder>, ChannelErro
         updated_at: String,
         line_items: Connection<LineItem>,
     }
-    let data: Data = parse_data("orders", data)?;
+    let data: Data = parse_value("orders", data)?;
     let order = |order: Order| {
         let Connection { page_info, nodes } = order.line_items;
         PolledOrder {
@@ -538,7 +529,7 @@ pub(super) fn parse_order_lines(data: Value) -> Result<Page<OrderLine>, ChannelE
     struct Order {
         line_items: Connection<LineItem>,
     }
-    let data: Data = parse_data("nodes", data)?;
+    let data: Data = parse_value("nodes", data)?;
     match data.nodes.into_iter().flatten().next() {
         Some(order) => {
             let Connection { page_info, nodes } = order.line_items;
@@ -575,7 +566,7 @@ pub(super) fn parse_lost_units(data: Value) -> Result<BTreeMap<String, u64>, Cha
         restock_type: String,
         line_item: ItemId,
     }
-    let data: Data = parse_data("refunds", data)?;
+    let data: Data = parse_value("refunds", data)?;
     let mut lost = BTreeMap::new();
     let refunds = data.nodes.into_iter().flatten().flat_map(|order| order.refunds);
     for line in refunds.flat_map(|refund| refund.refund_line_items.nodes) {
@@ -611,7 +602,7 @@ pub(super) fn parse_locations(data: Value) -> Result<Page<Location>, ChannelErro
     struct Data {
         locations: Connection<Location>,
     }
-    let data: Data = parse_data("locations", data)?;
+    let data: Data = parse_value("locations", data)?;
     let Connection { page_info, nodes } = data.locations;
     Ok(Page { items: nodes, next: page_info.next() })
 }
@@ -632,7 +623,7 @@ pub(super) fn parse_subscriptions(data: Value, url: &str) -> Result<Vec<String>,
         topic: String,
         uri: String,
     }
-    let data: Data = parse_data("webhookSubscriptions", data)?;
+    let data: Data = parse_value("webhookSubscriptions", data)?;
     let ours = data.webhook_subscriptions.nodes.into_iter().filter(|sub| sub.uri == url);
     Ok(ours.map(|sub| sub.topic).collect())
 }

@@ -1,0 +1,154 @@
+//! Amazon's notifications, forwarded to us over HTTPS.
+//!
+//! Amazon sends to SQS and EventBridge only. An EventBridge API destination (or a small
+//! function behind a queue) posts them here with a header that holds the connection's secret.
+//! <https://developer-docs.amazon.com/sp-api/docs/notification-type-values>
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use subtle::ConstantTimeEq as _;
+
+use super::wire::{Standing, order_line};
+use crate::exchange::{parse_json, parse_time, parse_value};
+use crate::port::{
+    ChannelError, Notice, OrderNotice, Secret, VerifiedWebhook, WebhookError, WebhookRequest,
+};
+
+/// The headers that may hold the secret.
+const SECRET_HEADERS: [&str; 2] = ["x-trueup-webhook-secret", "x-api-key"];
+
+/// Checks the secret, then reads the envelope's names.
+pub(super) fn verify(
+    secret: Option<&Secret>,
+    request: WebhookRequest<'_>,
+) -> Result<VerifiedWebhook, WebhookError> {
+    let secret = secret.ok_or(WebhookError::NoSecret)?;
+    let same = |name: &str| {
+        let given = request.headers.get(name).map_or(&[][..], |value| value.as_bytes());
+        // Constant-time for texts of one length; the length is no secret.
+        bool::from(given.ct_eq(secret.expose().as_bytes()))
+    };
+    // No short cut from one header to the next.
+    let [first, second] = SECRET_HEADERS.map(same);
+    if !(first | second) {
+        return Err(WebhookError::Signature);
+    }
+    let notification =
+        parse_notification(request.body).map_err(|error| WebhookError::Malformed(error.detail))?;
+    match notification.metadata.and_then(|metadata| metadata.notification_id) {
+        Some(id) if !id.is_empty() => {
+            Ok(VerifiedWebhook { delivery_id: id, topic: notification.kind })
+        }
+        Some(_) | None => Err(WebhookError::Malformed("no NotificationId".to_owned())),
+    }
+}
+
+/// Older notification types spell their members in PascalCase, newer ones in camelCase.
+#[derive(Deserialize)]
+struct Notification {
+    #[serde(rename = "NotificationType", alias = "notificationType")]
+    kind: String,
+    #[serde(rename = "EventTime", alias = "eventTime")]
+    event_time: Option<String>,
+    #[serde(rename = "Payload", alias = "payload")]
+    payload: Value,
+    #[serde(rename = "NotificationMetadata", alias = "notificationMetadata")]
+    metadata: Option<Metadata>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    #[serde(rename = "NotificationId", alias = "notificationId")]
+    notification_id: Option<String>,
+}
+
+/// Reads a notification, bare or in EventBridge's envelope, which has it under `detail`.
+fn parse_notification(body: &[u8]) -> Result<Notification, ChannelError> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        detail: Notification,
+    }
+    match serde_json::from_slice::<Envelope>(body) {
+        Ok(envelope) => Ok(envelope.detail),
+        Err(_) => parse_json("a notification", body),
+    }
+}
+
+/// Reads a verified body.
+pub(super) fn parse(topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
+    let notification = parse_notification(body)?;
+    match topic {
+        "LISTINGS_ITEM_MFN_QUANTITY_CHANGE" => Ok(vec![hint(&notification, "Sku")]),
+        "FBA_INVENTORY_AVAILABILITY_CHANGES" => Ok(vec![hint(&notification, "SKU")]),
+        "ORDER_CHANGE" => parse_order_change(&notification),
+        _ => Ok(vec![Notice::Ignored(format!("the topic {topic} is not for us"))]),
+    }
+}
+
+/// A quantity in a notification is late and unordered: it only says what to read again.
+fn hint(notification: &Notification, member: &str) -> Notice {
+    let sku = notification.payload.get(member).and_then(Value::as_str);
+    match sku.filter(|sku| !sku.is_empty()) {
+        Some(sku) => Notice::InventoryHint {
+            fields: BTreeMap::from([("sellerSku".to_owned(), sku.to_owned())]),
+            at: notification.event_time.as_deref().and_then(parse_time),
+        },
+        None => Notice::Ignored("an inventory notification without a SKU".to_owned()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OrderChange {
+    order_change_notification: OrderChangeNotification,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OrderChangeNotification {
+    amazon_order_id: String,
+    summary: OrderSummary,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OrderSummary {
+    order_status: Option<String>,
+    fulfillment_type: Option<String>,
+    #[serde(default)]
+    order_items: Vec<OrderItem>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OrderItem {
+    order_item_id: String,
+    #[serde(rename = "SellerSKU")]
+    seller_sku: Option<String>,
+    quantity: u64,
+    order_item_status: Option<String>,
+}
+
+fn parse_order_change(notification: &Notification) -> Result<Vec<Notice>, ChannelError> {
+    let change: OrderChange = parse_value("ORDER_CHANGE", notification.payload.clone())?;
+    let OrderChangeNotification { amazon_order_id, summary } = change.order_change_notification;
+    let order_cancelled = is_cancelled(summary.order_status.as_deref());
+    let channel_fulfilled = summary.fulfillment_type.as_deref() == Some("AFN");
+    let line = |item: OrderItem| {
+        let cancelled = order_cancelled || is_cancelled(item.order_item_status.as_deref());
+        let standing = Standing { cancelled, channel_fulfilled };
+        order_line(item.order_item_id, item.seller_sku, None, item.quantity, standing)
+    };
+    Ok(vec![Notice::Order(OrderNotice {
+        order_id: amazon_order_id,
+        updated_at: notification.event_time.as_deref().and_then(parse_time),
+        lines: summary.order_items.into_iter().map(line).collect(),
+    })])
+}
+
+/// Both spellings are found in Amazon's models.
+fn is_cancelled(status: Option<&str>) -> bool {
+    matches!(status, Some("Canceled" | "Cancelled" | "CANCELLED"))
+}
