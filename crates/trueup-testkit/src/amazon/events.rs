@@ -1,0 +1,70 @@
+//! Amazon's notifications, posted as an EventBridge API destination posts them.
+//!
+//! At Amazon `ORDER_CHANGE` goes to an SQS queue; the simulator posts the same JSON straight to
+//! the webhook with the secret in a header, as a rule on that queue would.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{SECRET_HEADER, Simulator, wire};
+use crate::outbox::{Parcel, Rendered};
+use crate::shop::{FulfilledBy, Shop, SimOrder};
+use crate::time::plus_ms;
+
+/// Tells of a sale: pending now, unshipped when it no longer is.
+pub(super) fn sold(sim: &Simulator, order: &SimOrder) {
+    let pending_ms = sim.0.settings.pending_ms;
+    let by = sim.fulfilled_by(&order.sku);
+    if pending_ms > 0 {
+        let pending = wire::order_change(order, by, "Pending", order.created_at);
+        post(sim, &order.order_id, 0, &pending);
+    }
+    let at = plus_ms(order.created_at, pending_ms);
+    let unshipped = wire::order_change(order, by, "Unshipped", at);
+    post(sim, &order.order_id, pending_ms, &unshipped);
+    quantity(sim, &order.sku);
+}
+
+/// Tells of a cancellation, and takes back what has not been told of the order.
+pub(super) fn cancelled(sim: &Simulator, order: &SimOrder) {
+    let by = sim.fulfilled_by(&order.sku);
+    sim.0.engine.outbox.withdraw(&order.order_id);
+    let notification = wire::order_change(order, by, "Canceled", order.updated_at);
+    post(sim, &order.order_id, 0, &notification);
+    quantity(sim, &order.sku);
+}
+
+/// Tells what a listing shows now, if that is wanted.
+pub(super) fn quantity(sim: &Simulator, sku: &str) {
+    if let Some(shown) = sim.quantity(sku) {
+        quantity_later(sim, sku, shown, 0);
+    }
+}
+
+/// Tells what a listing will show once an accepted write is applied, if that is wanted.
+pub(super) fn quantity_later(sim: &Simulator, sku: &str, shown: i64, delay_ms: u64) {
+    let merchant = sim.fulfilled_by(sku) == FulfilledBy::Merchant;
+    if sim.0.settings.notify_quantities && merchant {
+        let at = plus_ms(sim.now(), delay_ms);
+        post(sim, "", delay_ms, &wire::quantity_change(sku, shown, at));
+    }
+}
+
+fn post(sim: &Simulator, tag: &str, delay_ms: u64, notification: &Value) {
+    let engine = &sim.0.engine;
+    let Some(target) = engine.target.read().clone() else { return };
+    let body = notification.to_string();
+    let secret = target.secret;
+    let render = Arc::new(move |_| Rendered {
+        headers: vec![
+            ("content-type", "application/json; charset=utf-8".into()),
+            (SECRET_HEADER, secret.clone()),
+        ],
+        body: body.clone(),
+    });
+    let delay = Duration::from_millis(delay_ms);
+    let parcel = Parcel { url: target.url, tag: tag.to_owned(), delay, render };
+    engine.outbox.post(&parcel, &engine.faults);
+}

@@ -1,0 +1,237 @@
+//! A simulated Amazon seller account: listings, feeds, FBA inventory, orders, notifications.
+//!
+//! Sources: amzn/selling-partner-api-models; developer-docs.amazon.com/sp-api usage plans.
+
+mod events;
+pub mod feeds;
+mod http;
+pub mod state;
+pub(crate) mod wire;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Response;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::faults::Trouble;
+use crate::limits::{Bucket, Rate};
+use crate::shop::{
+    Counters, Engine, FulfilledBy, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor,
+};
+use crate::time::SimClock;
+use http::Operation;
+use state::State;
+
+/// The client id that Login with Amazon accepts here.
+pub const CLIENT_ID: &str = "sim-client";
+/// The client secret.
+pub const CLIENT_SECRET: &str = "sim-secret";
+/// The refresh token.
+pub const REFRESH_TOKEN: &str = "Atzr|sim";
+/// The seller.
+pub const SELLER_ID: &str = "A1SIMSELLER";
+/// The one marketplace.
+pub const MARKETPLACE_ID: &str = "ATVPDKIKX0DER";
+/// The lifetime of an access token.
+pub const TOKEN_SECONDS: u32 = 3_600;
+/// The header that carries the secret of a notification (EventBridge API destination, API key).
+pub const SECRET_HEADER: &str = "X-Trueup-Webhook-Secret";
+/// How much faster than Amazon the simulator is unless told otherwise.
+pub const RATE_SCALE: u32 = 20;
+
+/// How a simulated seller account is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long an accepted patch takes to be applied (minutes at Amazon).
+    pub apply_ms: u64,
+    /// How long an order stays pending before it is unshipped.
+    pub pending_ms: u64,
+    /// How long a feed waits before it is processed.
+    pub feed_queue_ms: u64,
+    /// How long a feed is processed.
+    pub feed_run_ms: u64,
+    /// Whether feed reports are compressed.
+    pub feed_gzip: bool,
+    /// Multiplies every rate of the usage plans; 1 is faithful.
+    pub rate_scale: u32,
+    /// Whether a change of an MFN quantity is notified besides order changes.
+    pub notify_quantities: bool,
+    /// The clock.
+    pub clock: SimClock,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            apply_ms: 200,
+            pending_ms: 0,
+            feed_queue_ms: 300,
+            feed_run_ms: 300,
+            feed_gzip: false,
+            rate_scale: RATE_SCALE,
+            notify_quantities: false,
+            clock: SimClock::system(),
+        }
+    }
+}
+
+/// A simulated Amazon seller account; clones share it.
+#[derive(Clone)]
+pub struct Simulator(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    settings: Settings,
+    state: Mutex<State>,
+    buckets: Mutex<HashMap<Operation, Bucket>>,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+impl Simulator {
+    /// Opens an account without listings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let engine = Engine::new(settings.clock.clone());
+        let (state, buckets) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { engine, settings, state, buckets }))
+    }
+
+    /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
+    pub fn router(&self) -> Router {
+        crate::server::router(Arc::new(self.clone()))
+    }
+
+    /// Returns the FBA SKUs on which a client put a merchant quantity: always a bug in the client.
+    #[must_use]
+    pub fn flipped(&self) -> Vec<String> {
+        let now = self.now();
+        let mut state = self.0.state.lock();
+        let flipped = state.listings.iter_mut().filter_map(|(sku, listing)| {
+            listing.settle(now);
+            listing.flipped.then(|| sku.clone())
+        });
+        flipped.collect()
+    }
+
+    /// Returns the handling time of a listing, which a careless `replace` wipes.
+    #[must_use]
+    pub fn lead_time_days(&self, sku: &str) -> Option<u32> {
+        self.0.state.lock().settled(sku, self.now())?.lead_time_days
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.engine.clock.now()
+    }
+
+    /// Takes a token of an operation's bucket; returns the rate and whether there was one.
+    fn admit(&self, operation: Operation) -> (Rate, bool) {
+        let now = self.now();
+        let rate = operation.rate().times(self.0.settings.rate_scale.max(1));
+        let mut buckets = self.0.buckets.lock();
+        let bucket = buckets.entry(operation).or_insert_with(|| Bucket::full(rate, now));
+        (rate, bucket.take(now, 1))
+    }
+
+    fn fulfilled_by(&self, sku: &str) -> FulfilledBy {
+        let state = self.0.state.lock();
+        state.listings.get(sku).map_or(FulfilledBy::Merchant, |listing| listing.fulfilled_by)
+    }
+}
+
+impl Shop for Simulator {
+    fn vendor(&self) -> Vendor {
+        Vendor::Amazon
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn seed(&self, items: Vec<SeedItem>) -> Result<usize, ShopError> {
+        let count = items.len();
+        self.0.state.lock().seed(items, self.now())?;
+        Ok(count)
+    }
+
+    fn sell(&self, sku: &str, quantity: i64) -> Result<OrderRef, ShopError> {
+        let order = self.0.state.lock().sell(sku, quantity, self.now())?;
+        events::sold(self, &order);
+        Ok(order.reference())
+    }
+
+    fn cancel(&self, order_id: &str) -> Result<(), ShopError> {
+        let order = self.0.state.lock().cancel(order_id, self.now())?;
+        events::cancelled(self, &order);
+        Ok(())
+    }
+
+    fn quantity(&self, sku: &str) -> Option<i64> {
+        let now = self.now();
+        let mut state = self.0.state.lock();
+        feeds::settle(&mut state, &self.0.engine.faults, self.0.settings.feed_gzip, now);
+        state.settled(sku, now).map(|listing| listing.shown())
+    }
+
+    fn set_quantity(&self, sku: &str, quantity: i64) -> Result<(), ShopError> {
+        self.0.state.lock().edit(sku, quantity, self.now())?;
+        events::quantity(self, sku);
+        Ok(())
+    }
+
+    fn orders(&self) -> Vec<SimOrder> {
+        self.0.state.lock().orders.all()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { requests: self.0.engine.log.seen(), ..self.0.state.lock().counters }
+    }
+
+    fn listing(&self, sku: &str) -> Option<Value> {
+        let state = self.0.state.lock();
+        let listing = state.listings.get(sku)?;
+        Some(json!({"sellerSku": sku, "asin": listing.asin()}))
+    }
+
+    fn items(&self, after: &str, limit: usize) -> Vec<Value> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let now = self.now();
+        let mut state = self.0.state.lock();
+        let listed = state.listings.range_mut::<str, _>((Excluded(after), Unbounded)).take(limit);
+        let item = |(sku, listing): (&String, &mut state::Listing)| {
+            listing.settle(now);
+            json!({
+                "sku": sku, "quantity": listing.shown(), "asin": listing.asin(),
+                "fulfilledBy": listing.fulfilled_by, "leadTimeDays": listing.lead_time_days,
+                "flipped": listing.flipped, "pending": listing.pending.len(),
+            })
+        };
+        listed.map(item).collect()
+    }
+
+    fn channel_config(&self, url: &str) -> Value {
+        json!({
+            "kind": "amazon", "syncInventory": true, "syncOrders": true, "sellerId": SELLER_ID,
+            "marketplaceIds": [MARKETPLACE_ID], "region": "na", "endpoint": url,
+            "credentials": {
+                "clientId": CLIENT_ID, "clientSecret": CLIENT_SECRET, "refreshToken": REFRESH_TOKEN,
+            },
+        })
+    }
+
+    fn vendor_router(&self) -> Router {
+        http::routes(self.clone())
+    }
+
+    fn trouble(&self, trouble: Trouble) -> Response {
+        http::trouble(trouble)
+    }
+}

@@ -1,0 +1,190 @@
+//! A simulated eBay seller account: Inventory, Fulfillment, Trading, Analytics, Notification.
+//!
+//! Sources: developer.ebay.com Sell APIs (Inventory 1.18.4, Fulfillment 1.20.7), Commerce
+//! Notification 1.6.2, Trading.
+
+pub mod events;
+mod http;
+pub mod state;
+pub mod trading;
+pub mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Response;
+use jiff::Timestamp;
+use p256::ecdsa::SigningKey;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::faults::Trouble;
+use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
+use crate::time::SimClock;
+pub use events::{ChallengeError, KEY_ID, challenge};
+use state::State;
+
+/// The client id that the token endpoint accepts.
+pub const CLIENT_ID: &str = "sim-client";
+/// The client secret.
+pub const CLIENT_SECRET: &str = "sim-secret";
+/// The refresh token.
+pub const REFRESH_TOKEN: &str = "v^1.1#sim";
+/// The lifetime of an access token.
+pub const TOKEN_SECONDS: u32 = 7_200;
+/// How often one listing may be revised in a calendar day.
+pub const REVISIONS_MAX: u32 = 250;
+
+/// How a simulated seller account is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How often one listing may be revised in a calendar day.
+    pub revisions_max: u32,
+    /// How many calls a day each API allows.
+    pub calls_max: u64,
+    /// The clock.
+    pub clock: SimClock,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { revisions_max: REVISIONS_MAX, calls_max: 2_000_000, clock: SimClock::system() }
+    }
+}
+
+/// A simulated eBay seller account; clones share it.
+#[derive(Clone)]
+pub struct Simulator(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    settings: Settings,
+    state: Mutex<State>,
+    key: SigningKey,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+impl Simulator {
+    /// Opens an account without listings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let engine = Engine::new(settings.clock.clone());
+        let key = events::signing_key();
+        Self(Arc::new(Inner { engine, settings, state: Mutex::default(), key }))
+    }
+
+    /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
+    pub fn router(&self) -> Router {
+        crate::server::router(Arc::new(self.clone()))
+    }
+
+    /// Returns the public key that verifies notifications, as `getPublicKey` writes it.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        events::public_key(&self.0.key)
+    }
+
+    /// Returns how often a listing was revised on the day of its latest revision.
+    #[must_use]
+    pub fn revisions(&self, sku: &str) -> Option<u32> {
+        self.0.state.lock().items.get(sku).map(|item| item.revised.1)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.engine.clock.now()
+    }
+}
+
+impl Shop for Simulator {
+    fn vendor(&self) -> Vendor {
+        Vendor::Ebay
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    fn seed(&self, items: Vec<SeedItem>) -> Result<usize, ShopError> {
+        let count = items.len();
+        self.0.state.lock().seed(items)?;
+        Ok(count)
+    }
+
+    fn sell(&self, sku: &str, quantity: i64) -> Result<OrderRef, ShopError> {
+        let order = self.0.state.lock().sell(sku, quantity, self.now())?;
+        events::sold(self, &order);
+        Ok(order.reference())
+    }
+
+    fn cancel(&self, order_id: &str) -> Result<(), ShopError> {
+        let order = self.0.state.lock().cancel(order_id, self.now())?;
+        events::availability(self, &order.sku, Some(-order.quantity));
+        Ok(())
+    }
+
+    fn quantity(&self, sku: &str) -> Option<i64> {
+        self.0.state.lock().items.get(sku).map(state::Item::shown)
+    }
+
+    fn set_quantity(&self, sku: &str, quantity: i64) -> Result<(), ShopError> {
+        self.0.state.lock().edit(sku, quantity)?;
+        events::availability(self, sku, None);
+        Ok(())
+    }
+
+    fn orders(&self) -> Vec<SimOrder> {
+        self.0.state.lock().orders.all()
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { requests: self.0.engine.log.seen(), ..self.0.state.lock().counters }
+    }
+
+    fn listing(&self, sku: &str) -> Option<Value> {
+        let state = self.0.state.lock();
+        let item = state.items.get(sku)?;
+        Some(if item.legacy {
+            json!({"itemId": item.listing_id(), "sku": sku})
+        } else {
+            json!({"sku": sku, "offerId": item.offer_id()})
+        })
+    }
+
+    fn items(&self, after: &str, limit: usize) -> Vec<Value> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let state = self.0.state.lock();
+        let listed = state.items.range::<str, _>((Excluded(after), Unbounded)).take(limit);
+        let item = |(sku, item): (&String, &state::Item)| {
+            json!({
+                "sku": sku, "quantity": item.shown(), "total": item.total,
+                "offered": item.offered, "sold": item.sold, "legacy": item.legacy,
+                "offerId": item.offer_id(), "itemId": item.listing_id(),
+                "revisions": item.revised.1,
+            })
+        };
+        listed.map(item).collect()
+    }
+
+    fn channel_config(&self, url: &str) -> Value {
+        json!({
+            "kind": "ebay", "syncInventory": true, "syncOrders": true, "marketplaceId": "EBAY_US",
+            "endpoint": url,
+            "credentials": {
+                "clientId": CLIENT_ID, "clientSecret": CLIENT_SECRET, "refreshToken": REFRESH_TOKEN,
+            },
+        })
+    }
+
+    fn vendor_router(&self) -> Router {
+        http::routes(self.clone())
+    }
+
+    fn trouble(&self, trouble: Trouble) -> Response {
+        http::trouble(trouble)
+    }
+}

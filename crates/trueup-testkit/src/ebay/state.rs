@@ -1,0 +1,171 @@
+//! The books of a simulated eBay seller: inventory items with one offer each, orders. Pure.
+//!
+//! What a shopper sees is the smaller of the item's total and the offer's own quantity, if it
+//! has one (`bulkUpdatePriceQuantity`, Inventory API 1.18.4).
+
+use std::collections::{BTreeMap, HashMap};
+
+use jiff::Timestamp;
+
+use crate::shop::{Counters, LISTINGS_MAX, OrderStatus, Orders, SeedItem, ShopError, SimOrder};
+
+const OFFER_ID: u64 = 36_000_000_000;
+const LISTING_ID: u64 = 110_000_000_000;
+
+/// An inventory item with its published offer, or a legacy listing.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) number: u64,
+    pub(crate) legacy: bool,
+    pub(crate) total: i64,
+    pub(crate) offered: Option<i64>,
+    pub(crate) sold: i64,
+    /// The day of the latest revisions (days since 1970) and how many there were.
+    pub(crate) revised: (i64, u32),
+}
+
+impl Item {
+    pub(crate) fn offer_id(&self) -> String {
+        (OFFER_ID + self.number).to_string()
+    }
+
+    pub(crate) fn listing_id(&self) -> String {
+        (LISTING_ID + self.number).to_string()
+    }
+
+    pub(crate) fn shown(&self) -> i64 {
+        self.offered.map_or(self.total, |offered| offered.min(self.total))
+    }
+
+    fn move_by(&mut self, delta: i64) {
+        self.total += delta;
+        self.offered = self.offered.map(|offered| offered + delta);
+    }
+
+    /// Counts a revision; false when the day's allowance is used up.
+    pub(crate) fn revise(&mut self, now: Timestamp, max: u32) -> bool {
+        let day = now.as_second().div_euclid(86_400);
+        if self.revised.0 != day {
+            self.revised = (day, 0);
+        }
+        let allowed = self.revised.1 < max;
+        if allowed {
+            self.revised.1 += 1;
+        }
+        allowed
+    }
+}
+
+/// The whole seller account.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) items: BTreeMap<String, Item>,
+    /// The SKU of each listing number.
+    pub(crate) by_listing: HashMap<String, String>,
+    pub(crate) orders: Orders,
+    pub(crate) counters: Counters,
+    /// Calls of each API today: the day and the count.
+    pub(crate) calls: BTreeMap<&'static str, (i64, u64)>,
+    pub(crate) destinations: BTreeMap<String, String>,
+    pub(crate) subscriptions: Vec<(String, String)>,
+}
+
+impl State {
+    pub(crate) fn seed(&mut self, seed: Vec<SeedItem>) -> Result<(), ShopError> {
+        for item in seed {
+            let known = self.items.get(&item.sku).map(|item| item.number);
+            if known.is_none() && self.items.len() >= LISTINGS_MAX {
+                return Err(ShopError::Full);
+            }
+            let count = u64::try_from(self.items.len()).unwrap_or(0);
+            let seeded = Item {
+                number: known.unwrap_or(count + 1),
+                legacy: item.legacy,
+                total: item.quantity,
+                offered: item.offer_quantity,
+                sold: 0,
+                revised: (0, 0),
+            };
+            self.by_listing.insert(seeded.listing_id(), item.sku.clone());
+            self.items.insert(item.sku, seeded);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sell(
+        &mut self,
+        sku: &str,
+        quantity: i64,
+        now: Timestamp,
+    ) -> Result<SimOrder, ShopError> {
+        if quantity <= 0 {
+            return Err(ShopError::BadQuantity);
+        }
+        if self.orders.full() {
+            return Err(ShopError::Full);
+        }
+        let unknown = || ShopError::UnknownSku(sku.to_owned());
+        let item = self.items.get_mut(sku).ok_or_else(unknown)?;
+        let shown = item.shown();
+        if shown < quantity {
+            self.counters.refused += 1;
+            return Err(ShopError::NotEnough { sku: sku.to_owned(), shown });
+        }
+        item.move_by(-quantity);
+        item.sold += quantity;
+        let number = self.orders.next_number();
+        let order = SimOrder {
+            number,
+            order_id: format!("14-{:05}-{:05}", number / 100_000, number % 100_000),
+            line_id: (10_000_000_000 + number).to_string(),
+            sku: sku.to_owned(),
+            quantity,
+            refunded: 0,
+            listing_id: item.listing_id(),
+            status: OrderStatus::Open,
+            created_at: now,
+            updated_at: now,
+        };
+        self.orders.add(order.clone());
+        self.counters.sales += 1;
+        self.counters.units_sold += quantity;
+        Ok(order)
+    }
+
+    pub(crate) fn cancel(&mut self, id: &str, now: Timestamp) -> Result<SimOrder, ShopError> {
+        let unknown = || ShopError::UnknownOrder(id.to_owned());
+        let order = self.orders.get(id).ok_or_else(unknown)?;
+        if order.status != OrderStatus::Open {
+            return Err(ShopError::OrderClosed(id.to_owned()));
+        }
+        let quantity = order.quantity;
+        if let Some(item) = self.items.get_mut(&order.sku) {
+            item.move_by(quantity);
+            item.sold -= quantity;
+        }
+        self.counters.cancelled += 1;
+        self.counters.units_cancelled += quantity;
+        let changed = self.orders.change(id, now, |order| order.status = OrderStatus::Cancelled);
+        changed.ok_or_else(unknown)
+    }
+
+    pub(crate) fn edit(&mut self, sku: &str, quantity: i64) -> Result<(), ShopError> {
+        let item = self.items.get_mut(sku);
+        let item = item.ok_or_else(|| ShopError::UnknownSku(sku.to_owned()))?;
+        item.total = quantity;
+        item.offered = item.offered.map(|_| quantity);
+        self.counters.edits += 1;
+        Ok(())
+    }
+
+    /// Counts a call against an API's daily quota; returns the calls of today.
+    pub(crate) fn count_call(&mut self, api: &'static str, now: Timestamp) -> u64 {
+        let day = now.as_second().div_euclid(86_400);
+        let calls = self.calls.entry(api).or_insert((day, 0));
+        if calls.0 != day {
+            *calls = (day, 0);
+        }
+        calls.1 += 1;
+        calls.1
+    }
+}

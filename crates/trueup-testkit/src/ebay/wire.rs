@@ -1,0 +1,191 @@
+//! eBay's JSON: errors, inventory items, offers, orders and the bulk update.
+//!
+//! Sources: eBay Sell Inventory API 1.18.4, Fulfillment API 1.20.7, their error lists.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::state::{Item, State};
+use crate::faults::FaultDial;
+use crate::shop::{OrderStatus, SimOrder};
+use crate::time::millis_text;
+
+/// The most inventory items in one bulk call.
+pub const BULK_MAX: usize = 25;
+
+/// Returns one error of eBay's error list.
+pub(crate) fn error(id: u32, message: &str) -> Value {
+    let system = matches!(id, 25_001 | 25_025);
+    json!({
+        "errorId": id,
+        "domain": "API_INVENTORY",
+        "category": if system { "APPLICATION" } else { "REQUEST" },
+        "message": message,
+        "longMessage": message,
+        "parameters": [],
+    })
+}
+
+/// A refusal of one item: the HTTP-like status and eBay's error.
+struct Refused(u16, u32, &'static str);
+
+/// Carries out `bulkUpdatePriceQuantity`; returns the answers and whether all succeeded.
+pub(crate) fn bulk_update(
+    state: &mut State,
+    faults: &FaultDial,
+    requests: &[Value],
+    revisions_max: u32,
+    now: Timestamp,
+) -> (Vec<Value>, bool) {
+    let mut answers = Vec::new();
+    let mut all_good = true;
+    let lies = faults.lies();
+    for request in requests {
+        let sku = request.get("sku").and_then(Value::as_str).unwrap_or_default();
+        let offers = request.get("offers").and_then(Value::as_array);
+        let offers: &[Value] = offers.map_or(&[], Vec::as_slice);
+        let result = if lies {
+            Ok(())
+        } else {
+            update(state, faults, sku, request, offers, revisions_max, now)
+        };
+        all_good &= result.is_ok();
+        match &result {
+            Ok(()) => state.counters.writes += 1,
+            Err(_) => state.counters.writes_refused += 1,
+        }
+        let (status, errors) = match result {
+            Ok(()) => (200, json!([])),
+            Err(Refused(status, id, message)) => (status, json!([error(id, message)])),
+        };
+        let mut answer =
+            json!({"sku": sku, "statusCode": status, "errors": errors, "warnings": []});
+        if offers.is_empty() {
+            answers.push(answer);
+        } else {
+            for offer in offers {
+                answer["offerId"] = offer.get("offerId").cloned().unwrap_or_default();
+                answers.push(answer.clone());
+            }
+        }
+    }
+    (answers, all_good)
+}
+
+fn update(
+    state: &mut State,
+    faults: &FaultDial,
+    sku: &str,
+    request: &Value,
+    offers: &[Value],
+    revisions_max: u32,
+    now: Timestamp,
+) -> Result<(), Refused> {
+    let Some(item) = state.items.get_mut(sku).filter(|item| !item.legacy) else {
+        return Err(Refused(404, 25_702, "The SKU could not be found or is not available."));
+    };
+    if faults.poisons(sku) {
+        return Err(Refused(400, 25_709, "Invalid value for the listing."));
+    }
+    if faults.busy() {
+        let words = "A system error has occurred. Concurrent access of the same inventory.";
+        return Err(Refused(500, 25_025, words));
+    }
+    let total = quantity(request.pointer("/shipToLocationAvailability/quantity"))?;
+    let mut offered = None;
+    for offer in offers {
+        if offer.get("offerId").and_then(Value::as_str) != Some(item.offer_id().as_str()) {
+            return Err(Refused(404, 25_713, "This Offer is not available."));
+        }
+        offered = quantity(offer.get("availableQuantity"))?.or(offered);
+    }
+    if total.is_none() && offered.is_none() && offers.iter().all(|o| o.get("price").is_none()) {
+        return Err(Refused(400, 25_709, "Invalid value for quantity: nothing is given."));
+    }
+    if !item.revise(now, revisions_max) {
+        let words = "Cannot revise listing. The listing was revised too often today.";
+        return Err(Refused(400, 25_019, words));
+    }
+    item.total = total.unwrap_or(item.total);
+    item.offered = offered.or(item.offered);
+    Ok(())
+}
+
+fn quantity(value: Option<&Value>) -> Result<Option<i64>, Refused> {
+    let bad = Refused(400, 25_709, "Invalid value for quantity.");
+    match value {
+        None => Ok(None),
+        Some(value) => match value.as_i64().filter(|number| *number >= 0) {
+            Some(number) => Ok(Some(number)),
+            None => Err(bad),
+        },
+    }
+}
+
+/// Returns an inventory item.
+pub(crate) fn item(sku: &str, item: &Item) -> Value {
+    json!({
+        "sku": sku,
+        "locale": "en_US",
+        "condition": "NEW",
+        "product": {"title": sku, "aspects": {}, "imageUrls": []},
+        "availability": {"shipToLocationAvailability": {
+            "quantity": item.total,
+            "allocationByFormat": {"auction": 0, "fixedPrice": item.total},
+        }},
+    })
+}
+
+/// Returns the published offer of an inventory item.
+pub(crate) fn offer(sku: &str, item: &Item) -> Value {
+    json!({
+        "offerId": item.offer_id(),
+        "sku": sku,
+        "marketplaceId": "EBAY_US",
+        "format": "FIXED_PRICE",
+        "availableQuantity": item.shown(),
+        "pricingSummary": {"price": {"value": "10.00", "currency": "USD"}},
+        "listingDuration": "GTC",
+        "status": "PUBLISHED",
+        "listing": {
+            "listingId": item.listing_id(),
+            "listingStatus": if item.shown() > 0 { "ACTIVE" } else { "OUT_OF_STOCK" },
+            "listingOnHold": false,
+            "soldQuantity": item.sold,
+        },
+    })
+}
+
+/// Returns an order of the Fulfillment API.
+pub(crate) fn order(order: &SimOrder) -> Value {
+    let cancelled = order.status == OrderStatus::Cancelled;
+    let shipped = if order.status == OrderStatus::Shipped { "FULFILLED" } else { "NOT_STARTED" };
+    let amount = json!({"value": "10.00", "currency": "USD"});
+    json!({
+        "orderId": order.order_id,
+        "creationDate": millis_text(order.created_at),
+        "lastModifiedDate": millis_text(order.updated_at),
+        "orderFulfillmentStatus": shipped,
+        "orderPaymentStatus": if cancelled { "FULLY_REFUNDED" } else { "PAID" },
+        "sellerId": "sim-seller",
+        "buyer": {"username": "sim-buyer"},
+        "cancelStatus": {
+            "cancelState": if cancelled { "CANCELED" } else { "NONE_REQUESTED" },
+            "cancelRequests": [],
+        },
+        "pricingSummary": {"total": amount},
+        "lineItems": [{
+            "lineItemId": order.line_id,
+            "legacyItemId": order.listing_id,
+            "sku": order.sku,
+            "title": order.sku,
+            "quantity": order.quantity,
+            "soldFormat": "FIXED_PRICE",
+            "listingMarketplaceId": "EBAY_US",
+            "purchaseMarketplaceId": "EBAY_US",
+            "lineItemFulfillmentStatus": shipped,
+            "lineItemCost": amount,
+            "total": amount,
+        }],
+    })
+}

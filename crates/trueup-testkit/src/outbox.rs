@@ -1,0 +1,234 @@
+//! Webhooks on their way out: a bounded queue, and the one task that empties it.
+//!
+//! Delivery is at least once and unordered, as every vendor's is. A webhook is rendered anew for
+//! each attempt, because eBay counts the attempts inside the signed body.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::faults::FaultDial;
+
+/// The most webhooks that wait; more are refused and counted.
+pub const OUTBOX_MAX: usize = 200_000;
+/// The most deliveries under way at once.
+pub const DELIVERIES_MAX: usize = 16;
+/// The most attempts at one webhook (Shopify: the first and eight more).
+pub const ATTEMPTS_MAX: u32 = 9;
+/// The longest pause between two attempts.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long one attempt may take (Shopify allows 5 s in all).
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Why a webhook address is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WebhookUrlError {
+    /// The text is not an http or https address.
+    #[error("the webhook address must be an http or https url")]
+    NotAUrl,
+    /// The host is not this machine; simulators send nothing further.
+    #[error("the webhook address must be on loopback (127.0.0.1, ::1 or localhost)")]
+    NotLoopback,
+}
+
+/// Counts of webhooks since the simulator started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookCounts {
+    /// Put into the queue.
+    pub queued: u64,
+    /// Answered 2xx.
+    pub delivered: u64,
+    /// Attempts that were not answered 2xx.
+    pub failed_attempts: u64,
+    /// Given up after [`ATTEMPTS_MAX`].
+    pub given_up: u64,
+    /// Refused because the queue was full.
+    pub refused: u64,
+    /// Waiting now.
+    pub waiting: u64,
+}
+
+/// A webhook ready to be sent.
+pub(crate) struct Rendered {
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+type Render = Arc<dyn Fn(u32) -> Rendered + Send + Sync>;
+
+/// A webhook in the queue.
+pub(crate) struct Parcel {
+    pub(crate) url: String,
+    /// What it is about; [`Outbox::withdraw`] finds it by this.
+    pub(crate) tag: String,
+    pub(crate) delay: Duration,
+    pub(crate) render: Render,
+}
+
+struct Waiting {
+    due: Instant,
+    attempt: u32,
+    parcel: Parcel,
+}
+
+/// The queue of webhooks of one simulator.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    queue: Mutex<VecDeque<Waiting>>,
+    doorbell: Notify,
+    queued: AtomicU64,
+    delivered: AtomicU64,
+    failed: AtomicU64,
+    given_up: AtomicU64,
+    refused: AtomicU64,
+    under_way: AtomicU64,
+}
+
+impl Outbox {
+    /// Queues a webhook; the faults decide whether, when and how often it is sent.
+    pub(crate) fn post(&self, parcel: &Parcel, faults: &FaultDial) {
+        let posting = faults.posting();
+        let due = Instant::now() + parcel.delay + posting.delay;
+        let mut queue = self.queue.lock();
+        for _ in 0..posting.copies {
+            if queue.len() >= OUTBOX_MAX {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let copy = Parcel {
+                url: parcel.url.clone(),
+                tag: parcel.tag.clone(),
+                delay: parcel.delay,
+                render: Arc::clone(&parcel.render),
+            };
+            queue.push_back(Waiting { due, attempt: 1, parcel: copy });
+            self.queued.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(queue);
+        self.doorbell.notify_one();
+    }
+
+    /// Takes back what waits under a tag.
+    pub(crate) fn withdraw(&self, tag: &str) {
+        self.queue.lock().retain(|waiting| waiting.parcel.tag != tag);
+    }
+
+    pub(crate) fn counts(&self) -> WebhookCounts {
+        let waiting = u64::try_from(self.queue.lock().len()).unwrap_or(u64::MAX);
+        WebhookCounts {
+            queued: self.queued.load(Ordering::Relaxed),
+            delivered: self.delivered.load(Ordering::Relaxed),
+            failed_attempts: self.failed.load(Ordering::Relaxed),
+            given_up: self.given_up.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            waiting: waiting.saturating_add(self.under_way.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Delivers until told to stop.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let Ok(client) = reqwest::Client::builder().timeout(ATTEMPT_TIME_MAX).no_proxy().build()
+        else {
+            tracing::error!("no HTTP client for webhooks; none will be delivered");
+            return;
+        };
+        let mut under_way = JoinSet::new();
+        loop {
+            let next_due = self.send_due(&client, &mut under_way);
+            let full = under_way.len() >= DELIVERIES_MAX;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = under_way.join_next(), if !under_way.is_empty() => {}
+                () = self.doorbell.notified(), if !full => {}
+                () = sleep_until(next_due), if !full && next_due.is_some() => {}
+            }
+        }
+        under_way.shutdown().await;
+    }
+
+    /// Starts what is due; returns when the next one will be.
+    fn send_due(
+        self: &Arc<Self>,
+        client: &reqwest::Client,
+        under_way: &mut JoinSet<()>,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let mut queue = self.queue.lock();
+        let mut later = VecDeque::new();
+        let mut next_due: Option<Instant> = None;
+        while under_way.len() < DELIVERIES_MAX {
+            let Some(waiting) = queue.pop_front() else { break };
+            if waiting.due <= now {
+                self.under_way.fetch_add(1, Ordering::Relaxed);
+                under_way.spawn(Arc::clone(self).attempt(client.clone(), waiting));
+            } else {
+                next_due = Some(next_due.map_or(waiting.due, |due| due.min(waiting.due)));
+                later.push_back(waiting);
+            }
+        }
+        later.append(&mut queue);
+        *queue = later;
+        next_due
+    }
+
+    async fn attempt(self: Arc<Self>, client: reqwest::Client, mut waiting: Waiting) {
+        let rendered = (waiting.parcel.render)(waiting.attempt);
+        let mut request = client.post(&waiting.parcel.url).body(rendered.body);
+        for (name, value) in rendered.headers {
+            request = request.header(name, value);
+        }
+        let answer = request.send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            self.delivered.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            waiting.attempt += 1;
+            if waiting.attempt > ATTEMPTS_MAX {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+            } else {
+                waiting.due = Instant::now() + pause(waiting.attempt);
+                self.queue.lock().push_back(waiting);
+                self.doorbell.notify_one();
+            }
+        }
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns the pause before an attempt: doubling, at most [`RETRY_PAUSE_MAX`], with jitter.
+fn pause(attempt: u32) -> Duration {
+    let doubled = Duration::from_millis(100).saturating_mul(1 << attempt.min(10));
+    doubled.min(RETRY_PAUSE_MAX).mul_f64(rand::random_range(0.75..1.25))
+}
+
+/// Checks that an address is http(s) and on this machine.
+pub(crate) fn check_url(text: &str) -> Result<(), WebhookUrlError> {
+    let url = Url::parse(text).map_err(|_| WebhookUrlError::NotAUrl)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(WebhookUrlError::NotAUrl);
+    }
+    let near = match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if near { Ok(()) } else { Err(WebhookUrlError::NotLoopback) }
+}

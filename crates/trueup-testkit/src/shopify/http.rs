@@ -1,0 +1,364 @@
+//! Shopify over HTTP: the token endpoint and the GraphQL endpoint.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State as Handle};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::routing::post;
+use serde_json::{Map, Value, json};
+
+use super::graphql::{self, Document, Field, Kind, Operation, Selection};
+use super::reads::{Thing, View, Wrong};
+use super::state::{Event, SUBSCRIPTIONS_MAX, Subscription, gid};
+use super::writes::{self, Call, Refusal, Verb};
+use super::{
+    ACCESS_TOKEN, Books, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, REFRESHED_TOKEN_SECONDS,
+    Simulator, TOKEN_SECONDS,
+};
+use crate::edge::{json as answer, pairs, value, wrote};
+use crate::faults::Trouble;
+use crate::outbox::check_url;
+use crate::shop::Shop;
+
+const SCOPES: &str = "write_inventory,read_inventory,read_products,read_locations,read_orders";
+
+pub(super) fn routes(sim: Simulator) -> Router {
+    Router::new()
+        .route("/admin/oauth/access_token", post(token))
+        .route("/admin/api/{version}/graphql.json", post(admin))
+        .with_state(sim)
+}
+
+pub(super) fn trouble(sim: &Simulator, trouble: Trouble) -> Response {
+    match trouble {
+        Trouble::Throttled => throttled(sim, 10, 0),
+        Trouble::ServerError => {
+            answer(StatusCode::INTERNAL_SERVER_ERROR, &json!({"errors": "Internal Server Error"}))
+        }
+        Trouble::Unauthorized => unauthorized(),
+        Trouble::Unavailable => {
+            answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"errors": "Service Unavailable"}))
+        }
+    }
+}
+
+fn unauthorized() -> Response {
+    let words = "[API] Invalid API key or access token (unrecognized login or wrong password)";
+    answer(StatusCode::UNAUTHORIZED, &json!({"errors": words}))
+}
+
+/// `POST /admin/oauth/access_token`: the client-credentials grant and refreshes.
+async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
+    let fields = match serde_json::from_slice::<Map<String, Value>>(&body) {
+        Ok(fields) => fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+            .collect(),
+        Err(_) => pairs(&body),
+    };
+    let field = |name| value(&fields, name).unwrap_or_default();
+    if field("client_id") != CLIENT_ID || field("client_secret") != CLIENT_SECRET {
+        return refused("invalid_client", "client_id or client_secret is wrong");
+    }
+    let engine = sim.engine();
+    match field("grant_type") {
+        "client_credentials" => {
+            let token = engine.issue_token("shpca_", TOKEN_SECONDS);
+            answer(
+                StatusCode::OK,
+                &json!({"access_token": token, "scope": SCOPES, "expires_in": TOKEN_SECONDS}),
+            )
+        }
+        "refresh_token" => {
+            let given = field("refresh_token");
+            if given != REFRESH_TOKEN && !engine.token_good(given) {
+                return refused("invalid_grant", "the refresh token is not known");
+            }
+            let token = engine.issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
+            let refresh = engine.issue_token("shprt_", 90 * TOKEN_SECONDS);
+            answer(
+                StatusCode::OK,
+                &json!({
+                    "access_token": token, "scope": SCOPES, "expires_in": REFRESHED_TOKEN_SECONDS,
+                    "refresh_token": refresh, "refresh_token_expires_in": 90 * TOKEN_SECONDS,
+                }),
+            )
+        }
+        _ => refused("unsupported_grant_type", "use client_credentials or refresh_token"),
+    }
+}
+
+fn refused(code: &str, words: &str) -> Response {
+    answer(StatusCode::BAD_REQUEST, &json!({"error": code, "error_description": words}))
+}
+
+/// `POST /admin/api/{version}/graphql.json`.
+async fn admin(
+    Handle(sim): Handle<Simulator>,
+    Path(version): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let token = headers.get("x-shopify-access-token").and_then(|value| value.to_str().ok());
+    let token = token.unwrap_or_default();
+    if token != ACCESS_TOKEN && !sim.engine().token_good(token) {
+        return unauthorized();
+    }
+    let Ok(Value::Object(mut request)) = serde_json::from_slice(&body) else {
+        return answer(StatusCode::BAD_REQUEST, &json!({"errors": "Invalid JSON"}));
+    };
+    let text = request.get("query").and_then(Value::as_str).unwrap_or_default();
+    let document = match graphql::parse(text) {
+        Ok(document) => document,
+        Err(error) => return top_level(&[("undefined", error.to_string())]),
+    };
+    let name = request.get("operationName").and_then(Value::as_str);
+    let Some(operation) = chosen(&document, name) else {
+        return top_level(&[("missingOperation", "No operation named like that".into())]);
+    };
+    let given = match request.get_mut("variables").map(Value::take) {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(given)) => given,
+        Some(_) => return top_level(&[("BAD_REQUEST", "variables must be an object".into())]),
+    };
+    match variables(operation, given) {
+        Ok(variables) => run(&sim, &version, &document, operation, &variables),
+        Err(words) => top_level(&[("INVALID_VARIABLE", words)]),
+    }
+}
+
+fn chosen<'a>(document: &'a Document, name: Option<&str>) -> Option<&'a Operation> {
+    match name {
+        None => document.operations.first(),
+        Some(_) => document.operations.iter().find(|known| known.name.as_deref() == name),
+    }
+}
+
+/// Fills in defaults; refuses a missing required variable.
+fn variables(
+    operation: &Operation,
+    given: Map<String, Value>,
+) -> Result<Map<String, Value>, String> {
+    let mut filled = given;
+    for known in &operation.variables {
+        let name = &known.name;
+        if !filled.contains_key(name)
+            && let Some(default) = known.default.as_ref().and_then(|input| input.value(&filled))
+        {
+            filled.insert(name.clone(), default);
+        }
+        if known.required && filled.get(name).is_none_or(Value::is_null) {
+            return Err(format!("Variable ${name} was provided invalid value: not null"));
+        }
+    }
+    Ok(filled)
+}
+
+fn top_level(errors: &[(&str, String)]) -> Response {
+    let error = |(code, message): &(&str, String)| {
+        let extensions = json!({"code": code});
+        json!({"message": message, "extensions": extensions})
+    };
+    answer(StatusCode::OK, &json!({"errors": errors.iter().map(error).collect::<Vec<_>>()}))
+}
+
+/// Runs an operation if the bucket can pay for it.
+fn run(
+    sim: &Simulator,
+    version: &str,
+    document: &Document,
+    operation: &Operation,
+    variables: &Map<String, Value>,
+) -> Response {
+    let engine = sim.engine();
+    let now = engine.clock.now();
+    let mut guard = sim.0.books.lock();
+    let books = &mut *guard;
+    let cost = cost(operation, variables);
+    if !books.bucket.take(now, cost) {
+        let left = books.bucket.level(now);
+        drop(guard);
+        return throttled(sim, cost, left);
+    }
+    let mut data = Map::new();
+    let mut errors = Vec::new();
+    let mut events = Vec::new();
+    for field in fields(document, &operation.selections) {
+        let mut context = Context { sim, version, document, variables, books: &mut *books };
+        let result = match operation.kind {
+            Kind::Query => context.view().root(field),
+            Kind::Mutation => context.mutate(field, &mut events),
+        };
+        let value = result.unwrap_or_else(|wrong| {
+            errors.push(json!({
+                "message": wrong.message,
+                "path": [field.key],
+                "locations": [{"line": 1, "column": 1}],
+                "extensions": {"code": wrong.code},
+            }));
+            Value::Null
+        });
+        data.insert(field.key.clone(), value);
+    }
+    let left = books.bucket.level(now);
+    drop(guard);
+    sim.tell(events);
+    let mut body =
+        json!({"data": data, "extensions": {"cost": cost_body(sim, cost, Some(cost), left)}});
+    if !errors.is_empty() {
+        body["errors"] = Value::Array(errors);
+    }
+    let answer = answer(StatusCode::OK, &body);
+    if operation.kind == Kind::Mutation { wrote(answer) } else { answer }
+}
+
+/// Returns the root fields, through fragments one level deep.
+fn fields<'a>(document: &'a Document, selections: &'a [Selection]) -> Vec<&'a Field> {
+    let mut found = Vec::new();
+    for selection in selections {
+        match selection {
+            Selection::Field(field) => found.push(field),
+            Selection::Inline(_, below) => found.extend(below.iter().filter_map(as_field)),
+            Selection::Spread(name) => {
+                let below = document.fragments.get(name);
+                found.extend(below.into_iter().flatten().filter_map(as_field));
+            }
+        }
+    }
+    found
+}
+
+fn as_field(selection: &Selection) -> Option<&Field> {
+    match selection {
+        Selection::Field(field) => Some(field),
+        Selection::Inline(..) | Selection::Spread(_) => None,
+    }
+}
+
+/// Returns what an operation costs: 10 a mutation, and a point for every 25 objects of a read.
+fn cost(operation: &Operation, variables: &Map<String, Value>) -> i64 {
+    let roots = i64::try_from(operation.selections.len()).unwrap_or(1);
+    match operation.kind {
+        Kind::Mutation => 10 * roots,
+        Kind::Query => {
+            let ids = variables.get("ids").and_then(Value::as_array).map_or(100, Vec::len);
+            3 * roots + i64::try_from(ids / 25).unwrap_or(0)
+        }
+    }
+}
+
+fn cost_body(sim: &Simulator, requested: i64, actual: Option<i64>, left: i64) -> Value {
+    let rate = sim.0.settings.bucket;
+    json!({
+        "requestedQueryCost": requested,
+        "actualQueryCost": actual,
+        "throttleStatus": {
+            "maximumAvailable": rate.burst,
+            "currentlyAvailable": left,
+            "restoreRate": rate.milli_per_second / 1_000,
+        },
+    })
+}
+
+fn throttled(sim: &Simulator, cost: i64, left: i64) -> Response {
+    let body = json!({
+        "errors": [{"message": "Throttled", "extensions": {
+            "code": "THROTTLED", "documentation": "https://shopify.dev/api/usage/rate-limits",
+        }}],
+        "extensions": {"cost": cost_body(sim, cost, None, left)},
+    });
+    answer(StatusCode::OK, &body)
+}
+
+struct Context<'a> {
+    sim: &'a Simulator,
+    version: &'a str,
+    document: &'a Document,
+    variables: &'a Map<String, Value>,
+    books: &'a mut Books,
+}
+
+impl Context<'_> {
+    fn view(&self) -> View<'_> {
+        View { shop: &self.books.shop, document: self.document, variables: self.variables }
+    }
+
+    fn mutate(&mut self, field: &Field, events: &mut Vec<Event>) -> Result<Value, Wrong> {
+        let arguments = self.view().arguments(field);
+        let payload = match field.name.as_str() {
+            "inventorySetQuantities" => self.change(Verb::Set, field, &arguments, events)?,
+            "inventoryAdjustQuantities" => self.change(Verb::Adjust, field, &arguments, events)?,
+            "inventoryActivate" => {
+                let now = self.sim.engine().clock.now();
+                let done = writes::activate(&mut self.books.shop, &arguments, now);
+                events.extend(done.events);
+                done.payload
+            }
+            "webhookSubscriptionCreate" => self.subscribe(&arguments),
+            name => {
+                let message = format!("Field '{name}' doesn't exist on type 'Mutation'");
+                return Err(Wrong { code: "undefinedField", message });
+            }
+        };
+        self.view().project(&Thing::Plain(payload), &field.selections)
+    }
+
+    fn change(
+        &mut self,
+        verb: Verb,
+        field: &Field,
+        arguments: &Map<String, Value>,
+        events: &mut Vec<Event>,
+    ) -> Result<Value, Wrong> {
+        let key = self.key(field);
+        let call = Call {
+            verb,
+            version: self.version,
+            input: arguments.get("input").unwrap_or(&Value::Null),
+            key: key.as_deref(),
+            now: self.sim.engine().clock.now(),
+        };
+        let faults = &self.sim.engine().faults;
+        let done = writes::change(&mut self.books.shop, faults, &call)
+            .map_err(|Refusal { code, message }| Wrong { code, message })?;
+        events.extend(done.events);
+        Ok(done.payload)
+    }
+
+    /// Returns the key of the `@idempotent` directive.
+    fn key(&self, field: &Field) -> Option<String> {
+        let (_, arguments) = field.directives.iter().find(|(name, _)| name == "idempotent")?;
+        let (_, input) = arguments.iter().find(|(name, _)| name == "key")?;
+        input.value(self.variables)?.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
+    }
+
+    fn subscribe(&mut self, arguments: &Map<String, Value>) -> Value {
+        let refuse = |field: &str, words: &str| {
+            let error = json!({"field": ["webhookSubscription", field], "message": words});
+            json!({"webhookSubscription": null, "userErrors": [error]})
+        };
+        let topic = arguments.get("topic").and_then(Value::as_str).unwrap_or_default();
+        let wanted = arguments.get("webhookSubscription");
+        let uri = wanted.and_then(|wanted| wanted.get("uri").or_else(|| wanted.get("callbackUrl")));
+        let uri = uri.and_then(Value::as_str).unwrap_or_default();
+        if let Err(error) = check_url(uri) {
+            return refuse("uri", &format!("Address {error}"));
+        }
+        let known = &mut self.books.shop.subscriptions;
+        if known.iter().any(|known| known.topic == topic && known.uri == uri) {
+            return refuse("uri", "Address for this topic has already been taken");
+        }
+        if known.len() >= SUBSCRIPTIONS_MAX {
+            return refuse("uri", "too many subscriptions");
+        }
+        let id = u64::try_from(known.len()).unwrap_or(0) + 1;
+        known.push(Subscription { id, topic: topic.into(), uri: uri.into() });
+        json!({
+            "webhookSubscription": {
+                "id": gid("WebhookSubscription", id), "topic": topic, "uri": uri, "format": "JSON",
+            },
+            "userErrors": [],
+        })
+    }
+}
