@@ -328,7 +328,9 @@ impl Book {
                 }
                 for part in parts {
                     if let Some(Some(state)) = self.skus.get_mut(&part.sku) {
-                        state.used_in.push(sku.clone());
+                        if !state.used_in.contains(sku) {
+                            state.used_in.push(sku.clone());
+                        }
                     }
                 }
             }
@@ -380,6 +382,19 @@ impl Book {
         }
     }
 
+    /// Returns a book that holds these entries.
+    #[must_use]
+    pub fn from_entries(entries: Entries) -> Self {
+        let Entries { skus, reservations, orders } = entries;
+        Self { skus, reservations, orders, ..Self::default() }
+    }
+
+    /// Forgets what was loaded from rows that may have changed outside of decisions.
+    pub fn forget_rows(&mut self) {
+        self.listings.clear();
+        self.lines.clear();
+    }
+
     /// Takes the SKUs and reservations out of the book, for the memory that they came from.
     #[must_use]
     pub fn into_entries(self) -> Entries {
@@ -388,7 +403,7 @@ impl Book {
 }
 
 /// What a finished book leaves behind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Entries {
     /// SKUs as they are now; `None` = looked for and not there.
     pub skus: FxHashMap<Sku, Option<SkuState>>,

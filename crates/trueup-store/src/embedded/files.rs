@@ -1,0 +1,214 @@
+//! The data directory: made when missing, locked against a second process, and refused when it
+//! is not what it should be. Nothing here repairs anything.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::schema;
+
+/// The file of the store inside the data directory.
+pub const FILE_NAME: &str = "trueup.db";
+const LOCK_NAME: &str = "trueup.lock";
+const NEW_NAME: &str = "trueup.db.new";
+/// "TRUP": what SQLite's header calls the application.
+pub(super) const APPLICATION_ID: i32 = 0x5452_5550;
+
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the data directory {0} is in use by another process")]
+    InUse(PathBuf),
+    /// A file is there that Trueup did not write, or that is cut off or damaged.
+    #[error("{path} is refused: {why}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A later version of Trueup wrote it.
+    #[error("{path} has schema version {found}; this program knows versions up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest known version.
+        known: i64,
+    },
+    /// The operating system refused.
+    #[error("{attempt} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// SQLite refused.
+    #[error("open {path}: {source}")]
+    Sql {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+}
+
+/// A data directory that this process holds the lock of.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    path: PathBuf,
+    /// Held for as long as the store lives; the system frees it when the process dies.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory when it is missing, and locks it.
+    pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
+        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        let lock_path = path.join(LOCK_NAME);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(io_error("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => {
+                Err(OpenError::Io { attempt: "lock", path: lock_path, source })
+            }
+        }
+    }
+
+    /// Returns the path of the store's file.
+    pub(super) fn file(&self) -> PathBuf {
+        self.path.join(FILE_NAME)
+    }
+
+    /// Opens the store's file for writing; makes it when it is not there.
+    pub(super) fn open(&self) -> Result<Connection, OpenError> {
+        let file = self.file();
+        if !exists(&file)? {
+            self.create()?;
+        }
+        check_header(&file)?;
+        let conn = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        check_content(&conn, &file)?;
+        schema::migrate(&conn).map_err(|source| OpenError::Sql { path: file, source })?;
+        Ok(conn)
+    }
+
+    /// Opens another connection, for reading only.
+    pub(super) fn open_reader(&self) -> Result<Connection, OpenError> {
+        connect(&self.file(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    /// Makes the file under another name and renames it when it is complete, so that a crash
+    /// never leaves half a file behind that looks like a store.
+    fn create(&self) -> Result<(), OpenError> {
+        let stray = self.path.join(format!("{FILE_NAME}-wal"));
+        if exists(&stray)? {
+            let why = format!("its {FILE_NAME} is missing");
+            return Err(OpenError::Refused { path: stray, why });
+        }
+        let new = self.path.join(NEW_NAME);
+        for leftover in ["", "-wal", "-shm", "-journal"] {
+            let path = self.path.join(format!("{NEW_NAME}{leftover}"));
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(OpenError::Io { attempt: "remove", path, source }),
+            }
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let sql = |source| OpenError::Sql { path: new.clone(), source };
+        let conn = Connection::open_with_flags(&new, flags).map_err(sql)?;
+        schema::create(&conn).map_err(sql)?;
+        conn.close().map_err(|(_, source)| sql(source))?;
+        let made = File::open(&new).map_err(io_error("open", &new))?;
+        made.sync_all().map_err(io_error("sync", &new))?;
+        fs::rename(&new, self.file()).map_err(io_error("rename", &new))?;
+        let dir = File::open(&self.path).map_err(io_error("open", &self.path))?;
+        dir.sync_all().map_err(io_error("sync", &self.path))
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, OpenError> {
+    path.try_exists().map_err(io_error("look for", path))
+}
+
+fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| OpenError::Io { attempt, path, source }
+}
+
+fn refused(path: &Path, why: impl Into<String>) -> OpenError {
+    OpenError::Refused { path: path.to_owned(), why: why.into() }
+}
+
+/// Looks at the first 100 bytes and the length before SQLite may touch the file.
+///
+/// Offsets: <https://www.sqlite.org/fileformat.html#the_database_header>.
+fn check_header(path: &Path) -> Result<(), OpenError> {
+    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let length = file.metadata().map_err(io_error("look at", path))?.len();
+    let mut header = [0_u8; 100];
+    if length == 0 {
+        return Err(refused(path, "it is empty"));
+    }
+    if file.read_exact(&mut header).is_err() {
+        return Err(refused(path, "it is cut off within its first 100 bytes"));
+    }
+    if &header[..16] != b"SQLite format 3\0" {
+        return Err(refused(path, "it is not an SQLite file"));
+    }
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    if i32::from_be_bytes([header[68], header[69], header[70], header[71]]) != APPLICATION_ID {
+        return Err(refused(path, "another application wrote it"));
+    }
+    let wal = path.with_file_name(format!("{FILE_NAME}-wal"));
+    let has_wal = wal.metadata().is_ok_and(|meta| meta.len() > 0);
+    let page_bytes = match u64::from(word(16) >> 16) {
+        1 => 65_536,
+        bytes => bytes,
+    };
+    let expected = u64::from(word(28)) * page_bytes;
+    if !has_wal && length < expected {
+        let why = format!("it is cut off: {length} bytes of {expected}");
+        return Err(refused(path, why));
+    }
+    Ok(())
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
+    let sql = |source| OpenError::Sql { path: path.to_owned(), source };
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(sql)?;
+    conn.set_prepared_statement_cache_capacity(256);
+    schema::configure(&conn).map_err(sql)?;
+    Ok(conn)
+}
+
+/// Lets SQLite check the structure of every page, and looks at the schema's version.
+fn check_content(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    let damaged = |error: rusqlite::Error| refused(path, format!("it is damaged: {error}"));
+    let found: i64 =
+        conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(damaged)?;
+    if found > schema::VERSION {
+        let path = path.to_owned();
+        return Err(OpenError::Newer { path, found, known: schema::VERSION });
+    }
+    let verdict: String =
+        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
+    if verdict == "ok" { Ok(()) } else { Err(refused(path, format!("it is damaged: {verdict}"))) }
+}

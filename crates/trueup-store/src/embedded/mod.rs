@@ -1,0 +1,636 @@
+//! The embedded store: state in memory, SQLite as the durable log and the rows behind it.
+//!
+//! One file in one directory. A commit is one `fsync` however many callers wait for it; what was
+//! answered is there after `kill -9` and power loss.
+
+mod codec;
+mod files;
+mod ledger;
+mod memory;
+mod rows;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::Connection as Sql;
+use tokio::sync::{broadcast, oneshot};
+use trueup_core::{
+    Book, ChannelId, Event, Movement, Org, Reservation, ReservationId, ReservationStatus, Sku,
+    SkuAnswer, Timestamp,
+};
+
+use crate::port::{
+    ApiKey, AttemptNote, Change, Conflict, Connection, Delivery, Health, HistoryEntry,
+    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MovementQuery,
+    Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run, SkuAt, SkuQuery, Store,
+    StoreError, StoreFigures, Submission, Subscription, Verification,
+};
+use memory::Memory;
+use rows::RowsError;
+use writer::{Job, Shared, Writer};
+
+pub use files::{FILE_NAME, OpenError};
+pub use writer::{Now, QUEUE_MAX};
+
+/// The most connections kept for reading.
+const READERS_MAX: usize = 4;
+
+/// A store in a directory of this machine.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    dir: files::DataDir,
+    readers: Arc<Mutex<Vec<Sql>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// Opens the store of a directory, which is made when it is missing.
+    ///
+    /// # Errors
+    /// [`OpenError`] when another process has it, or when what is there is not a whole store of
+    /// a known version.
+    pub fn open(path: &Path, now: Now) -> Result<Self, OpenError> {
+        let dir = files::DataDir::lock(path)?;
+        let conn = dir.open()?;
+        let refused = |error: &dyn std::fmt::Display| OpenError::Refused {
+            path: dir.file(),
+            why: format!("it is damaged: {error}"),
+        };
+        let (memory, journal, last_seq) = load(&conn).map_err(|error| refused(&error))?;
+        let shared = Arc::new(Shared::new(memory, now));
+        let writer = Writer::new(conn, shared.clone(), journal, last_seq);
+        let thread = std::thread::Builder::new()
+            .name("ledger-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|source| OpenError::Io {
+                attempt: "start the writer of",
+                path: path.to_owned(),
+                source,
+            })?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { shared, dir, readers: Arc::default(), thread })
+    }
+
+    /// Runs a query on a connection for reading, off the async threads.
+    async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Sql) -> Result<T, RowsError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let pooled = self.readers.lock().pop();
+        let conn = match pooled {
+            Some(conn) => conn,
+            None => {
+                self.dir.open_reader().map_err(|error| StoreError::Failed(error.to_string()))?
+            }
+        };
+        let readers = self.readers.clone();
+        let work = move || {
+            let result = query(&conn);
+            let mut readers = readers.lock();
+            if readers.len() < READERS_MAX {
+                readers.push(conn);
+            }
+            result
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result.map_err(|error| StoreError::Failed(error.to_string())),
+            Err(error) => Err(StoreError::Failed(error.to_string())),
+        }
+    }
+
+    /// Makes rows as new as memory, then runs a query.
+    async fn read_ledger<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Sql) -> Result<T, RowsError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.sweep_if_due().await?;
+        if self.shared.behind.load(Ordering::Relaxed) > 0 || self.shared.queued() > 0 {
+            self.ask(Job::Flush).await?;
+        }
+        self.read(query).await
+    }
+
+    /// Writes rows in the writer's transaction; returns after it is durable.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Sql) -> Result<T, RowsError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: writer::RowsJob = Box::new(move |conn| {
+            let (done, value) = match work(conn) {
+                Ok(value) => (Ok(()), Some(value)),
+                Err(error) => (Err(error), None),
+            };
+            let after: writer::AfterCommit = Box::new(move |committed| {
+                let closed = StoreError::Closed;
+                let answer = committed.and_then(|()| value.ok_or(closed));
+                drop(reply.send(answer));
+            });
+            (done, after)
+        });
+        self.shared.push(Job::Rows(job))?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn ask(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Job,
+    ) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.push(job(reply))?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Has what is due retired, so that nobody sees a hold that has run out.
+    async fn sweep_if_due(&self) -> Result<(), StoreError> {
+        let next = self.shared.next_expiry.load(Ordering::Acquire);
+        if next == Timestamp::MAX.micros() || next > (self.shared.now)().micros() {
+            return Ok(());
+        }
+        self.ask(Job::Sweep).await
+    }
+
+    fn views(&self, org: &Org, page: Page<rows::listings::ListingRow>) -> Page<ListingView> {
+        let memory = self.shared.memory.read();
+        let view = |row: rows::listings::ListingRow| ListingView {
+            sku: memory.answer(org, &row.mapping.sku),
+            mapping: row.mapping,
+            state: row.state,
+            parked: row.parked,
+            attempts: row.attempts,
+        };
+        Page { items: page.items.into_iter().map(view).collect(), more: page.more }
+    }
+}
+
+type Journal = Vec<(i64, Vec<(Org, Event)>)>;
+
+/// Reads rows into memory and applies the journal's facts that are not in rows yet.
+fn load(conn: &Sql) -> Result<(Memory, Journal, i64), RowsError> {
+    let materialized: i64 = conn.query_row(
+        "SELECT value FROM meta WHERE name = 'materialized'",
+        [],
+        |row| row.get(0),
+    )?;
+    let mut journal: Journal = Vec::new();
+    let mut query = conn.prepare("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq")?;
+    let mut found = query.query([materialized])?;
+    while let Some(row) = found.next()? {
+        let seq: i64 = row.get(0)?;
+        let body = row.get_ref(1)?.as_blob().map_err(|e| RowsError::Corrupt(e.to_string()))?;
+        let facts = codec::decode(body)
+            .map_err(|error| RowsError::Corrupt(format!("journal record {seq}: {error}")))?;
+        journal.push((seq, facts));
+    }
+    let mut books: rustc_hash::FxHashMap<Org, Book> = ledger::load(conn)?
+        .into_iter()
+        .map(|(org, entries)| (org, Book::from_entries(entries)))
+        .collect();
+    for (org, event) in journal.iter().flat_map(|(_, facts)| facts) {
+        books.entry(org.clone()).or_default().apply(event);
+    }
+    let mut memory = Memory::default();
+    for (org, book) in books {
+        memory.merge(&org, book.into_entries());
+    }
+    let last_seq = journal.last().map_or(materialized, |(seq, _)| *seq);
+    Ok((memory, journal, last_seq))
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn submit(&self, submission: Submission) -> Result<Outcome, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.push(Job::Submit(Box::new(submission), reply))?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn sku(&self, org: &Org, sku: &Sku) -> Result<Option<SkuAnswer>, StoreError> {
+        self.sweep_if_due().await?;
+        Ok(self.shared.memory.read().answer(org, sku))
+    }
+
+    async fn skus(&self, org: &Org, query: SkuQuery) -> Result<Page<SkuAnswer>, StoreError> {
+        let of = org.clone();
+        let page = self.read_ledger(move |conn| ledger::skus(conn, &of, &query)).await?;
+        let memory = self.shared.memory.read();
+        let items = page.items.iter().filter_map(|sku| memory.answer(org, sku)).collect();
+        Ok(Page { items, more: page.more })
+    }
+
+    async fn sku_at(
+        &self,
+        org: &Org,
+        sku: &Sku,
+        at: Timestamp,
+    ) -> Result<Option<SkuAt>, StoreError> {
+        let (org, sku) = (org.clone(), sku.clone());
+        self.read_ledger(move |conn| ledger::sku_at(conn, &org, &sku, at)).await
+    }
+
+    async fn movements(
+        &self,
+        org: &Org,
+        sku: &Sku,
+        query: MovementQuery,
+    ) -> Result<Page<Movement>, StoreError> {
+        let (org, sku) = (org.clone(), sku.clone());
+        self.read_ledger(move |conn| ledger::movements(conn, &org, &sku, &query)).await
+    }
+
+    async fn reservation(
+        &self,
+        org: &Org,
+        id: ReservationId,
+    ) -> Result<Option<Reservation>, StoreError> {
+        self.sweep_if_due().await?;
+        let found = {
+            let memory = self.shared.memory.read();
+            memory.org(org).and_then(|org| org.reservations.get(&id)).cloned()
+        };
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => {
+                let org = org.clone();
+                self.read(move |conn| ledger::reservation(conn, &org, id)).await
+            }
+        }
+    }
+
+    async fn reservations(
+        &self,
+        org: &Org,
+        query: ReservationQuery,
+    ) -> Result<Page<Reservation>, StoreError> {
+        let org = org.clone();
+        self.read_ledger(move |conn| ledger::reservations(conn, &org, &query)).await
+    }
+
+    async fn recorded(
+        &self,
+        org: &Org,
+        key: &str,
+    ) -> Result<Option<([u8; 32], RecordedAnswer)>, StoreError> {
+        let (org, key) = (org.clone(), key.to_owned());
+        self.read(move |conn| rows::answers::get(conn, &org, &key)).await
+    }
+
+    async fn record(
+        &self,
+        org: &Org,
+        key: &str,
+        fingerprint: [u8; 32],
+        answer: RecordedAnswer,
+    ) -> Result<(), StoreError> {
+        let (org, key, at) = (org.clone(), key.to_owned(), (self.shared.now)());
+        self.write(move |conn| {
+            rows::answers::put(conn, &org, &key, &fingerprint, &answer, at).map(|_| ())
+        })
+        .await
+    }
+
+    async fn all_connections(&self) -> Result<Vec<(Org, Connection)>, StoreError> {
+        self.read(rows::connections::all).await
+    }
+
+    async fn connections(&self, org: &Org) -> Result<Vec<Connection>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::connections::list(conn, &org)).await
+    }
+
+    async fn connection(
+        &self,
+        org: &Org,
+        id: &ChannelId,
+    ) -> Result<Option<Connection>, StoreError> {
+        let (org, id) = (org.clone(), id.clone());
+        self.read(move |conn| rows::connections::get(conn, &org, &id)).await
+    }
+
+    async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::connections::put(conn, &org, &row)).await
+    }
+
+    async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError> {
+        let (org, id, now) = (org.clone(), id.clone(), (self.shared.now)());
+        self.write(move |conn| {
+            let deleted = rows::connections::delete(conn, &org, &id)?;
+            rows::conflicts::close_orphans(conn, &org, now)?;
+            Ok(deleted)
+        })
+        .await
+    }
+
+    async fn put_mappings(&self, org: &Org, rows: Vec<Mapping>) -> Result<(), StoreError> {
+        let (org, now) = (org.clone(), (self.shared.now)());
+        self.write(move |conn| {
+            rows::listings::put_mappings(conn, &org, &rows)?;
+            rows::conflicts::close_orphans(conn, &org, now).map(|_| ())
+        })
+        .await
+    }
+
+    async fn delete_mappings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        sku: &Sku,
+    ) -> Result<usize, StoreError> {
+        let (org, channel, sku) = (org.clone(), channel.clone(), sku.clone());
+        let now = (self.shared.now)();
+        self.write(move |conn| {
+            let count = rows::listings::delete_mappings(conn, &org, &channel, &sku)?;
+            rows::conflicts::close_orphans(conn, &org, now)?;
+            Ok(count)
+        })
+        .await
+    }
+
+    async fn listings(
+        &self,
+        org: &Org,
+        query: ListingQuery,
+    ) -> Result<Page<ListingView>, StoreError> {
+        let of = org.clone();
+        let page = if query.dirty || query.suspicious {
+            self.read_ledger(move |conn| rows::listings::query(conn, &of, &query)).await?
+        } else {
+            self.sweep_if_due().await?;
+            self.read(move |conn| rows::listings::query(conn, &of, &query)).await?
+        };
+        Ok(self.views(org, page))
+    }
+
+    async fn note_attempts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<AttemptNote>,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::listings::note_attempts(conn, &org, &channel, &notes)).await
+    }
+
+    async fn wait_dirty(&self) -> Vec<(Org, Sku)> {
+        loop {
+            let bell = self.shared.dirty_bell.notified();
+            let dirty = std::mem::take(&mut *self.shared.dirty.lock());
+            if !dirty.is_empty() {
+                return dirty.into_iter().collect();
+            }
+            bell.await;
+        }
+    }
+
+    async fn put_run(&self, org: &Org, run: Run) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::runs::put(conn, &org, &run)).await
+    }
+
+    async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>, StoreError> {
+        let (org, id) = (org.clone(), id.to_owned());
+        self.read(move |conn| rows::runs::get(conn, &org, &id)).await
+    }
+
+    async fn abandon_runs(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |conn| rows::runs::abandon(conn, now)).await
+    }
+
+    async fn add_history(
+        &self,
+        org: &Org,
+        entries: Vec<HistoryEntry>,
+    ) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::history::add(conn, &org, &entries)).await
+    }
+
+    async fn history(
+        &self,
+        org: &Org,
+        query: HistoryQuery,
+    ) -> Result<Page<HistoryEntry>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::history::query(conn, &org, &query)).await
+    }
+
+    async fn conflicts(
+        &self,
+        org: &Org,
+        open: Option<bool>,
+        channel: Option<&ChannelId>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page<Conflict>, StoreError> {
+        let (org, channel) = (org.clone(), channel.cloned());
+        self.read(move |conn| {
+            let channel = channel.as_ref();
+            let query = rows::conflicts::ConflictQuery { open, channel, before, limit };
+            rows::conflicts::list(conn, &org, query)
+        })
+        .await
+    }
+
+    async fn conflict(&self, org: &Org, id: u64) -> Result<Option<Conflict>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::conflicts::get(conn, &org, id)).await
+    }
+
+    async fn note_resolved(
+        &self,
+        org: &Org,
+        id: u64,
+        resolved: Resolved,
+    ) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::conflicts::note_resolved(conn, &org, id, &resolved)).await
+    }
+
+    async fn inbox_put(&self, org: &Org, item: InboxItem) -> Result<bool, StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::inbox::put(conn, &org, &item)).await
+    }
+
+    async fn inbox_waiting(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Org, InboxItem)>, StoreError> {
+        self.read(move |conn| rows::inbox::waiting(conn, now, limit)).await
+    }
+
+    async fn inbox_settle(
+        &self,
+        org: &Org,
+        id: u64,
+        settled: InboxSettled,
+    ) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::inbox::settle(conn, &org, id, &settled)).await
+    }
+
+    async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::deliveries::subscriptions(conn, &org)).await
+    }
+
+    async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::deliveries::put_subscription(conn, &org, &row)).await
+    }
+
+    async fn delete_subscription(&self, org: &Org, id: &str) -> Result<bool, StoreError> {
+        let (org, id) = (org.clone(), id.to_owned());
+        self.write(move |conn| rows::deliveries::delete_subscription(conn, &org, &id)).await
+    }
+
+    async fn add_event(
+        &self,
+        org: &Org,
+        event: &str,
+        body: serde_json::Value,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (org, event) = (org.clone(), event.to_owned());
+        self.write(move |conn| {
+            let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
+            rows::deliveries::add_event(conn, &org, &event, &body, at, &mut ids).map(|_| ())
+        })
+        .await
+    }
+
+    async fn deliveries_due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Org, Delivery)>, StoreError> {
+        self.read(move |conn| rows::deliveries::due(conn, now, limit)).await
+    }
+
+    async fn deliveries(
+        &self,
+        org: &Org,
+        subscription: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<Delivery>, StoreError> {
+        let (org, subscription) = (org.clone(), subscription.to_owned());
+        let before = before.map(str::to_owned);
+        self.read(move |conn| {
+            rows::deliveries::list(conn, &org, &subscription, before.as_deref(), limit)
+        })
+        .await
+    }
+
+    async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::deliveries::put(conn, &org, &row)).await
+    }
+
+    async fn api_key(&self, id: &str) -> Result<Option<(Org, ApiKey)>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |conn| rows::keys::get(conn, &id)).await
+    }
+
+    async fn api_keys(&self, org: &Org) -> Result<Vec<ApiKey>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::keys::list(conn, &org)).await
+    }
+
+    async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::keys::put(conn, &org, &key)).await
+    }
+
+    fn health(&self) -> Health {
+        self.shared.health.read().clone()
+    }
+
+    fn figures(&self) -> StoreFigures {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (skus, reservations) = {
+            let memory = self.shared.memory.read();
+            (memory.skus, count(memory.active()))
+        };
+        StoreFigures {
+            commands: self.shared.commands.load(Ordering::Relaxed),
+            commits: self.shared.commits.load(Ordering::Relaxed),
+            queued: count(self.shared.queued()),
+            behind: self.shared.behind.load(Ordering::Relaxed),
+            skus,
+            reservations,
+            oversold_events: self.shared.oversold_events.load(Ordering::Relaxed),
+        }
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.shared.changes.subscribe()
+    }
+
+    fn announce(&self, change: Change) {
+        // Nobody listening is fine.
+        drop(self.shared.changes.send(change));
+    }
+
+    async fn verify(&self, org: &Org) -> Result<Verification, StoreError> {
+        let of = org.clone();
+        let mut found = self.read_ledger(move |conn| ledger::verify(conn, &of)).await?;
+        let in_memory = {
+            let memory = self.shared.memory.read();
+            let active = |r: &&Reservation| r.status == ReservationStatus::Active;
+            memory.org(org).map_or((0, 0), |org| {
+                (org.skus.len(), org.reservations.values().filter(active).count())
+            })
+        };
+        if u64::try_from(in_memory.0) != Ok(found.skus) {
+            let fault = format!("{} SKUs in memory, {} in rows", in_memory.0, found.skus);
+            found.faults.push(fault);
+        }
+        Ok(found)
+    }
+
+    async fn orgs(&self) -> Result<Vec<Org>, StoreError> {
+        let mut orgs: Vec<Org> =
+            self.shared.memory.read().orgs().map(|(org, _)| org.clone()).collect();
+        orgs.extend(self.all_connections().await?.into_iter().map(|(org, _)| org));
+        orgs.sort();
+        orgs.dedup();
+        Ok(orgs)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        let closed = self.ask(Job::Close).await;
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                return Err(StoreError::Failed("the writer died".to_owned()));
+            }
+        }
+        closed
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        // Without a close, the writer ends here; what was answered is durable already.
+        let (reply, _) = oneshot::channel();
+        drop(self.shared.push(Job::Close(reply)));
+        if let Some(thread) = self.thread.lock().take() {
+            drop(thread.join());
+        }
+    }
+}

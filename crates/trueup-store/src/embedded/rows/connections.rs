@@ -1,0 +1,145 @@
+//! Connected accounts of channels.
+
+use rusqlite::{Connection as Sql, named_params, params};
+use trueup_core::{ChannelId, Org};
+
+use super::columns::Columns;
+use super::rules::RulesColumn;
+use super::words::Word;
+use super::{Result, all as all_rows, execute, first, json};
+use crate::Connection;
+
+/// Lists every connection of every org, for the workers.
+pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
+    const SQL: &str = "
+        SELECT org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
+          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+        FROM connection
+        ORDER BY org, id";
+    all_rows(conn, SQL, [], |columns| Ok((columns.name()?, read(columns)?)))
+}
+
+/// Lists an org's connections by id.
+pub(crate) fn list(conn: &Sql, org: &Org) -> Result<Vec<Connection>> {
+    const SQL: &str = "
+        SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
+          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+        FROM connection
+        WHERE org = ?
+        ORDER BY id";
+    all_rows(conn, SQL, [org.as_str()], read)
+}
+
+/// Returns a connection.
+pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connection>> {
+    const SQL: &str = "
+        SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
+          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+        FROM connection
+        WHERE org = ?
+          AND id = ?";
+    first(conn, SQL, [org.as_str(), id.as_str()], read)
+}
+
+/// Makes or replaces a connection.
+pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO connection (
+          org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
+          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+        )
+        VALUES (
+          :org, :id, :kind, :state, :sync_inventory, :sync_orders, :strategy, :rules,
+          :poll_interval_minutes, :dry_run, :endpoint, :settings, :sealed_credentials,
+          :created_at, :updated_at, :last_sync, :last_error_at, :last_error, :orders_seen_to
+        )
+        ON CONFLICT (org, id) DO UPDATE
+        SET kind = excluded.kind,
+          state = excluded.state,
+          sync_inventory = excluded.sync_inventory,
+          sync_orders = excluded.sync_orders,
+          strategy = excluded.strategy,
+          rules = excluded.rules,
+          poll_interval_minutes = excluded.poll_interval_minutes,
+          dry_run = excluded.dry_run,
+          endpoint = excluded.endpoint,
+          settings = excluded.settings,
+          sealed_credentials = excluded.sealed_credentials,
+          created_at = excluded.created_at,
+          updated_at = excluded.updated_at,
+          last_sync = excluded.last_sync,
+          last_error_at = excluded.last_error_at,
+          last_error = excluded.last_error,
+          orders_seen_to = excluded.orders_seen_to";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":id": row.id.as_str(),
+        ":kind": row.kind,
+        ":state": row.state.word(),
+        ":sync_inventory": row.sync_inventory,
+        ":sync_orders": row.sync_orders,
+        ":strategy": row.strategy.map(Word::word),
+        ":rules": json(&RulesColumn::from(&row.rules))?,
+        ":poll_interval_minutes": row.poll_interval_minutes,
+        ":dry_run": row.dry_run,
+        ":endpoint": row.endpoint,
+        ":settings": json(&row.settings)?,
+        ":sealed_credentials": row.sealed_credentials,
+        ":created_at": row.created_at.micros(),
+        ":updated_at": row.updated_at.micros(),
+        ":last_sync": row.last_sync.map(|at| at.micros()),
+        ":last_error_at": row.last_error.as_ref().map(|(at, _)| at.micros()),
+        ":last_error": row.last_error.as_ref().map(|(_, words)| words),
+        ":orders_seen_to": row.orders_seen_to.map(|at| at.micros()),
+    };
+    execute(conn, SQL, params)?;
+    Ok(())
+}
+
+/// Removes a connection with its listings and its inbox; returns whether it was there.
+///
+/// Order lines stay, lest its orders be booked again when it is connected again. Follow with
+/// [`super::conflicts::close_orphans`].
+pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
+    const LISTINGS: &str = "
+        DELETE FROM listing
+        WHERE org = ?
+          AND channel = ?";
+    const INBOX: &str = "
+        DELETE FROM inbox
+        WHERE org = ?
+          AND channel = ?";
+    const CONNECTION: &str = "
+        DELETE FROM connection
+        WHERE org = ?
+          AND id = ?";
+    execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
+    execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
+    Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)
+}
+
+fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
+    Ok(Connection {
+        id: columns.name()?,
+        kind: columns.take()?,
+        state: columns.word()?,
+        sync_inventory: columns.take()?,
+        sync_orders: columns.take()?,
+        strategy: columns.optional_word()?,
+        rules: columns.json::<RulesColumn>()?.try_into()?,
+        poll_interval_minutes: columns.take()?,
+        dry_run: columns.take()?,
+        endpoint: columns.take()?,
+        settings: columns.json()?,
+        sealed_credentials: columns.take()?,
+        created_at: columns.instant()?,
+        updated_at: columns.instant()?,
+        last_sync: columns.optional_instant()?,
+        last_error: columns.optional_instant()?.zip(columns.take()?),
+        orders_seen_to: columns.optional_instant()?,
+    })
+}

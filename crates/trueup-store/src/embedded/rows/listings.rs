@@ -1,0 +1,467 @@
+//! Mappings, and what is known of their listings.
+//!
+//! A row has three owners: the merchant's mapping, the ledger's state and the pushes' attempts.
+//! Each function here writes the columns of one of them.
+
+use rusqlite::{Connection, named_params, params};
+use trueup_core::{
+    ChannelId, ListingKey, ListingState, Location, Observed, Org, Sent, Sku, Strategy,
+};
+
+use super::columns::Columns;
+use super::rules::{RulesColumn, in_force};
+use super::words::Word;
+use super::{List, Result, count, execute, first, json, stored, text};
+use crate::{AttemptNote, ListingQuery, Mapping, Page, Parked, RuleSettings};
+
+/// A listing without its SKU, whose state the caller keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListingRow {
+    /// The mapping.
+    pub(crate) mapping: Mapping,
+    /// What was sent, acknowledged and read, with the settings in force.
+    pub(crate) state: ListingState,
+    /// Why it is not pushed, if it is not.
+    pub(crate) parked: Option<Parked>,
+    /// How often in a row a push or its verification has failed.
+    pub(crate) attempts: u32,
+}
+
+/// Which SKUs with a listing to list, by SKU ascending.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MappedQuery<'a> {
+    /// Only with a listing on this connection.
+    pub(crate) channel: Option<&'a ChannelId>,
+    /// Only with a listing (on that connection) that owes a push.
+    pub(crate) stale: bool,
+    /// After this SKU.
+    pub(crate) after: Option<&'a Sku>,
+    /// At most so many.
+    pub(crate) limit: usize,
+}
+
+/// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
+const IS_DIRTY: &str = "(l.forced = 1 OR l.acked_version < s.publish_version)";
+
+/// May differ from what it should show; see [`ListingQuery::suspicious`].
+const IS_SUSPICIOUS: &str = "(
+    (l.observed_quantity IS NOT NULL AND l.observed_quantity IS NOT l.base)
+    OR l.in_flight_quantity IS NOT NULL
+    OR l.parked_code IS NOT NULL
+    OR l.in_conflict = 1
+    OR l.forced = 1
+    OR l.acked_version < s.version
+  )";
+
+/// Makes or replaces mappings.
+///
+/// What is known of a listing stays where its key and SKU stay. Moved to another SKU it is as
+/// if never pushed; only its epoch goes on, because versions of the two SKUs may be equal and a
+/// token must not be used twice. A mapping that changed is no longer parked; an unchanged one
+/// is not written. Follow with [`super::conflicts::close_orphans`].
+pub(crate) fn put_mappings(conn: &Connection, org: &Org, mappings: &[Mapping]) -> Result<()> {
+    for mapping in mappings {
+        forget_other_sku(conn, org, mapping)?;
+        put_mapping(conn, org, mapping)?;
+    }
+    Ok(())
+}
+
+fn forget_other_sku(conn: &Connection, org: &Org, mapping: &Mapping) -> Result<()> {
+    const SQL: &str = "
+        UPDATE listing
+        SET sku = :sku,
+          base = NULL,
+          in_flight_quantity = NULL,
+          in_flight_version = NULL,
+          in_flight_at = NULL,
+          acked_version = 0,
+          acked_at = NULL,
+          observed_quantity = NULL,
+          observed_at = NULL,
+          provisional = 0,
+          forced = 0,
+          epoch = (epoch + 1) % 4294967296,
+          in_conflict = 0,
+          parked_code = NULL,
+          parked_detail = NULL,
+          parked_at = NULL,
+          attempts = 0
+        WHERE org = :org
+          AND channel = :channel
+          AND listing_key = :key
+          AND sku <> :sku";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":channel": mapping.channel.as_str(),
+        ":key": mapping.key.as_str(),
+        ":sku": mapping.sku.as_str(),
+    };
+    execute(conn, SQL, params)?;
+    Ok(())
+}
+
+fn put_mapping(conn: &Connection, org: &Org, mapping: &Mapping) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO listing (
+          org, channel, listing_key, sku, fields, strategy, rules, channel_fulfilled, enabled
+        )
+        VALUES (
+          :org, :channel, :key, :sku, :fields, :strategy, :rules, :channel_fulfilled, :enabled
+        )
+        ON CONFLICT (org, channel, listing_key) DO UPDATE
+        SET fields = excluded.fields,
+          strategy = excluded.strategy,
+          rules = excluded.rules,
+          channel_fulfilled = excluded.channel_fulfilled,
+          enabled = excluded.enabled,
+          parked_code = NULL,
+          parked_detail = NULL,
+          parked_at = NULL,
+          attempts = 0
+        WHERE listing.fields <> excluded.fields
+          OR listing.strategy IS NOT excluded.strategy
+          OR listing.rules <> excluded.rules
+          OR listing.channel_fulfilled <> excluded.channel_fulfilled
+          OR listing.enabled <> excluded.enabled";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":channel": mapping.channel.as_str(),
+        ":key": mapping.key.as_str(),
+        ":sku": mapping.sku.as_str(),
+        ":fields": json(&mapping.fields)?,
+        ":strategy": mapping.strategy.map(Word::word),
+        ":rules": json(&RulesColumn::from(&mapping.rules))?,
+        ":channel_fulfilled": mapping.channel_fulfilled,
+        ":enabled": mapping.enabled,
+    };
+    execute(conn, SQL, params)?;
+    Ok(())
+}
+
+/// Removes a SKU's mappings on a channel; returns how many there were.
+///
+/// Follow with [`super::conflicts::close_orphans`].
+pub(crate) fn delete_mappings(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    sku: &Sku,
+) -> Result<usize> {
+    const SQL: &str = "
+        DELETE FROM listing
+        WHERE org = ?
+          AND channel = ?
+          AND sku = ?";
+    execute(conn, SQL, [org.as_str(), channel.as_str(), sku.as_str()])
+}
+
+/// Returns what is known of a listing, with the settings in force.
+pub(crate) fn state(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    key: &ListingKey,
+) -> Result<Option<ListingState>> {
+    const SQL: &str = "
+        SELECT
+          l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.strategy, l.rules,
+          c.strategy, c.rules,
+          l.base, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
+          l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
+          l.provisional, l.forced, l.epoch, l.in_conflict
+        FROM listing l
+        LEFT JOIN connection c ON c.org = l.org AND c.id = l.channel
+        WHERE l.org = ?
+          AND l.channel = ?
+          AND l.listing_key = ?";
+    let params = [org.as_str(), channel.as_str(), key.as_str()];
+    first(conn, SQL, params, |columns| {
+        let settings = read_settings(columns)?;
+        read_state(columns, &settings)
+    })
+}
+
+/// Writes what is known of a listing; does nothing where the mapping is gone or has moved to
+/// another SKU.
+pub(crate) fn put_state(conn: &Connection, org: &Org, state: &ListingState) -> Result<()> {
+    const SQL: &str = "
+        UPDATE listing
+        SET base = :base,
+          in_flight_quantity = :in_flight_quantity,
+          in_flight_version = :in_flight_version,
+          in_flight_at = :in_flight_at,
+          acked_version = :acked_version,
+          acked_at = :acked_at,
+          observed_quantity = :observed_quantity,
+          observed_at = :observed_at,
+          provisional = :provisional,
+          forced = :forced,
+          epoch = :epoch,
+          in_conflict = :in_conflict
+        WHERE org = :org
+          AND channel = :channel
+          AND listing_key = :key
+          AND sku = :sku";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":channel": state.channel.as_str(),
+        ":key": state.key.as_str(),
+        ":sku": state.sku.as_str(),
+        ":base": state.base,
+        ":in_flight_quantity": state.in_flight.map(|sent| sent.quantity),
+        ":in_flight_version": state.in_flight.map(|sent| stored(sent.version)).transpose()?,
+        ":in_flight_at": state.in_flight.map(|sent| sent.at.micros()),
+        ":acked_version": stored(state.acked_version)?,
+        ":acked_at": state.acked_at.map(|at| at.micros()),
+        ":observed_quantity": state.observed.map(|seen| seen.quantity),
+        ":observed_at": state.observed.map(|seen| seen.at.micros()),
+        ":provisional": state.provisional.get(),
+        ":forced": state.forced,
+        ":epoch": state.epoch,
+        ":in_conflict": state.in_conflict,
+    };
+    execute(conn, SQL, params)?;
+    Ok(())
+}
+
+/// Notes failures in a row and parking; passes over listings that are gone.
+pub(crate) fn note_attempts(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    notes: &[AttemptNote],
+) -> Result<()> {
+    const SQL: &str = "
+        UPDATE listing
+        SET attempts = ?,
+          parked_code = ?,
+          parked_detail = ?,
+          parked_at = ?
+        WHERE org = ?
+          AND channel = ?
+          AND listing_key = ?";
+    for AttemptNote { key, attempts, parked } in notes {
+        let parked = parked.as_ref();
+        let params = params![
+            attempts,
+            parked.map(|parked| &parked.code),
+            parked.map(|parked| &parked.detail),
+            parked.map(|parked| parked.at.micros()),
+            org.as_str(),
+            channel.as_str(),
+            key.as_str(),
+        ];
+        execute(conn, SQL, params)?;
+    }
+    Ok(())
+}
+
+/// Lists listings by SKU, key and channel.
+///
+/// The cursor is SKU and key, which listings of two channels may share: a page ends before such
+/// a group that it cannot hold whole. A group larger than the limit makes the page longer.
+pub(crate) fn query(
+    conn: &Connection,
+    org: &Org,
+    query: &ListingQuery,
+) -> Result<Page<ListingRow>> {
+    // One above the limit, to see where the last group ends; the list itself looks further.
+    let Page { mut items, more } = list(conn, org, query, query.limit.saturating_add(1))?;
+    let Some(next) = items.get(query.limit).map(|row| row.mapping.clone()) else {
+        return Ok(Page { items, more });
+    };
+    let is_of_next =
+        |row: &ListingRow| row.mapping.sku == next.sku && row.mapping.key == next.key;
+    items.truncate(query.limit);
+    let whole = items.iter().rposition(|row| !is_of_next(row)).map_or(0, |at| at + 1);
+    if whole == 0 && query.limit > 0 {
+        let longer = ListingQuery { limit: query.limit.saturating_add(1), ..query.clone() };
+        return self::query(conn, org, &longer);
+    }
+    items.truncate(whole);
+    Ok(Page { items, more: true })
+}
+
+fn list(
+    conn: &Connection,
+    org: &Org,
+    query: &ListingQuery,
+    limit: usize,
+) -> Result<Page<ListingRow>> {
+    const SQL: &str = "
+SELECT
+  l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.strategy, l.rules,
+  c.strategy, c.rules,
+  l.base, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
+  l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
+  l.provisional, l.forced, l.epoch, l.in_conflict,
+  l.fields, l.enabled, l.parked_code, l.parked_detail, l.parked_at, l.attempts
+FROM listing l
+LEFT JOIN connection c ON c.org = l.org AND c.id = l.channel
+LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
+WHERE l.org = ?";
+    let mut list = List::of(org, SQL);
+    list.by("l.channel = ?", query.channel.as_ref().map(|id| text(id.as_str())));
+    if let Some(skus) = &query.skus {
+        let names: Vec<&str> = skus.iter().map(Sku::as_str).collect();
+        list.by("l.sku IN (SELECT value FROM json_each(?))", Some(text(&json(&names)?)));
+    }
+    list.by("l.listing_key = ?", query.key.as_ref().map(|key| text(key.as_str())));
+    if query.dirty {
+        list.when(IS_DIRTY);
+    }
+    if query.suspicious {
+        list.when(IS_SUSPICIOUS);
+    }
+    if let Some((sku, key)) = &query.after {
+        let after = [text(sku.as_str()), text(key.as_str())];
+        list.by_all("(l.sku, l.listing_key) > (?, ?)", after);
+    }
+    list.page(conn, "l.sku, l.listing_key, l.channel", limit, read_row)
+}
+
+/// Lists SKUs that have a listing, each once.
+pub(crate) fn mapped_skus(
+    conn: &Connection,
+    org: &Org,
+    query: MappedQuery<'_>,
+) -> Result<Page<Sku>> {
+    const ALL: &str = "
+SELECT DISTINCT l.sku
+FROM listing l
+WHERE l.org = ?";
+    const STALE: &str = "
+SELECT DISTINCT l.sku
+FROM listing l
+LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
+WHERE l.org = ?";
+    let mut list = List::of(org, if query.stale { STALE } else { ALL });
+    list.by("l.channel = ?", query.channel.map(|id| text(id.as_str())));
+    list.by("l.sku > ?", query.after.map(|sku| text(sku.as_str())));
+    if query.stale {
+        list.when(IS_DIRTY);
+    }
+    list.page(conn, "l.sku", query.limit, |columns| columns.name())
+}
+
+/// Counts a channel's listings.
+pub(crate) fn count_all(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
+    const SQL: &str = "
+        SELECT count(*)
+        FROM listing
+        WHERE org = ?
+          AND channel = ?";
+    count(conn, SQL, [org.as_str(), channel.as_str()])
+}
+
+/// Counts a channel's listings that owe a push.
+pub(crate) fn count_dirty(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
+    const SQL: &str = "
+        SELECT count(*)
+        FROM listing l
+        LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
+        WHERE l.org = ?
+          AND l.channel = ?
+          AND (l.forced = 1 OR l.acked_version < s.publish_version)";
+    count(conn, SQL, [org.as_str(), channel.as_str()])
+}
+
+/// What the merchant set, of the listing and of its connection.
+struct Settings {
+    channel: ChannelId,
+    key: ListingKey,
+    sku: Sku,
+    channel_fulfilled: bool,
+    strategy: Option<Strategy>,
+    rules: RuleSettings,
+    channel_strategy: Option<Strategy>,
+    channel_rules: RuleSettings,
+}
+
+impl Settings {
+    /// Returns where adopted differences are booked.
+    fn home(&self) -> Location {
+        if self.channel_fulfilled {
+            return Location::of_channel(&self.channel);
+        }
+        let fed_by = self.rules.locations.as_deref().unwrap_or_default();
+        fed_by.first().cloned().unwrap_or_else(Location::main)
+    }
+}
+
+fn read_settings(columns: &mut Columns<'_, '_>) -> Result<Settings> {
+    Ok(Settings {
+        channel: columns.name()?,
+        key: columns.name()?,
+        sku: columns.name()?,
+        channel_fulfilled: columns.take()?,
+        strategy: columns.optional_word()?,
+        rules: columns.json::<RulesColumn>()?.try_into()?,
+        channel_strategy: columns.optional_word()?,
+        channel_rules: columns.optional_json::<RulesColumn>()?.unwrap_or_default().try_into()?,
+    })
+}
+
+fn read_state(columns: &mut Columns<'_, '_>, settings: &Settings) -> Result<ListingState> {
+    Ok(ListingState {
+        channel: settings.channel.clone(),
+        key: settings.key.clone(),
+        sku: settings.sku.clone(),
+        rules: in_force(&settings.rules, &settings.channel_rules),
+        strategy: settings.strategy.or(settings.channel_strategy).unwrap_or_default(),
+        channel_fulfilled: settings.channel_fulfilled,
+        home: settings.home(),
+        base: columns.take()?,
+        in_flight: read_sent(columns)?,
+        acked_version: columns.count()?,
+        acked_at: columns.optional_instant()?,
+        observed: read_observed(columns)?,
+        provisional: columns.delta()?,
+        forced: columns.take()?,
+        epoch: columns.take()?,
+        in_conflict: columns.take()?,
+    })
+}
+
+fn read_sent(columns: &mut Columns<'_, '_>) -> Result<Option<Sent>> {
+    let quantity: Option<i64> = columns.take()?;
+    let version = columns.optional_count()?;
+    let at = columns.optional_instant()?;
+    let all = quantity.zip(version).zip(at);
+    Ok(all.map(|((quantity, version), at)| Sent { quantity, version, at }))
+}
+
+fn read_observed(columns: &mut Columns<'_, '_>) -> Result<Option<Observed>> {
+    let quantity: Option<i64> = columns.take()?;
+    let at = columns.optional_instant()?;
+    Ok(quantity.zip(at).map(|(quantity, at)| Observed { quantity, at }))
+}
+
+fn read_parked(columns: &mut Columns<'_, '_>) -> Result<Option<Parked>> {
+    let code: Option<String> = columns.take()?;
+    let detail: Option<String> = columns.take()?;
+    let at = columns.optional_instant()?;
+    Ok(code.zip(detail).zip(at).map(|((code, detail), at)| Parked { code, detail, at }))
+}
+
+fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
+    let settings = read_settings(columns)?;
+    let state = read_state(columns, &settings)?;
+    let mapping = Mapping {
+        channel: settings.channel,
+        key: settings.key,
+        sku: settings.sku,
+        fields: columns.json()?,
+        strategy: settings.strategy,
+        rules: settings.rules,
+        channel_fulfilled: settings.channel_fulfilled,
+        enabled: columns.take()?,
+    };
+    Ok(ListingRow {
+        mapping,
+        state,
+        parked: read_parked(columns)?,
+        attempts: columns.take()?,
+    })
+}

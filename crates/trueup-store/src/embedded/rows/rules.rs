@@ -1,0 +1,72 @@
+//! Publishing rules as JSON in a column, and the rules in force of a mapping over a connection.
+
+use serde::{Deserialize, Serialize};
+use trueup_core::{Location, Quantity, Rules};
+
+use super::columns::{parse_name, parse_quantity};
+use super::{Result, RowsError};
+use crate::RuleSettings;
+
+/// [`RuleSettings`] as a column keeps them; what is not set is not written.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct RulesColumn {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    buffer: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percent: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_quantity: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_below: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    units_per_listing: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locations: Option<Vec<String>>,
+}
+
+impl From<&RuleSettings> for RulesColumn {
+    fn from(settings: &RuleSettings) -> Self {
+        let names = |places: &Vec<Location>| places.iter().map(Location::to_string).collect();
+        Self {
+            buffer: settings.buffer.map(Quantity::get),
+            percent: settings.percent,
+            max_quantity: settings.max_quantity.map(Quantity::get),
+            zero_below: settings.zero_below.map(Quantity::get),
+            units_per_listing: settings.units_per_listing.map(Quantity::get),
+            locations: settings.locations.as_ref().map(names),
+        }
+    }
+}
+
+impl TryFrom<RulesColumn> for RuleSettings {
+    type Error = RowsError;
+
+    fn try_from(column: RulesColumn) -> Result<Self> {
+        let quantity = |units: Option<u64>| units.map(parse_quantity).transpose();
+        let places = |names: Vec<String>| names.iter().map(|name| parse_name(name)).collect();
+        Ok(Self {
+            buffer: quantity(column.buffer)?,
+            percent: column.percent,
+            max_quantity: quantity(column.max_quantity)?,
+            zero_below: quantity(column.zero_below)?,
+            units_per_listing: quantity(column.units_per_listing)?,
+            locations: column.locations.map(places).transpose()?,
+        })
+    }
+}
+
+/// Returns the rules in force: the mapping's over the connection's over the defaults.
+///
+/// Units per listing and locations are a mapping's alone: they say what the listing is made of.
+pub(super) fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rules {
+    let default = Rules::default();
+    Rules {
+        locations: mapping.locations.clone(),
+        buffer: mapping.buffer.or(connection.buffer).unwrap_or(default.buffer),
+        percent: mapping.percent.or(connection.percent).unwrap_or(default.percent),
+        units_per_listing: mapping.units_per_listing.unwrap_or(default.units_per_listing),
+        max_quantity: mapping.max_quantity.or(connection.max_quantity),
+        zero_below: mapping.zero_below.or(connection.zero_below).unwrap_or(default.zero_below),
+    }
+}

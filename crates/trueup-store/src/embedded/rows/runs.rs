@@ -1,0 +1,84 @@
+//! Pushes and pulls over a channel.
+
+use rusqlite::{Connection, named_params, params};
+use trueup_core::{Org, Timestamp};
+
+use super::words::Word;
+use super::{Result, execute, first, json};
+use crate::Run;
+
+/// Makes or replaces a run.
+pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO run (
+          org, id, operation, channel, status, dry_run, counters, warnings, items, error,
+          started_at, finished_at
+        )
+        VALUES (
+          :org, :id, :operation, :channel, :status, :dry_run, :counters, :warnings, :items,
+          :error, :started_at, :finished_at
+        )
+        ON CONFLICT (org, id) DO UPDATE
+        SET operation = excluded.operation,
+          channel = excluded.channel,
+          status = excluded.status,
+          dry_run = excluded.dry_run,
+          counters = excluded.counters,
+          warnings = excluded.warnings,
+          items = excluded.items,
+          error = excluded.error,
+          started_at = excluded.started_at,
+          finished_at = excluded.finished_at";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":id": run.id,
+        ":operation": run.operation,
+        ":channel": run.channel.as_str(),
+        ":status": run.status.word(),
+        ":dry_run": run.dry_run,
+        ":counters": json(&run.counters)?,
+        ":warnings": json(&run.warnings)?,
+        ":items": json(&run.items)?,
+        ":error": run.error,
+        ":started_at": run.started_at.micros(),
+        ":finished_at": run.finished_at.map(|at| at.micros()),
+    };
+    execute(conn, SQL, params)?;
+    Ok(())
+}
+
+/// Returns a run.
+pub(crate) fn get(conn: &Connection, org: &Org, id: &str) -> Result<Option<Run>> {
+    const SQL: &str = "
+        SELECT id, operation, channel, status, dry_run, counters, warnings, items, error,
+          started_at, finished_at
+        FROM run
+        WHERE org = ?
+          AND id = ?";
+    first(conn, SQL, [org.as_str(), id], |columns| {
+        Ok(Run {
+            id: columns.take()?,
+            operation: columns.take()?,
+            channel: columns.name()?,
+            status: columns.word()?,
+            dry_run: columns.take()?,
+            counters: columns.json()?,
+            warnings: columns.json()?,
+            items: columns.json()?,
+            error: columns.take()?,
+            started_at: columns.instant()?,
+            finished_at: columns.optional_instant()?,
+        })
+    })
+}
+
+/// Ends the runs of every org that a crash left running; returns how many.
+pub(crate) fn abandon(conn: &Connection, now: Timestamp) -> Result<usize> {
+    const SQL: &str = "
+        UPDATE run
+        SET status = 'failed',
+          error = 'interrupted by a restart',
+          finished_at = ?
+        WHERE status = 'running'";
+    execute(conn, SQL, params![now.micros()])
+}

@@ -1,0 +1,73 @@
+//! Enumerations as words in columns.
+//!
+//! The words are the schema's; a change of one is a migration.
+
+use trueup_core::Strategy;
+
+use super::{Result, RowsError};
+use crate::{ConnectionState, DeliveryState, RunStatus};
+
+/// An enumeration that is kept as a word.
+pub(super) trait Word: Copy + 'static {
+    /// Every value.
+    const ALL: &'static [Self];
+
+    /// Returns the value's word.
+    fn word(self) -> &'static str;
+}
+
+/// Returns the value of a word.
+pub(super) fn parse_word<T: Word>(text: &str) -> Result<T> {
+    let found = T::ALL.iter().copied().find(|value| value.word() == text);
+    found.ok_or_else(|| RowsError::Corrupt(format!("the word {text:?} is unknown")))
+}
+
+impl Word for Strategy {
+    const ALL: &'static [Self] =
+        &[Self::MasterWins, Self::ChannelWins, Self::LowerWins, Self::Manual];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::MasterWins => "master_wins",
+            Self::ChannelWins => "channel_wins",
+            Self::LowerWins => "lower_wins",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+impl Word for ConnectionState {
+    const ALL: &'static [Self] = &[Self::Active, Self::Paused];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+impl Word for RunStatus {
+    const ALL: &'static [Self] = &[Self::Running, Self::Completed, Self::Partial, Self::Failed];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Word for DeliveryState {
+    const ALL: &'static [Self] = &[Self::Pending, Self::Delivered, Self::Dead];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The tables of the ledger, and how an older file is brought forward.
+
+use rusqlite::Connection;
+
+use super::files::APPLICATION_ID;
+use super::rows;
+
+/// The schema's version, kept in `PRAGMA user_version`.
+pub(super) const VERSION: i64 = 1;
+
+/// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
+/// `meta.materialized` is the number of the last journal record that is.
+const LEDGER: &str = "
+CREATE TABLE meta (
+  name  TEXT PRIMARY KEY,
+  value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE journal (
+  seq  INTEGER PRIMARY KEY,
+  body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE sku (
+  org                 TEXT NOT NULL,
+  sku                 TEXT NOT NULL,
+  version             INTEGER NOT NULL,
+  publish_version     INTEGER NOT NULL,
+  updated_at          INTEGER NOT NULL,
+  safety_stock        INTEGER NOT NULL,
+  low_stock_threshold INTEGER,
+  backorder_limit     INTEGER NOT NULL,
+  low_since           INTEGER,
+  on_hand             INTEGER NOT NULL,
+  reserved            INTEGER NOT NULL CHECK (reserved >= 0),
+  PRIMARY KEY (org, sku)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sku_low ON sku (org, sku) WHERE low_since IS NOT NULL;
+
+CREATE TABLE level (
+  org      TEXT NOT NULL,
+  sku      TEXT NOT NULL,
+  location TEXT NOT NULL,
+  on_hand  INTEGER NOT NULL,
+  reserved INTEGER NOT NULL CHECK (reserved >= 0),
+  PRIMARY KEY (org, sku, location)
+) STRICT, WITHOUT ROWID;
+
+-- Every definition a bundle ever had; the newest is in force. An empty list: no bundle.
+CREATE TABLE bundle (
+  org   TEXT NOT NULL,
+  sku   TEXT NOT NULL,
+  seq   INTEGER NOT NULL,
+  parts TEXT NOT NULL,
+  PRIMARY KEY (org, sku, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE movement (
+  org                     TEXT NOT NULL,
+  sku                     TEXT NOT NULL,
+  seq                     INTEGER NOT NULL,
+  at                      INTEGER NOT NULL,
+  kind                    INTEGER NOT NULL,
+  location                TEXT NOT NULL,
+  delta                   INTEGER NOT NULL,
+  reserved_delta          INTEGER NOT NULL,
+  quantity_after          INTEGER NOT NULL,
+  reserved_after          INTEGER NOT NULL,
+  location_quantity_after INTEGER NOT NULL,
+  location_reserved_after INTEGER NOT NULL,
+  safety_stock            INTEGER NOT NULL,
+  low_stock_threshold     INTEGER,
+  backorder_limit         INTEGER NOT NULL,
+  publish                 INTEGER NOT NULL,
+  reason                  TEXT,
+  actor                   TEXT NOT NULL,
+  source                  INTEGER NOT NULL,
+  reference               TEXT,
+  PRIMARY KEY (org, sku, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE reservation (
+  org        TEXT NOT NULL,
+  id         BLOB NOT NULL,
+  order_id   TEXT NOT NULL,
+  status     INTEGER NOT NULL,
+  items      TEXT NOT NULL,
+  holds      TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  ended_at   INTEGER,
+  PRIMARY KEY (org, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX reservation_order ON reservation (org, order_id);
+CREATE INDEX reservation_active ON reservation (org, id) WHERE status = 1;
+
+-- Which reservations ask for a SKU.
+CREATE TABLE reservation_sku (
+  org TEXT NOT NULL,
+  sku TEXT NOT NULL,
+  id  BLOB NOT NULL,
+  PRIMARY KEY (org, sku, id)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Sets what every connection needs.
+pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", -16_000)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    conn.pragma_update(None, "foreign_keys", "OFF")?;
+    conn.busy_timeout(std::time::Duration::from_secs(5))
+}
+
+/// Writes the schema into an empty file.
+pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "page_size", 8_192)?;
+    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.execute_batch("BEGIN")?;
+    conn.execute_batch(LEDGER)?;
+    conn.execute_batch(rows::SCHEMA)?;
+    conn.execute("INSERT INTO meta (name, value) VALUES ('materialized', 0)", [])?;
+    conn.pragma_update(None, "user_version", VERSION)?;
+    conn.execute_batch("COMMIT")
+}
+
+/// Brings an older file forward, one version at a time, each in its own transaction.
+pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
+    let mut version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    while version < VERSION {
+        let step = usize::try_from(version).ok().and_then(|at| MIGRATIONS.get(at));
+        let Some(step) = step else { break };
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        let done = conn
+            .execute_batch(step)
+            .and_then(|()| conn.pragma_update(None, "user_version", version + 1));
+        conn.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        done?;
+        version += 1;
+    }
+    Ok(())
+}
+
+/// The step from each version to the next. Version 1 is the first that was ever written.
+const MIGRATIONS: [&str; 1] = [""];
