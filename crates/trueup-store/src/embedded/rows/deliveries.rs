@@ -19,11 +19,7 @@ pub(crate) fn subscriptions(conn: &Connection, org: &Org) -> Result<Vec<Subscrip
 }
 
 /// Returns a subscription.
-pub(crate) fn subscription(
-    conn: &Connection,
-    org: &Org,
-    id: &str,
-) -> Result<Option<Subscription>> {
+pub(crate) fn subscription(conn: &Connection, org: &Org, id: &str) -> Result<Option<Subscription>> {
     const SQL: &str = "
         SELECT id, url, events, sealed_secret, enabled, description, created_at
         FROM subscription
@@ -128,11 +124,7 @@ pub(crate) fn add_event(
 }
 
 /// Lists deliveries of every org that are due to enabled subscriptions, longest due first.
-pub(crate) fn due(
-    conn: &Connection,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Vec<(Org, Delivery)>> {
+pub(crate) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Vec<(Org, Delivery)>> {
     const SQL: &str = "
         SELECT d.org, d.id, d.subscription, d.event, d.body, d.state, d.attempts, d.next_at,
           d.last_result, d.created_at

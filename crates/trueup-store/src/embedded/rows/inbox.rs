@@ -59,12 +59,7 @@ pub(crate) fn waiting(
 ///
 /// A done one loses its body, which may name customers and is needed no more; a dead one keeps
 /// it for people.
-pub(crate) fn settle(
-    conn: &Connection,
-    org: &Org,
-    id: u64,
-    settled: &InboxSettled,
-) -> Result<()> {
+pub(crate) fn settle(conn: &Connection, org: &Org, id: u64, settled: &InboxSettled) -> Result<()> {
     const DONE: &str = "
         UPDATE inbox
         SET state = 'done',

@@ -271,8 +271,7 @@ pub(crate) fn query(
     let Some(next) = items.get(query.limit).map(|row| row.mapping.clone()) else {
         return Ok(Page { items, more });
     };
-    let is_of_next =
-        |row: &ListingRow| row.mapping.sku == next.sku && row.mapping.key == next.key;
+    let is_of_next = |row: &ListingRow| row.mapping.sku == next.sku && row.mapping.key == next.key;
     items.truncate(query.limit);
     let whole = items.iter().rposition(|row| !is_of_next(row)).map_or(0, |at| at + 1);
     if whole == 0 && query.limit > 0 {
@@ -343,16 +342,6 @@ WHERE l.org = ?";
         list.when(IS_DIRTY);
     }
     list.page(conn, "l.sku", query.limit, |columns| columns.name())
-}
-
-/// Counts a channel's listings.
-pub(crate) fn count_all(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
-    const SQL: &str = "
-        SELECT count(*)
-        FROM listing
-        WHERE org = ?
-          AND channel = ?";
-    count(conn, SQL, [org.as_str(), channel.as_str()])
 }
 
 /// Counts a channel's listings that owe a push.
@@ -458,10 +447,5 @@ fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
         channel_fulfilled: settings.channel_fulfilled,
         enabled: columns.take()?,
     };
-    Ok(ListingRow {
-        mapping,
-        state,
-        parked: read_parked(columns)?,
-        attempts: columns.take()?,
-    })
+    Ok(ListingRow { mapping, state, parked: read_parked(columns)?, attempts: columns.take()? })
 }

@@ -22,9 +22,6 @@ mod rules;
 pub(crate) mod runs;
 mod words;
 
-#[cfg(test)]
-mod tests;
-
 use rusqlite::types::Value;
 use rusqlite::{Connection, Params, Row};
 use trueup_core::Org;
