@@ -1,0 +1,226 @@
+//! The three-way comparison: strategies × channel below, equal, above × push in flight or not ×
+//! buffer or not; and what it must never do over time.
+
+use std::sync::Arc;
+
+use trueup_core::{
+    Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingReading,
+    ListingState, Location, Reconcile, ReconcileAction, Resolution, Rules, Sent, Strategy,
+    Timestamp,
+};
+
+use crate::harness::{World, listing, sku, units};
+
+const SETTLE_MS: i64 = 1_000;
+
+fn world_with(on_hand: u64, state: ListingState) -> World {
+    let mut world = World { now: 1_000_000_000, ..World::default() };
+    world.put("A", on_hand).unwrap();
+    world.listings.insert((state.channel.clone(), state.key.clone()), state);
+    world
+}
+
+fn pull(world: &mut World, observed: i64) -> trueup_core::Reconciled {
+    let answer = world.run(&Command::Reconcile(Reconcile {
+        channel: ChannelId::new("shop").unwrap(),
+        read_at: Timestamp::from_micros(world.now),
+        settle_ms: SETTLE_MS,
+        strategy: None,
+        readings: vec![ListingReading { key: ListingKey::new("A").unwrap(), observed }],
+    }));
+    match answer {
+        Ok(Answer::Reconciled(mut items)) => items.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn state(world: &World) -> &ListingState {
+    world.listings.values().next().unwrap()
+}
+
+/// One line of the table: what the channel shows against a base, and what comes of it.
+fn check(strategy: Strategy, buffer: u64, in_flight: bool, moved: i64, expected: (&str, i64)) {
+    let rules = Rules { buffer: units(buffer), ..Rules::default() };
+    let published = 42 - i64::try_from(buffer).unwrap();
+    let mut listing = listing("A", strategy, rules);
+    listing.base = Some(published);
+    if in_flight {
+        // Two units were reserved since; the push that says so is out and not acknowledged.
+        let at = Timestamp::from_micros(1_000_000_000);
+        listing.in_flight = Some(Sent { quantity: published - 2, version: 2, at });
+    }
+    let mut world = world_with(42, listing);
+    if in_flight {
+        world.reserve(1, "order", &[("A", 2)]).unwrap();
+    }
+    let item = pull(&mut world, published + moved);
+    let action = match item.action {
+        ReconcileAction::Matched => "matched",
+        ReconcileAction::Push => "push",
+        ReconcileAction::Adopted => "adopted",
+        ReconcileAction::Conflict => "conflict",
+        ReconcileAction::Pending => "pending",
+    };
+    let on_hand = world.numbers("A").0;
+    let circumstances = format!("{strategy:?} buffer {buffer} flight {in_flight} moved {moved}");
+    assert_eq!((action, on_hand), expected, "{circumstances}");
+}
+
+#[test]
+fn every_strategy_in_every_circumstance() {
+    use Strategy::{ChannelWins, LowerWins, Manual, MasterWins};
+    for buffer in [0, 5] {
+        for strategy in [MasterWins, ChannelWins, LowerWins, Manual] {
+            // The channel shows what it was told.
+            check(strategy, buffer, false, 0, ("matched", 42));
+            // It shows the number before the push that is out, or already that push: no conflict,
+            // and a reading that fits neither is too early to judge.
+            check(strategy, buffer, true, 0, ("pending", 42));
+            check(strategy, buffer, true, -2, ("matched", 42));
+            check(strategy, buffer, true, -7, ("pending", 42));
+            check(strategy, buffer, true, 7, ("pending", 42));
+        }
+        check(MasterWins, buffer, false, -4, ("push", 42));
+        check(MasterWins, buffer, false, 4, ("push", 42));
+        check(ChannelWins, buffer, false, -4, ("adopted", 38));
+        check(ChannelWins, buffer, false, 4, ("adopted", 46));
+        check(LowerWins, buffer, false, -4, ("adopted", 38));
+        check(LowerWins, buffer, false, 4, ("push", 42));
+        check(Manual, buffer, false, -4, ("conflict", 42));
+        check(Manual, buffer, false, 4, ("conflict", 42));
+    }
+}
+
+#[test]
+fn a_channel_that_is_merely_behind_is_pushed_without_conflict() {
+    for strategy in [Strategy::ChannelWins, Strategy::Manual, Strategy::LowerWins] {
+        let mut listing = listing("A", strategy, Rules::default());
+        listing.base = Some(50);
+        let mut world = world_with(42, listing);
+        assert_eq!(pull(&mut world, 50).action, ReconcileAction::Push);
+        assert_eq!(world.numbers("A").0, 42);
+        assert!(state(&world).forced);
+    }
+}
+
+#[test]
+fn without_a_base_what_should_be_there_is_the_base() {
+    let mut world = world_with(42, listing("A", Strategy::ChannelWins, Rules::default()));
+    assert_eq!(pull(&mut world, 40).action, ReconcileAction::Adopted);
+    assert_eq!(world.numbers("A").0, 40);
+}
+
+#[test]
+fn lower_wins_with_a_buffer_does_not_ratchet_over_100_pulls() {
+    let rules = Rules { buffer: units(5), ..Rules::default() };
+    let mut world = world_with(42, listing("A", Strategy::LowerWins, rules));
+    for _ in 0..100 {
+        assert_eq!(pull(&mut world, 37).action, ReconcileAction::Matched);
+        world.now += 60_000_000;
+    }
+    assert_eq!(world.numbers("A").0, 42);
+    assert_eq!(pull(&mut world, 35).action, ReconcileAction::Adopted);
+    for _ in 0..100 {
+        world.now += 60_000_000;
+        assert_eq!(pull(&mut world, 35).action, ReconcileAction::Matched);
+    }
+    assert_eq!(world.numbers("A").0, 40);
+}
+
+fn order(world: &mut World, id: &str, sold: u64, restocked: u64) {
+    let line = ChannelLine {
+        line: Arc::from("1"),
+        listing: Some(ListingKey::new("A").unwrap()),
+        sku: sku("A"),
+        units: units(1),
+        sold,
+        restocked,
+    };
+    let answer = world.run(&Command::ChannelOrder(ChannelOrder {
+        channel: ChannelId::new("shop").unwrap(),
+        order: Arc::from(id),
+        occurred_at: None,
+        location: Location::main(),
+        lines: vec![line],
+    }));
+    assert_eq!(answer, Ok(Answer::Done));
+}
+
+#[test]
+fn a_late_order_uses_up_the_adopted_difference() {
+    let mut world = world_with(42, listing("A", Strategy::ChannelWins, Rules::default()));
+    pull(&mut world, 42);
+    assert_eq!(pull(&mut world, 39).action, ReconcileAction::Adopted);
+    assert_eq!(world.numbers("A").0, 39);
+    order(&mut world, "1001", 2, 0);
+    assert_eq!(world.numbers("A").0, 39, "two of the three are explained");
+    order(&mut world, "1002", 2, 0);
+    assert_eq!(world.numbers("A").0, 38, "the third is explained, the fourth is news");
+    assert_eq!(state(&world).provisional, Delta::ZERO);
+    assert_eq!(pull(&mut world, 38).action, ReconcileAction::Matched);
+}
+
+#[test]
+fn an_order_is_booked_once_however_often_it_is_told() {
+    let mut world = world_with(42, listing("A", Strategy::ChannelWins, Rules::default()));
+    pull(&mut world, 42);
+    for _ in 0..3 {
+        order(&mut world, "1001", 2, 0);
+        assert_eq!(world.numbers("A").0, 40);
+    }
+    assert_eq!(pull(&mut world, 40).action, ReconcileAction::Matched);
+    for _ in 0..3 {
+        order(&mut world, "1001", 2, 2);
+        assert_eq!(world.numbers("A").0, 42);
+    }
+    order(&mut world, "1001", 2, 0);
+    assert_eq!(world.numbers("A").0, 42, "a late repeat of an earlier state changes nothing");
+    assert_eq!(pull(&mut world, 42).action, ReconcileAction::Matched);
+}
+
+#[test]
+fn a_channels_sale_is_expected_of_the_channel_whatever_the_rules() {
+    let rules = Rules { percent: 50, ..Rules::default() };
+    let mut world = world_with(100, listing("A", Strategy::ChannelWins, rules));
+    pull(&mut world, 50);
+    order(&mut world, "1001", 2, 0);
+    // Master 98, published 49; the channel shows 48 because it sold 2 itself.
+    assert_eq!(pull(&mut world, 48).action, ReconcileAction::Push);
+    assert_eq!(world.numbers("A").0, 98);
+}
+
+#[test]
+fn a_channel_fulfilled_listing_lives_in_a_location_of_its_own() {
+    let mut fba = listing("A", Strategy::MasterWins, Rules::default());
+    fba.channel_fulfilled = true;
+    let mut world = world_with(10, fba);
+    assert_eq!(pull(&mut world, 25).action, ReconcileAction::Adopted);
+    assert_eq!(world.numbers("A").0, 35);
+    assert_eq!(pull(&mut world, 20).action, ReconcileAction::Adopted);
+    assert_eq!(world.numbers("A").0, 30);
+    assert_eq!(pull(&mut world, 20).action, ReconcileAction::Matched);
+    let refused = world.reserve(1, "order", &[("A", 11)]);
+    assert!(refused.is_err(), "what the channel ships is not ours to promise");
+    assert!(!state(&world).forced);
+}
+
+#[test]
+fn a_conflict_waits_until_it_is_resolved() {
+    let resolve = |resolution| {
+        let mut start = listing("A", Strategy::Manual, Rules::default());
+        start.base = Some(42);
+        let mut world = world_with(42, start);
+        assert_eq!(pull(&mut world, 40).action, ReconcileAction::Conflict);
+        assert_eq!(pull(&mut world, 39).action, ReconcileAction::Conflict);
+        let (channel, key) = (state(&world).channel.clone(), state(&world).key.clone());
+        let command = Command::Resolve { channel, key, resolution, note: None };
+        assert!(world.run(&command).is_ok());
+        assert!(!state(&world).in_conflict);
+        let again = world.run(&command).unwrap_err();
+        assert_eq!(again.code(), "conflict_not_found");
+        world.numbers("A").0
+    };
+    assert_eq!(resolve(Resolution::Master), 42);
+    assert_eq!(resolve(Resolution::Channel), 39);
+    assert_eq!(resolve(Resolution::Quantity(units(50))), 50);
+}
