@@ -32,11 +32,11 @@ impl SimClock {
         }
     }
 
-    /// Returns the present instant.
+    /// Returns the present instant, in whole microseconds as cursors write it.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            None => Timestamp::now(),
+            None => from_micros(Timestamp::now().as_microsecond()),
             Some(micros) => from_micros(micros.load(Ordering::SeqCst)),
         }
     }

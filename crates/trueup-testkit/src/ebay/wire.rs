@@ -128,7 +128,7 @@ pub(crate) fn item(sku: &str, item: &Item) -> Value {
         "sku": sku,
         "locale": "en_US",
         "condition": "NEW",
-        "product": {"title": sku, "aspects": {}, "imageUrls": []},
+        "product": {"title": sku, "imageUrls": []},
         "availability": {"shipToLocationAvailability": {
             "quantity": item.total,
             "allocationByFormat": {"auction": 0, "fixedPrice": item.total},

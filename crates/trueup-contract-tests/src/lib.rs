@@ -1,0 +1,4 @@
+//! Nothing but tests: see `tests/it`.
+//!
+//! The specifications are read from `../shared/specs` beside the repository. Where they are
+//! missing, every test says `SKIPPED` and passes.
