@@ -354,12 +354,12 @@ impl Book {
             }
             Event::Ended { id, status, at } => {
                 if let Some(Some(found)) = self.reservations.get_mut(id) {
+                    // An active reservation is the one of its order.
+                    if found.status == ReservationStatus::Active {
+                        self.orders.insert(found.order.clone(), None);
+                    }
                     found.status = *status;
                     found.ended_at = Some(*at);
-                    let order = self.orders.get_mut(&found.order);
-                    if let Some(active) = order.filter(|active| **active == Some(*id)) {
-                        *active = None;
-                    }
                 }
             }
             Event::Extended { id, expires_at } => {

@@ -5,9 +5,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::schema;
+use super::{rows, schema};
 
 /// The file of the store inside the data directory.
 pub const FILE_NAME: &str = "trueup.db";
@@ -102,7 +102,7 @@ impl DataDir {
         check_header(&file)?;
         let conn = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         check_content(&conn, &file)?;
-        schema::migrate(&conn).map_err(|source| OpenError::Sql { path: file, source })?;
+        schema::migrate(&conn).map_err(|source| sql_error(&file, source))?;
         Ok(conn)
     }
 
@@ -154,6 +154,16 @@ fn refused(path: &Path, why: impl Into<String>) -> OpenError {
     OpenError::Refused { path: path.to_owned(), why: why.into() }
 }
 
+/// A file that SQLite finds damaged is refused; anything else is SQLite's own trouble.
+fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            refused(path, format!("it is damaged: {source}"))
+        }
+        Some(_) | None => OpenError::Sql { path: path.to_owned(), source },
+    }
+}
+
 /// Looks at the first 100 bytes and the length before SQLite may touch the file.
 ///
 /// Offsets: <https://www.sqlite.org/fileformat.html#the_database_header>.
@@ -191,10 +201,10 @@ fn check_header(path: &Path) -> Result<(), OpenError> {
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
-    let sql = |source| OpenError::Sql { path: path.to_owned(), source };
+    let sql = |source| sql_error(path, source);
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(sql)?;
-    conn.set_prepared_statement_cache_capacity(256);
+    conn.set_prepared_statement_cache_capacity(rows::STATEMENTS_MAX);
     schema::configure(&conn).map_err(sql)?;
     Ok(conn)
 }

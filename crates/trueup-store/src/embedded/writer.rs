@@ -209,6 +209,7 @@ impl Writer {
             writer.records.push_back(Record { seq, facts: facts.len() });
             writer.tail.extend(facts);
         }
+        writer.note_behind();
         writer
     }
 
@@ -395,7 +396,7 @@ impl Writer {
         }
         let result = decide(book, command, moment);
         for event in book.take_events() {
-            if self.write_row(org, &event, moment.now)? {
+            if self.write_row(org, &event)? {
                 batch.touched = true;
             } else {
                 facts.push((org.clone(), event));
@@ -405,7 +406,7 @@ impl Writer {
     }
 
     /// Writes what is kept in rows only; returns whether the fact was such a one.
-    fn write_row(&self, org: &Org, event: &Event, now: Timestamp) -> Result<bool, RowsError> {
+    fn write_row(&self, org: &Org, event: &Event) -> Result<bool, RowsError> {
         match event {
             Event::Listing(listing) => {
                 rows::listings::put_state(&self.conn, org, listing)?;
@@ -436,7 +437,6 @@ impl Writer {
             | Event::LowStock { .. }
             | Event::Oversold { .. } => return Ok(false),
         }
-        debug_assert!(now >= Timestamp::EPOCH);
         Ok(true)
     }
 
@@ -617,11 +617,15 @@ impl Writer {
         let next = memory.next_expiry().micros();
         drop(memory);
         self.shared.next_expiry.store(next, Ordering::Release);
-        let behind = u64::try_from(self.tail.len()).unwrap_or(u64::MAX);
-        self.shared.behind.store(behind, Ordering::Relaxed);
+        self.note_behind();
         if !dirty.is_empty() {
             self.mark_dirty(dirty);
         }
+    }
+
+    fn note_behind(&self) {
+        let behind = u64::try_from(self.tail.len()).unwrap_or(u64::MAX);
+        self.shared.behind.store(behind, Ordering::Relaxed);
     }
 
     fn answer(&self, batch: Batch) {

@@ -1,0 +1,249 @@
+//! Durability, history, idempotency, expiry and tenants.
+
+use std::sync::Arc;
+
+use trueup_core::{Answer, Command, MovementKind, ReservationId, ReservationStatus, Source};
+use trueup_store::embedded::Embedded;
+use trueup_store::{
+    Idempotency, MovementQuery, Outcome, RecordedAnswer, ReservationQuery, SkuQuery, Store,
+    StoreError, Submission,
+};
+
+use crate::harness::{Fixture, org, reserve, set, sku};
+
+fn commit(id: u128) -> Command {
+    Command::Commit { id: ReservationId(id), reacquire: false }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
+    let mut fixture = Fixture::new();
+    fixture.put("A", 10).await;
+    for id in 0..4 {
+        fixture.reserve(id, "A", 1).await.unwrap();
+    }
+    fixture.run(commit(0)).await.unwrap();
+    fixture.run(Command::Release { id: ReservationId(1) }).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (9, 2));
+
+    let crashed = fixture.crashed_copy();
+    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+    let found = again.sku(&org("acme"), &sku("A")).await.unwrap().unwrap();
+    assert_eq!(found, fixture.store().sku(&org("acme"), &sku("A")).await.unwrap().unwrap());
+    for (id, status) in [
+        (0, ReservationStatus::Committed),
+        (1, ReservationStatus::Released),
+        (2, ReservationStatus::Active),
+    ] {
+        let found = again.reservation(&org("acme"), ReservationId(id)).await.unwrap().unwrap();
+        assert_eq!(found.status, status);
+    }
+    assert_eq!(again.verify(&org("acme")).await.unwrap().faults, Vec::<String>::new());
+
+    fixture.open();
+    assert_eq!(fixture.numbers("A").await, (9, 2));
+    fixture.run(commit(2)).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (8, 1));
+    let verified = fixture.store().verify(&org("acme")).await.unwrap();
+    assert_eq!((verified.faults, verified.movements), (Vec::new(), 8));
+}
+
+#[tokio::test]
+async fn a_crash_at_any_moment_of_a_busy_time_leaves_a_ledger_that_adds_up() {
+    let fixture = Fixture::new();
+    for name in ["A", "B"] {
+        fixture.put(name, 1_000).await;
+    }
+    let mut acknowledged = 0;
+    for round in 0..10_u128 {
+        for id in round * 20..(round + 1) * 20 {
+            let name = if id % 3 == 0 { "A" } else { "B" };
+            fixture.reserve(id, name, 1).await.unwrap();
+            if id % 2 == 0 {
+                fixture.run(commit(id)).await.unwrap();
+            }
+            acknowledged += 1;
+        }
+        let crashed = fixture.crashed_copy();
+        let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+        assert_eq!(again.verify(&org("acme")).await.unwrap().faults, Vec::<String>::new());
+        let query = ReservationQuery { limit: 1_000, ..ReservationQuery::default() };
+        let kept = again.reservations(&org("acme"), query).await.unwrap();
+        assert_eq!(kept.items.len(), acknowledged);
+    }
+}
+
+#[tokio::test]
+async fn history_is_newest_first_with_sums_after_each_line() {
+    let fixture = Fixture::new();
+    fixture.put("A", 10).await;
+    fixture.reserve(1, "A", 3).await.unwrap();
+    fixture.run(commit(1)).await.unwrap();
+    let query = MovementQuery { limit: 2, ..MovementQuery::default() };
+    let page = fixture.store().movements(&org("acme"), &sku("A"), query).await.unwrap();
+    assert!(page.more);
+    let kinds: Vec<_> = page.items.iter().map(|m| (m.seq, m.kind)).collect();
+    assert_eq!(kinds, [(3, MovementKind::Commit), (2, MovementKind::Reserve)]);
+    let line = &page.items[0];
+    assert_eq!((line.delta.get(), line.reserved_delta.get()), (-3, -3));
+    assert_eq!((line.quantity_after.get(), line.reserved_after.get()), (7, 0));
+    assert_eq!(line.reference.as_deref(), Some("order-1"));
+    let rest = MovementQuery { before_seq: Some(2), limit: 2, ..MovementQuery::default() };
+    let page = fixture.store().movements(&org("acme"), &sku("A"), rest).await.unwrap();
+    assert_eq!(page.items[0].reason.as_deref(), Some("count"));
+    assert!(!page.more);
+}
+
+#[tokio::test]
+async fn a_sku_can_be_seen_as_it_stood() {
+    let fixture = Fixture::new();
+    let before = fixture.now();
+    fixture.pass(10);
+    fixture.put("A", 10).await;
+    fixture.pass(10);
+    let counted = fixture.now();
+    fixture.pass(10);
+    fixture.reserve(1, "A", 3).await.unwrap();
+    fixture.pass(10);
+    let reserved = fixture.now();
+    fixture.pass(10);
+    fixture.run(commit(1)).await.unwrap();
+    let at = async |at| fixture.store().sku_at(&org("acme"), &sku("A"), at).await.unwrap();
+    assert!(at(before).await.is_none());
+    let totals = at(counted).await.unwrap().answer.state.totals();
+    assert_eq!((totals.on_hand.get(), totals.reserved.get()), (10, 0));
+    let totals = at(reserved).await.unwrap().answer.state.totals();
+    assert_eq!((totals.on_hand.get(), totals.reserved.get()), (10, 3));
+}
+
+#[tokio::test]
+async fn a_count_taken_before_movements_keeps_them() {
+    let fixture = Fixture::new();
+    fixture.put("A", 100).await;
+    fixture.pass(10);
+    let counted = fixture.now();
+    fixture.pass(10);
+    fixture.reserve(1, "A", 5).await.unwrap();
+    fixture.run(commit(1)).await.unwrap();
+    let mut late = set("A", 90);
+    late.counted_at = Some(counted);
+    fixture.run(Command::SetOnHand(late.clone())).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (85, 0));
+    // Once the lines are in rows it is the same.
+    let all = SkuQuery { limit: 10, ..SkuQuery::default() };
+    fixture.store().skus(&org("acme"), all).await.unwrap();
+    fixture.run(Command::SetOnHand(late)).await.unwrap();
+    assert_eq!(fixture.numbers("A").await.0, 90 - 5 - 10);
+}
+
+#[tokio::test]
+async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
+    let fixture = Fixture::new();
+    fixture.put("A", 1).await;
+    fixture.reserve(1, "A", 1).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (1, 1));
+    fixture.pass(900);
+    assert_eq!(fixture.numbers("A").await, (1, 0));
+    let found = fixture.store().reservation(&org("acme"), ReservationId(1)).await.unwrap();
+    assert_eq!(found.unwrap().status, ReservationStatus::Expired);
+    assert_eq!(fixture.run(commit(1)).await.unwrap_err().code(), "reservation_expired");
+    fixture.reserve(2, "A", 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_buyers_of_the_last_unit_are_one_sale_and_one_refusal() {
+    let fixture = Fixture::new();
+    fixture.put("A", 25).await;
+    let store = fixture.store();
+    let buyers = (0..100).map(|id| {
+        crate::harness::submit(store, "acme", Command::Reserve(reserve(id, "A", 1)))
+    });
+    let outcomes = futures::future::join_all(buyers).await;
+    let won = outcomes.iter().filter(|o| matches!(o, Ok(Outcome::Decided(Ok(_))))).count();
+    assert_eq!(won, 25);
+    assert_eq!(fixture.numbers("A").await, (25, 25));
+}
+
+fn keyed(key: &str, fingerprint: u8, command: Command) -> Submission {
+    Submission {
+        org: org("acme"),
+        command,
+        actor: Arc::from("test"),
+        source: Source::Api,
+        idempotency: Some(Idempotency {
+            key: Arc::from(key),
+            fingerprint: [fingerprint; 32],
+            render: Arc::new(|result: &Result<Answer, _>| RecordedAnswer {
+                status: if result.is_ok() { 201 } else { 409 },
+                headers: vec![("etag".to_owned(), "\"1\"".to_owned())],
+                body: format!("{}", result.is_ok()).into_bytes(),
+            }),
+        }),
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_gives_the_first_answer_again_even_after_a_restart() {
+    let mut fixture = Fixture::new();
+    fixture.put("A", 5).await;
+    let first = keyed("k", 1, Command::Reserve(reserve(1, "A", 5)));
+    let Outcome::Recorded(Ok(_), answer) = fixture.store().submit(first).await.unwrap() else {
+        panic!("it is new")
+    };
+    fixture.open();
+    let again = keyed("k", 1, Command::Reserve(reserve(2, "A", 5)));
+    assert_eq!(fixture.store().submit(again).await, Ok(Outcome::Replayed(answer)));
+    let other = keyed("k", 2, Command::Reserve(reserve(2, "A", 5)));
+    assert_eq!(fixture.store().submit(other).await, Err(StoreError::IdempotencyKeyReused));
+    assert_eq!(fixture.numbers("A").await, (5, 5));
+    let refused = keyed("r", 1, Command::Reserve(reserve(3, "A", 1)));
+    let first = fixture.store().submit(refused.clone()).await.unwrap();
+    assert!(matches!(first, Outcome::Recorded(Err(_), _)));
+    fixture.run(Command::Release { id: ReservationId(1) }).await.unwrap();
+    let again = fixture.store().submit(refused).await.unwrap();
+    assert!(matches!(again, Outcome::Replayed(answer) if answer.status == 409));
+}
+
+#[tokio::test]
+async fn what_is_of_another_org_is_not_there() {
+    let fixture = Fixture::new();
+    fixture.put("A", 5).await;
+    fixture.reserve(1, "A", 1).await.unwrap();
+    let other = org("other");
+    let store = fixture.store();
+    assert!(store.sku(&other, &sku("A")).await.unwrap().is_none());
+    assert!(store.reservation(&other, ReservationId(1)).await.unwrap().is_none());
+    let release = fixture.run_as("other", Command::Release { id: ReservationId(1) }).await;
+    assert_eq!(release.unwrap_err().code(), "reservation_not_found");
+    let all = SkuQuery { limit: 10, ..SkuQuery::default() };
+    assert!(store.skus(&other, all).await.unwrap().items.is_empty());
+    let lines = MovementQuery { limit: 10, ..MovementQuery::default() };
+    assert!(store.movements(&other, &sku("A"), lines).await.unwrap().items.is_empty());
+    // The same id in another org is another reservation.
+    fixture.run_as("other", Command::SetOnHand(set("A", 9))).await.unwrap();
+    fixture.run_as("other", Command::Reserve(reserve(1, "A", 9))).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (5, 1));
+}
+
+#[tokio::test]
+async fn lists_page_by_sku_and_search() {
+    let fixture = Fixture::new();
+    for name in ["APPLE", "apple pie", "B_1", "B%1", "Bx1"] {
+        fixture.put(name, 1).await;
+    }
+    let list = async |search: Option<&str>, after: Option<&str>| -> Vec<String> {
+        let query = SkuQuery {
+            search: search.map(str::to_owned),
+            after: after.map(sku),
+            limit: 2,
+            ..SkuQuery::default()
+        };
+        let page = fixture.store().skus(&org("acme"), query).await.unwrap();
+        page.items.iter().map(|answer| answer.sku.to_string()).collect()
+    };
+    assert_eq!(list(None, None).await, ["APPLE", "B%1"]);
+    assert_eq!(list(None, Some("B%1")).await, ["B_1", "Bx1"]);
+    assert_eq!(list(Some("apple"), None).await, ["APPLE", "apple pie"]);
+    assert_eq!(list(Some("B_1"), None).await, ["B_1"]);
+    assert_eq!(list(Some("%"), None).await, ["B%1"]);
+}
