@@ -3,7 +3,7 @@
 //! Strangers to the store: this crate knows vendors and core's names, nothing of rows.
 
 pub mod amazon;
-//EB pub mod ebay;
+pub mod ebay;
 pub mod port;
 pub mod shopify;
 
@@ -12,7 +12,7 @@ mod settings;
 
 pub use port::*;
 
-static KINDS: [&dyn Kind; 2] = [&shopify::Shopify, &amazon::Amazon];
+static KINDS: [&dyn Kind; 3] = [&shopify::Shopify, &amazon::Amazon, &ebay::Ebay];
 
 /// Returns every kind of channel that this build can connect.
 #[must_use]

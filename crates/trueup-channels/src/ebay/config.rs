@@ -1,0 +1,168 @@
+//! eBay's settings and listing fields, parsed once.
+
+use std::collections::BTreeMap;
+
+use trueup_core::ListingKey;
+
+use crate::port::{Secret, SettingError, Settings};
+use crate::settings::{Reader, listing_fields};
+
+/// `bulk_update_price_quantity` takes "up to 25 inventory items"; its operation text says one.
+/// `bulkItemsMax` goes down to 1 where the account meets the latter.
+/// <https://developer.ebay.com/api-docs/sell/static/inventory/bulk-updates.html>
+pub(super) const BULK_ITEMS_MAX: usize = 25;
+
+pub(super) const SETTING_NAMES: &[&str] = &[
+    "marketplaceId",
+    "bulkItemsMax",
+    "credentials.clientId",
+    "credentials.clientSecret",
+    "credentials.refreshToken",
+    "credentials.verificationToken",
+];
+
+/// The settings of one eBay account.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    /// `EBAY_US`.
+    pub(super) marketplace_id: String,
+    pub(super) bulk_items_max: usize,
+    pub(super) client_id: Secret,
+    pub(super) client_secret: Secret,
+    pub(super) refresh_token: Secret,
+    /// What eBay's endpoint validation is answered with.
+    pub(super) verification_token: Option<Secret>,
+}
+
+impl Config {
+    pub(super) fn read(settings: &Settings) -> Result<Self, Vec<SettingError>> {
+        let mut reader = Reader::new(settings);
+        let marketplace_id = reader.required_text("marketplaceId");
+        let legal = |c: char| c.is_ascii_uppercase() || c == '_';
+        if !marketplace_id.chars().all(legal) {
+            reader.fail("marketplaceId", "must be an id such as EBAY_US");
+        }
+        let bulk_items_max = match reader.text("bulkItemsMax") {
+            None => BULK_ITEMS_MAX,
+            Some(text) => match text.parse() {
+                Ok(items) if (1..=BULK_ITEMS_MAX).contains(&items) => items,
+                Ok(_) | Err(_) => {
+                    reader.fail("bulkItemsMax", format!("must be 1 to {BULK_ITEMS_MAX}"));
+                    BULK_ITEMS_MAX
+                }
+            },
+        };
+        let verification_token = reader.secret("verificationToken");
+        if verification_token.as_ref().is_some_and(|token| !is_verification_token(token)) {
+            let detail = "must be 32 to 80 letters, digits, _ or -";
+            reader.fail("credentials.verificationToken", detail);
+        }
+        let config = Self {
+            marketplace_id,
+            bulk_items_max,
+            client_id: reader.required_secret("clientId"),
+            client_secret: reader.required_secret("clientSecret"),
+            refresh_token: reader.required_secret("refreshToken"),
+            verification_token,
+        };
+        reader.finish(config)
+    }
+
+    /// Returns the site number that the Trading API wants.
+    /// <https://developer.ebay.com/devzone/merchandising/docs/concepts/siteidtoglobalid.html>
+    pub(super) fn trading_site(&self) -> &'static str {
+        match self.marketplace_id.as_str() {
+            "EBAY_CA" => "2",
+            "EBAY_GB" => "3",
+            "EBAY_AU" => "15",
+            "EBAY_AT" => "16",
+            "EBAY_FR" => "71",
+            "EBAY_DE" => "77",
+            "EBAY_IT" => "101",
+            "EBAY_NL" => "146",
+            "EBAY_ES" => "186",
+            "EBAY_CH" => "193",
+            "EBAY_HK" => "201",
+            "EBAY_IE" => "205",
+            "EBAY_MY" => "207",
+            "EBAY_PH" => "211",
+            "EBAY_PL" => "212",
+            "EBAY_SG" => "216",
+            // EBAY_US, and where we know none: the number chooses the language of messages.
+            _ => "0",
+        }
+    }
+}
+
+/// <https://developer.ebay.com/api-docs/commerce/notification/resources/destination/methods/createDestination>
+fn is_verification_token(token: &Secret) -> bool {
+    let text = token.expose();
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (32..=80).contains(&text.len()) && text.chars().all(legal)
+}
+
+/// See [`crate::port::Kind::listing`].
+///
+/// All offers of a SKU share the quantity of its inventory item, so the SKU is the key where
+/// there is one. A Trading listing is the item number, with a SKU where it has variations.
+pub(super) fn listing(
+    fields: BTreeMap<String, String>,
+) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
+    let mut errors = Vec::new();
+    let fields = listing_fields(fields, &["sku", "offerId", "itemId"], &mut errors);
+    let mut fail = |setting: &str, detail: String| {
+        errors.push(SettingError { setting: setting.to_owned(), detail });
+    };
+    for name in ["offerId", "itemId"] {
+        if fields.get(name).is_some_and(|id| !id.chars().all(|c| c.is_ascii_digit())) {
+            fail(name, "must be a number".to_owned());
+        }
+    }
+    let (sku, offer, item) = (fields.get("sku"), fields.get("offerId"), fields.get("itemId"));
+    let key = match (item, sku, offer) {
+        (Some(_), _, Some(_)) => {
+            // What one API made, the other cannot revise.
+            fail("itemId", "and offerId name listings of two APIs: give one of them".to_owned());
+            None
+        }
+        (Some(item), Some(sku), None) => Some(format!("item:{item}/{sku}")),
+        (Some(item), None, None) => Some(format!("item:{item}")),
+        (None, Some(sku), _) => Some(format!("sku:{sku}")),
+        (None, None, Some(offer)) => Some(format!("offer:{offer}")),
+        (None, None, None) => {
+            fail("sku", "or offerId or itemId is required".to_owned());
+            None
+        }
+    };
+    let key = key.and_then(|key| match ListingKey::new(&key) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            fail("sku", error.to_string());
+            None
+        }
+    });
+    match key {
+        Some(key) if errors.is_empty() => Ok((key, fields)),
+        Some(_) | None => Err(errors),
+    }
+}
+
+/// See [`crate::port::Kind::names_listing`].
+///
+/// Orders name the item number and, where there is one, the SKU.
+pub(super) fn names_listing(
+    listing: &BTreeMap<String, String>,
+    fields: &BTreeMap<String, String>,
+) -> bool {
+    let same = |name: &str| match (listing.get(name), fields.get(name)) {
+        (Some(ours), Some(theirs)) => Some(ours == theirs),
+        (Some(_) | None, _) => None,
+    };
+    match (same("itemId"), same("sku"), same("offerId")) {
+        // One item number holds a listing for each of its variations.
+        (Some(item), Some(sku), _) => item && sku,
+        (Some(item), None, _) => item,
+        (None, Some(sku), _) => sku && !listing.contains_key("itemId"),
+        (None, None, offer) => offer.unwrap_or(false),
+    }
+}

@@ -1,0 +1,680 @@
+//! eBay through the Inventory, Fulfillment and Notification APIs, and through the Trading API
+//! for listings older than those; `docs.md` says what is supported and why.
+
+mod auth;
+mod config;
+mod error;
+mod webhook;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use http::Method;
+use trueup_core::{ListingKey, Timestamp};
+
+use crate::exchange::{
+    Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, stops_batch, unclear,
+};
+use crate::port::{
+    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
+    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint, Reading,
+    Response, Secret, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+};
+
+use self::auth::Grant;
+use self::config::Config;
+use self::wire::{Offer, Quantity, TradingAnswer, TradingItem, UpdateEntry};
+
+pub use self::webhook::challenge_response;
+
+const INVENTORY: &str = "inventory";
+const ORDERS: &str = "orders";
+const NOTIFICATIONS: &str = "notifications";
+const TRADING: &str = "trading";
+
+/// How many calls one push may make when a batch is refused as a whole and is taken apart.
+const PUSH_CALLS_MAX: usize = 16;
+/// How long the offers of a SKU are remembered, and how long that it has none.
+const OFFERS_KEPT_SECONDS: u64 = 86_400;
+const NO_OFFERS_KEPT_SECONDS: u64 = 600;
+/// What is kept for a SKU without published offers: a token is never empty.
+const NO_OFFERS: &str = "-";
+/// eBay asks to keep a public key for an hour.
+/// <https://developer.ebay.com/api-docs/commerce/notification/resources/public_key/methods/getPublicKey>
+const KEY_KEPT_SECONDS: u64 = 3_600;
+
+/// The kind `ebay`.
+#[derive(Debug, Clone, Copy)]
+pub struct Ebay;
+
+impl Kind for Ebay {
+    fn name(&self) -> &'static str {
+        "ebay"
+    }
+
+    fn setting_names(&self) -> &'static [&'static str] {
+        config::SETTING_NAMES
+    }
+
+    fn open(&self, settings: &Settings) -> Result<Box<dyn Channel>, Vec<SettingError>> {
+        let config = Config::read(settings)?;
+        let capabilities = Capabilities {
+            push_items_max: config.bulk_items_max,
+            bulk_items_max: 0,
+            bulk_from: 0,
+            read_items_max: wire::READ_ITEMS_MAX,
+            compare_and_set: false,
+            verify_by_reading: false,
+            settle_ms: 10_000,
+            // The specs say int32 and no other limit.
+            quantity_max: 2_147_483_647,
+        };
+        Ok(Box::new(Seller { config, capabilities }))
+    }
+
+    fn listing(
+        &self,
+        _settings: &Settings,
+        fields: BTreeMap<String, String>,
+    ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
+        config::listing(fields)
+    }
+
+    fn names_listing(
+        &self,
+        listing: &BTreeMap<String, String>,
+        fields: &BTreeMap<String, String>,
+    ) -> bool {
+        config::names_listing(listing, fields)
+    }
+
+    fn budgets(&self) -> &'static [(&'static str, RateHint)] {
+        // Daily quotas differ by application; the Trading API's short-term limit is 6000 calls
+        // in 15 s, its default day 5000.
+        // <https://developer.ebay.com/develop/get-started/api-call-limits>
+        const BUDGETS: &[(&str, RateHint)] = &[
+            (INVENTORY, RateHint { per_second: 5.0, burst: Some(50.0), remaining: None }),
+            (TRADING, RateHint { per_second: 5.0, burst: Some(50.0), remaining: None }),
+        ];
+        BUDGETS
+    }
+}
+
+/// One connected seller account.
+struct Seller {
+    config: Config,
+    capabilities: Capabilities,
+}
+
+#[async_trait]
+impl Channel for Seller {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
+        self.get(caller, INVENTORY, wire::probe_url()).await?;
+        Ok(Connected {
+            account: Some(self.config.marketplace_id.clone()),
+            locations: Vec::new(),
+            found: BTreeMap::new(),
+        })
+    }
+
+    async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let mut outcomes: Vec<Option<PushOutcome>> = vec![None; batch.items.len()];
+        let mut inventory: Vec<(usize, Quantity)> = Vec::new();
+        let mut trading: Vec<(usize, TradingItem)> = Vec::new();
+        for (at, item) in batch.items.iter().enumerate() {
+            match target(item) {
+                Ok(Target::Inventory(quantity)) => inventory.push((at, quantity)),
+                Ok(Target::Trading(item)) => trading.push((at, item)),
+                Err(error) => outcomes[at] = Some(PushOutcome::Refused(error)),
+            }
+        }
+        self.fill_in_offers(caller, &mut inventory, &mut outcomes).await;
+        self.update_all(caller, &inventory, &mut outcomes).await;
+        self.revise_all(caller, &trading, &mut outcomes).await;
+        let left_over = || {
+            let detail = "held back: the batch took too many calls";
+            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Transient, detail))
+        };
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(left_over)).collect()
+    }
+
+    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        // No bulk way (`bulk_items_max` is 0).
+        self.push(caller, batch).await
+    }
+
+    async fn read(
+        &self,
+        caller: &dyn Caller,
+        listings: &[Listing],
+    ) -> Result<Vec<Reading>, ChannelError> {
+        let mut offers: BTreeMap<&ListingKey, Result<Offer, String>> = BTreeMap::new();
+        for listing in listings.iter().filter(|l| l.fields.contains_key("offerId")) {
+            let offer = match self.offer_of(caller, listing).await {
+                Ok(Some(offer)) => Ok(offer),
+                Ok(None) => Err("no such offer".to_owned()),
+                Err(error) if stops_batch(&error) => return Err(error),
+                Err(error) => Err(error.detail),
+            };
+            offers.insert(&listing.key, offer);
+        }
+        let sku_of = |listing: &Listing| {
+            let offered = offers.get(&listing.key).and_then(|offer| offer.as_ref().ok());
+            let own = listing.fields.get("sku").cloned();
+            own.or_else(|| offered.and_then(|offer| offer.sku.clone()))
+        };
+        let is_inventory = |listing: &&Listing| !listing.fields.contains_key("itemId");
+        let skus: Vec<String> = listings.iter().filter(is_inventory).filter_map(sku_of).collect();
+        let shown = self.inventory_items(caller, &skus).await?;
+        let mut readings = Vec::with_capacity(listings.len());
+        for listing in listings {
+            readings.push(match listing.fields.get("itemId") {
+                Some(item_id) => self.trading_reading(caller, item_id, listing).await?,
+                None => {
+                    let item = sku_of(listing).and_then(|sku| shown.get(&sku));
+                    inventory_reading(item, offers.get(&listing.key))
+                }
+            });
+        }
+        Ok(readings)
+    }
+
+    async fn catalogue(
+        &self,
+        caller: &dyn Caller,
+        cursor: Option<&str>,
+    ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        let page = position(cursor)?;
+        let response = self.get(caller, INVENTORY, wire::catalogue_url(page)).await?;
+        wire::parse_catalogue(&response.body, page)
+    }
+
+    async fn orders(
+        &self,
+        caller: &dyn Caller,
+        since: Timestamp,
+        cursor: Option<&str>,
+    ) -> Result<Page<OrderNotice>, ChannelError> {
+        let offset = position(cursor)?;
+        let response = self.get(caller, ORDERS, wire::orders_url(since, offset)).await?;
+        wire::parse_orders(&response.body, offset)
+    }
+
+    async fn verify_webhook(
+        &self,
+        caller: &dyn Caller,
+        request: WebhookRequest<'_>,
+    ) -> Result<VerifiedWebhook, WebhookError> {
+        let header = webhook::parse_header(request.headers)?;
+        let pem = self.public_key(caller, &header.kid).await?;
+        if !webhook::is_signed(&header, pem.expose(), request.body) {
+            return Err(WebhookError::Signature);
+        }
+        webhook::parse_names(request.body)
+    }
+
+    fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
+        webhook::parse(topic, body)
+    }
+
+    async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError> {
+        let destination = self.destination(caller, url).await?;
+        let mut subscribed = Vec::new();
+        let mut refused = None;
+        for topic in webhook::TOPICS {
+            let body = wire::build_subscription(topic, &destination);
+            let request =
+                Outgoing::new(NOTIFICATIONS, Method::POST, wire::subscription_url()).json(&body);
+            let response = self.send(caller, Grant::Notifications, request).await?;
+            // 409: it is there already.
+            if response.status.is_success() || response.status.as_u16() == 409 {
+                subscribed.push(topic.to_owned());
+            } else {
+                // Some topics are open to partners only; the others are worth having.
+                refused.get_or_insert_with(|| error::classify(&response));
+            }
+        }
+        match refused {
+            Some(error) if subscribed.is_empty() => Err(error),
+            Some(_) | None => Ok(subscribed),
+        }
+    }
+}
+
+/// By which API a listing is told its quantity.
+enum Target {
+    Inventory(Quantity),
+    Trading(TradingItem),
+}
+
+fn target(item: &PushItem) -> Result<Target, ChannelError> {
+    if item.listing.channel_fulfilled {
+        return Err(channel_fulfilled());
+    }
+    let field = |name: &str| item.listing.fields.get(name).cloned();
+    let (item_id, sku, offer) = (field("itemId"), field("sku"), field("offerId"));
+    match (item_id, sku, offer) {
+        (Some(item_id), sku, _) => {
+            Ok(Target::Trading(TradingItem { item_id, sku, quantity: item.quantity }))
+        }
+        (None, None, None) => {
+            let detail = "the mapping has no sku, offerId or itemId";
+            Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail))
+        }
+        (None, sku, offer) => Ok(Target::Inventory(Quantity {
+            sku,
+            offers: offer.into_iter().collect(),
+            quantity: item.quantity,
+        })),
+    }
+}
+
+impl Seller {
+    /// Looks up the published offers of SKUs whose mapping names none: an offer with a quantity
+    /// of its own would go on showing that.
+    async fn fill_in_offers(
+        &self,
+        caller: &dyn Caller,
+        inventory: &mut [(usize, Quantity)],
+        outcomes: &mut [Option<PushOutcome>],
+    ) {
+        let mut stopped: Option<ChannelError> = None;
+        for (at, quantity) in inventory {
+            let Some(sku) = quantity.sku.clone().filter(|_| quantity.offers.is_empty()) else {
+                continue;
+            };
+            let looked_up = match &stopped {
+                Some(cause) => Err(held_back(cause)),
+                None => self.published_offers(caller, &sku).await,
+            };
+            match looked_up {
+                Ok(offers) => quantity.offers = offers,
+                Err(error) => {
+                    outcomes[*at] = Some(PushOutcome::NotSent(held_back(&error)));
+                    if stops_batch(&error) {
+                        stopped = Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn published_offers(
+        &self,
+        caller: &dyn Caller,
+        sku: &str,
+    ) -> Result<Vec<String>, ChannelError> {
+        let name = offers_name(sku);
+        if let Some(kept) = caller.token(&name) {
+            let ids = kept.expose().split(',').filter(|id| *id != NO_OFFERS);
+            return Ok(ids.map(str::to_owned).collect());
+        }
+        let offers = self.offers(caller, sku).await?.into_iter().filter(Offer::is_published);
+        let ids: Vec<String> = offers.map(|offer| offer.offer_id).collect();
+        let (kept, seconds) = match ids.as_slice() {
+            [] => (NO_OFFERS.to_owned(), NO_OFFERS_KEPT_SECONDS),
+            ids => (ids.join(","), OFFERS_KEPT_SECONDS),
+        };
+        caller.keep_token(&name, Secret::new(kept), seconds);
+        Ok(ids)
+    }
+
+    /// Reads the offers of a SKU; a SKU without any answers 404.
+    async fn offers(&self, caller: &dyn Caller, sku: &str) -> Result<Vec<Offer>, ChannelError> {
+        let url = wire::offers_url(sku, &self.config.marketplace_id);
+        match self.get(caller, INVENTORY, url).await {
+            Ok(response) => wire::parse_offers(&response.body),
+            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells all SKUs and offers; a batch that is refused whole is halved until the one to
+    /// blame stands alone.
+    async fn update_all(
+        &self,
+        caller: &dyn Caller,
+        inventory: &[(usize, Quantity)],
+        outcomes: &mut [Option<PushOutcome>],
+    ) {
+        let open: Vec<&(usize, Quantity)> =
+            inventory.iter().filter(|(at, _)| outcomes[*at].is_none()).collect();
+        let mut waiting: Vec<&[&(usize, Quantity)]> =
+            open.chunks(self.config.bulk_items_max).rev().collect();
+        let mut calls = 0;
+        while let Some(chunk) = waiting.pop() {
+            if calls == PUSH_CALLS_MAX {
+                return;
+            }
+            calls += 1;
+            match self.update(caller, chunk).await {
+                Ok(entries) => {
+                    for (at, quantity) in chunk {
+                        let outcome = update_outcome(quantity, &entries);
+                        self.forget_offers(caller, quantity, &outcome);
+                        outcomes[*at] = Some(outcome);
+                    }
+                }
+                Err(error) if chunk.len() > 1 && !stops_batch(&error) && !is_lost(&error) => {
+                    let (first, second) = chunk.split_at(chunk.len() / 2);
+                    waiting.extend([second, first]);
+                }
+                Err(error) => {
+                    for (at, _) in chunk {
+                        outcomes[*at] = Some(failed_push(error.clone()));
+                    }
+                    if stops_batch(&error) {
+                        hold_back(waiting.iter().flat_map(|c| c.iter()), &error, outcomes);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn update(
+        &self,
+        caller: &dyn Caller,
+        chunk: &[&(usize, Quantity)],
+    ) -> Result<Vec<UpdateEntry>, ChannelError> {
+        let body = wire::build_bulk_update(chunk.iter().map(|(_, quantity)| quantity));
+        let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_update_url()).json(&body);
+        let response = self.send(caller, Grant::User, request).await?;
+        // 207 is a success, too: each entry has its own status.
+        if response.status.is_success() {
+            return wire::parse_bulk_update(&response.body);
+        }
+        let error = error::classify(&response);
+        // 25001 and 25025 come as 500 and say that nothing was done.
+        let is_known = error.vendor_code.is_some();
+        Err(if is_unclear(response.status) && !is_known { unclear(error) } else { error })
+    }
+
+    /// An offer that is gone must be looked up anew.
+    fn forget_offers(&self, caller: &dyn Caller, quantity: &Quantity, outcome: &PushOutcome) {
+        if let (PushOutcome::Refused(error), Some(sku)) = (outcome, &quantity.sku)
+            && error.kind == ChannelErrorKind::ListingNotFound
+        {
+            caller.drop_token(&offers_name(sku));
+        }
+    }
+
+    /// Tells all Trading listings, four at a time; a call that fails without saying which is
+    /// done again one by one.
+    async fn revise_all(
+        &self,
+        caller: &dyn Caller,
+        trading: &[(usize, TradingItem)],
+        outcomes: &mut [Option<PushOutcome>],
+    ) {
+        let open: Vec<&(usize, TradingItem)> = trading.iter().collect();
+        let mut waiting: Vec<&[&(usize, TradingItem)]> =
+            open.chunks(wire::REVISE_ITEMS_MAX).rev().collect();
+        let calls_max = waiting.len().saturating_mul(1 + wire::REVISE_ITEMS_MAX);
+        for _ in 0..calls_max {
+            let Some(chunk) = waiting.pop() else { return };
+            let items: Vec<&TradingItem> = chunk.iter().map(|(_, item)| item).collect();
+            let body = wire::build_revise(&items);
+            let answer = match self.trade(caller, "ReviseInventoryStatus", body).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    for (at, _) in chunk {
+                        outcomes[*at] = Some(failed_push(error.clone()));
+                    }
+                    hold_back(waiting.iter().flat_map(|c| c.iter()), &error, outcomes);
+                    return;
+                }
+            };
+            let Some(first) = answer.errors.first() else {
+                for (at, _) in chunk {
+                    outcomes[*at] = Some(PushOutcome::Applied);
+                }
+                continue;
+            };
+            let error = error::classify_trading(first);
+            if let [(at, _)] = chunk {
+                outcomes[*at] = Some(failed_push(error));
+                continue;
+            }
+            for piece in chunk.chunks(1).rev() {
+                match piece {
+                    [(at, item)] if answer.has_revised(item) => {
+                        outcomes[*at] = Some(PushOutcome::Applied);
+                    }
+                    piece => waiting.push(piece),
+                }
+            }
+        }
+    }
+
+    async fn inventory_items(
+        &self,
+        caller: &dyn Caller,
+        skus: &[String],
+    ) -> Result<BTreeMap<String, Reading>, ChannelError> {
+        let mut wanted: Vec<&str> = skus.iter().map(String::as_str).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut shown = BTreeMap::new();
+        for skus in wanted.chunks(wire::READ_ITEMS_MAX) {
+            let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_get_url())
+                .json(&wire::build_bulk_get(skus));
+            let response = succeeded(self.send(caller, Grant::User, request).await?)?;
+            shown.extend(wire::parse_bulk_get(&response.body)?);
+        }
+        Ok(shown)
+    }
+
+    /// Reads the offer that a mapping names.
+    async fn offer_of(
+        &self,
+        caller: &dyn Caller,
+        listing: &Listing,
+    ) -> Result<Option<Offer>, ChannelError> {
+        let Some(offer_id) = listing.fields.get("offerId") else { return Ok(None) };
+        if let Some(sku) = listing.fields.get("sku") {
+            let offers = self.offers(caller, sku).await?;
+            return Ok(offers.into_iter().find(|offer| offer.offer_id == *offer_id));
+        }
+        match self.get(caller, INVENTORY, wire::offer_url(offer_id)).await {
+            Ok(response) => wire::parse_offer(&response.body).map(Some),
+            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn trading_reading(
+        &self,
+        caller: &dyn Caller,
+        item_id: &str,
+        listing: &Listing,
+    ) -> Result<Reading, ChannelError> {
+        let answer = self.trade(caller, "GetItem", wire::build_get_item(item_id)).await?;
+        let Some(first) = answer.errors.first() else {
+            return Ok(answer.available(listing.fields.get("sku").map(String::as_str)));
+        };
+        let error = error::classify_trading(first);
+        if stops_batch(&error) { Err(error) } else { Ok(Reading::Unknown(error.detail)) }
+    }
+
+    /// Returns the key that a signature names, kept for an hour.
+    async fn public_key(&self, caller: &dyn Caller, kid: &str) -> Result<Secret, WebhookError> {
+        let name = format!("key:{kid}");
+        if let Some(pem) = caller.token(&name) {
+            return Ok(pem);
+        }
+        let request = Outgoing::new(NOTIFICATIONS, Method::GET, wire::public_key_url(kid));
+        let answer = match self.send(caller, Grant::Application, request).await {
+            // A key that eBay does not know signs nothing.
+            Ok(response) if matches!(response.status.as_u16(), 400 | 404) => {
+                return Err(WebhookError::Signature);
+            }
+            Ok(response) => succeeded(response),
+            Err(error) => Err(error),
+        };
+        let pem = answer.and_then(|response| wire::parse_public_key(&response.body));
+        let pem = Secret::new(pem.map_err(WebhookError::Key)?);
+        caller.keep_token(&name, pem.clone(), KEY_KEPT_SECONDS);
+        Ok(pem)
+    }
+
+    /// Makes the destination of our notifications, or finds it; eBay checks the address with a
+    /// challenge before it answers.
+    async fn destination(&self, caller: &dyn Caller, url: &str) -> Result<String, ChannelError> {
+        let Some(token) = &self.config.verification_token else {
+            let detail = "credentials.verificationToken is needed to subscribe";
+            return Err(ChannelError::new(ChannelErrorKind::Config, detail));
+        };
+        let list = Outgoing::new(NOTIFICATIONS, Method::GET, wire::destinations_url());
+        let response = self.send(caller, Grant::Application, list).await?;
+        if response.status.is_success()
+            && let Some(id) = wire::parse_destinations(&response.body, url)?
+        {
+            return Ok(id);
+        }
+        let create = Outgoing::new(NOTIFICATIONS, Method::POST, wire::destination_url())
+            .json(&wire::build_destination(url, token.expose()))
+            .once();
+        let response = succeeded(self.send(caller, Grant::Application, create).await?)?;
+        // 201 without a body; the id is the end of the Location.
+        let location = response.headers.get("location").and_then(|value| value.to_str().ok());
+        let id = location.and_then(|text| text.trim_end_matches('/').rsplit('/').next());
+        id.filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| {
+            let detail = "eBay made a destination without telling its id";
+            ChannelError::new(ChannelErrorKind::Protocol, detail)
+        })
+    }
+
+    async fn get(
+        &self,
+        caller: &dyn Caller,
+        bucket: &'static str,
+        url: String,
+    ) -> Result<Response, ChannelError> {
+        let request = Outgoing::new(bucket, Method::GET, url);
+        succeeded(self.send(caller, Grant::User, request).await?)
+    }
+
+    /// Sends a REST request with a token, once more with a new one when the first is refused.
+    async fn send(
+        &self,
+        caller: &dyn Caller,
+        grant: Grant,
+        request: Outgoing,
+    ) -> Result<Response, ChannelError> {
+        let request = request.header("accept", "application/json");
+        for _ in 0..ATTEMPTS_MAX {
+            let token = auth::token(&self.config, caller, grant).await?;
+            let signed = request.clone().bearer(&token)?;
+            let response = caller.call(signed.build()).await?;
+            if response.status.as_u16() != 401 {
+                return Ok(response);
+            }
+            caller.drop_token(grant.token_name());
+        }
+        Err(refused_token())
+    }
+
+    /// Sends a Trading request; a refused token is told inside a 200.
+    async fn trade(
+        &self,
+        caller: &dyn Caller,
+        call: &'static str,
+        body: String,
+    ) -> Result<TradingAnswer, ChannelError> {
+        let request = Outgoing::new(TRADING, Method::POST, wire::TRADING_URL.to_owned())
+            .header("x-ebay-api-call-name", call)
+            .header("x-ebay-api-siteid", self.config.trading_site())
+            .header("x-ebay-api-compatibility-level", wire::TRADING_LEVEL)
+            .body("text/xml; charset=utf-8", body);
+        for _ in 0..ATTEMPTS_MAX {
+            let token = auth::token(&self.config, caller, Grant::User).await?;
+            let signed = request.clone().secret_header("x-ebay-api-iaf-token", token.expose())?;
+            let response = caller.call(signed.build()).await?;
+            if response.status.as_u16() == 401 {
+                caller.drop_token(Grant::User.token_name());
+                continue;
+            }
+            if !response.status.is_success() {
+                let error = error::classify(&response);
+                return Err(if is_unclear(response.status) { unclear(error) } else { error });
+            }
+            let answer = wire::parse_trading(&response.body)?;
+            if !answer.errors.iter().any(|error| error::refuses_token(&error.code)) {
+                return Ok(answer);
+            }
+            caller.drop_token(Grant::User.token_name());
+        }
+        Err(refused_token())
+    }
+}
+
+/// A first attempt, and one with a new token.
+const ATTEMPTS_MAX: usize = 2;
+
+fn refused_token() -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Auth, "eBay refuses the access token, a new one too")
+}
+
+fn succeeded(response: Response) -> Result<Response, ChannelError> {
+    if response.status.is_success() { Ok(response) } else { Err(error::classify(&response)) }
+}
+
+fn offers_name(sku: &str) -> String {
+    format!("offer:{sku}")
+}
+
+/// Returns whether what was done is not known, so that it must not be taken apart and resent.
+fn is_lost(error: &ChannelError) -> bool {
+    matches!(failed_push(error.clone()), PushOutcome::Unknown(_))
+}
+
+/// Marks what was not sent because a call before it stopped the batch.
+fn hold_back<'a, T: 'a>(
+    rest: impl Iterator<Item = &'a &'a (usize, T)>,
+    cause: &ChannelError,
+    outcomes: &mut [Option<PushOutcome>],
+) {
+    for (at, _) in rest {
+        outcomes[*at] = Some(PushOutcome::NotSent(held_back(cause)));
+    }
+}
+
+/// Looks at every entry about a SKU and its offers; all must have succeeded.
+fn update_outcome(quantity: &Quantity, entries: &[UpdateEntry]) -> PushOutcome {
+    let mut about = entries.iter().filter(|entry| entry.is_about(quantity)).peekable();
+    if about.peek().is_none() {
+        let detail = "eBay's answer says nothing of this item";
+        return PushOutcome::Unknown(ChannelError::new(ChannelErrorKind::Protocol, detail));
+    }
+    match about.find(|entry| !entry.is_success()) {
+        None => PushOutcome::Applied,
+        Some(entry) => failed_push(error::classify_entry(entry.status_code, &entry.errors)),
+    }
+}
+
+/// Returns what is live: the smaller of the inventory item's and the offer's own quantity.
+fn inventory_reading(item: Option<&Reading>, offer: Option<&Result<Offer, String>>) -> Reading {
+    let own = match offer {
+        Some(Ok(offer)) => offer.available_quantity,
+        Some(Err(reason)) => return Reading::Unknown(reason.clone()),
+        None => None,
+    };
+    match (item, own) {
+        (Some(Reading::Quantity(item)), Some(own)) => Reading::Quantity(own.min(*item)),
+        (Some(reading), _) => reading.clone(),
+        (None, _) => Reading::Unknown("no such inventory item".to_owned()),
+    }
+}
+
+/// Reads a cursor of ours: a page number or an offset.
+fn position(cursor: Option<&str>) -> Result<u64, ChannelError> {
+    cursor.map_or(Ok(0), |text| {
+        text.parse().map_err(|_| ChannelError::new(ChannelErrorKind::Bug, "a cursor not of ours"))
+    })
+}

@@ -1,0 +1,717 @@
+//! eBay's shapes, as eBay spells them; pure builders and parsers.
+//!
+//! Inventory API 1.18, Fulfillment API 1.20, Notification API 1.6 in JSON, and the two calls of
+//! the Trading API that listings made before the Inventory API need, in XML.
+
+use std::collections::BTreeMap;
+
+use quick_xml::Reader;
+use quick_xml::escape::escape;
+use quick_xml::events::Event;
+use serde::{Deserialize, Serialize};
+
+use super::error::{RestError, TradingError};
+use crate::exchange::{encode, format_time, parse_json, parse_time};
+use crate::port::{
+    CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice, Page,
+    Reading,
+};
+use trueup_core::Timestamp;
+
+const INVENTORY: &str = "https://api.ebay.com/sell/inventory/v1";
+const FULFILLMENT: &str = "https://api.ebay.com/sell/fulfillment/v1";
+const NOTIFICATION: &str = "https://api.ebay.com/commerce/notification/v1";
+/// The one address of the Trading API.
+pub(super) const TRADING_URL: &str = "https://api.ebay.com/ws/api.dll";
+/// The version of the Trading API's schema that the calls are written for.
+pub(super) const TRADING_LEVEL: &str = "1451";
+
+/// `bulk_get_inventory_item` takes this many SKUs.
+pub(super) const READ_ITEMS_MAX: usize = 25;
+/// `ReviseInventoryStatus` takes this many nodes (error 21916254 above).
+/// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/ReviseInventoryStatus.html>
+pub(super) const REVISE_ITEMS_MAX: usize = 4;
+/// A page of inventory items, and of orders.
+const PAGE_ITEMS_MAX: u64 = 200;
+/// The most offers of one SKU that are looked at.
+const OFFERS_MAX: usize = 20;
+
+pub(super) fn bulk_update_url() -> String {
+    format!("{INVENTORY}/bulk_update_price_quantity")
+}
+
+pub(super) fn bulk_get_url() -> String {
+    format!("{INVENTORY}/bulk_get_inventory_item")
+}
+
+/// Offers can be asked for by SKU only, one at a time.
+/// <https://github.com/YosefHayim/ebay-mcp/issues/158>
+pub(super) fn offers_url(sku: &str, marketplace_id: &str) -> String {
+    format!("{INVENTORY}/offer?sku={}&marketplace_id={}", encode(sku), encode(marketplace_id))
+}
+
+pub(super) fn offer_url(offer_id: &str) -> String {
+    format!("{INVENTORY}/offer/{}", encode(offer_id))
+}
+
+/// `offset` is the number of the page here, from 0, whatever its name says.
+pub(super) fn catalogue_url(page: u64) -> String {
+    format!("{INVENTORY}/inventory_item?limit={PAGE_ITEMS_MAX}&offset={page}")
+}
+
+pub(super) fn probe_url() -> String {
+    format!("{INVENTORY}/inventory_item?limit=1&offset=0")
+}
+
+/// `offset` counts orders here.
+pub(super) fn orders_url(since: Timestamp, offset: u64) -> String {
+    let filter = format!("lastmodifieddate:[{}..]", format_time(since));
+    let filter = encode(&filter);
+    format!("{FULFILLMENT}/order?filter={filter}&limit={PAGE_ITEMS_MAX}&offset={offset}")
+}
+
+pub(super) fn public_key_url(kid: &str) -> String {
+    format!("{NOTIFICATION}/public_key/{}", encode(kid))
+}
+
+pub(super) fn destination_url() -> String {
+    format!("{NOTIFICATION}/destination")
+}
+
+pub(super) fn destinations_url() -> String {
+    format!("{NOTIFICATION}/destination?limit=100")
+}
+
+pub(super) fn subscription_url() -> String {
+    format!("{NOTIFICATION}/subscription")
+}
+
+/// What to tell one SKU or offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Quantity {
+    pub(super) sku: Option<String>,
+    /// The offers that carry a quantity of their own.
+    pub(super) offers: Vec<String>,
+    pub(super) quantity: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct BulkPriceQuantity<'a> {
+    requests: Vec<PriceQuantity<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PriceQuantity<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sku: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ship_to_location_availability: Option<ShipToLocationAvailability>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    offers: Vec<OfferPriceQuantity<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShipToLocationAvailability {
+    quantity: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OfferPriceQuantity<'a> {
+    offer_id: &'a str,
+    available_quantity: u64,
+}
+
+/// Builds a bulk update. The live quantity is the smaller of the item's and the offer's own, so
+/// both are told where offers are known.
+pub(super) fn build_bulk_update<'a>(
+    quantities: impl IntoIterator<Item = &'a Quantity>,
+) -> BulkPriceQuantity<'a> {
+    let request = |of: &'a Quantity| PriceQuantity {
+        sku: of.sku.as_deref(),
+        ship_to_location_availability: of
+            .sku
+            .is_some()
+            .then_some(ShipToLocationAvailability { quantity: of.quantity }),
+        offers: of
+            .offers
+            .iter()
+            .map(|offer_id| OfferPriceQuantity { offer_id, available_quantity: of.quantity })
+            .collect(),
+    };
+    BulkPriceQuantity { requests: quantities.into_iter().map(request).collect() }
+}
+
+/// One entry of a bulk answer: a SKU's or an offer's, each with its own status.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UpdateEntry {
+    sku: Option<String>,
+    offer_id: Option<String>,
+    pub(super) status_code: u16,
+    #[serde(default)]
+    pub(super) errors: Vec<RestError>,
+}
+
+impl UpdateEntry {
+    pub(super) fn is_about(&self, quantity: &Quantity) -> bool {
+        match (&self.offer_id, &self.sku) {
+            (Some(offer), _) if quantity.offers.contains(offer) => true,
+            (_, Some(sku)) => quantity.sku.as_ref() == Some(sku),
+            (_, None) => false,
+        }
+    }
+
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status_code)
+    }
+}
+
+/// Reads a bulk answer, 200 or 207: both may hold failures.
+pub(super) fn parse_bulk_update(body: &[u8]) -> Result<Vec<UpdateEntry>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        responses: Vec<UpdateEntry>,
+    }
+    let answer: Answer = parse_json("bulk_update_price_quantity", body)?;
+    Ok(answer.responses)
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct BulkGetInventoryItem<'a> {
+    requests: Vec<GetInventoryItem<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct GetInventoryItem<'a> {
+    sku: &'a str,
+}
+
+pub(super) fn build_bulk_get<'a>(skus: &[&'a str]) -> BulkGetInventoryItem<'a> {
+    BulkGetInventoryItem { requests: skus.iter().map(|sku| GetInventoryItem { sku }).collect() }
+}
+
+#[derive(Deserialize)]
+struct InventoryItem {
+    sku: Option<String>,
+    availability: Option<Availability>,
+    product: Option<Product>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Availability {
+    ship_to_location_availability: Option<ItemQuantity>,
+}
+
+#[derive(Deserialize)]
+struct ItemQuantity {
+    quantity: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Product {
+    title: Option<String>,
+}
+
+impl InventoryItem {
+    fn reading(&self) -> Reading {
+        let ship_to =
+            self.availability.as_ref().and_then(|a| a.ship_to_location_availability.as_ref());
+        match ship_to.and_then(|ship_to| ship_to.quantity) {
+            Some(quantity) => Reading::Quantity(quantity),
+            None => Reading::Unknown("no quantity in the answer".to_owned()),
+        }
+    }
+}
+
+/// Reads what inventory items show, by SKU.
+pub(super) fn parse_bulk_get(body: &[u8]) -> Result<BTreeMap<String, Reading>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        responses: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        sku: Option<String>,
+        status_code: u16,
+        inventory_item: Option<InventoryItem>,
+        #[serde(default)]
+        errors: Vec<RestError>,
+    }
+    let answer: Answer = parse_json("bulk_get_inventory_item", body)?;
+    let reading = |entry: Entry| {
+        let reading = match entry.inventory_item {
+            Some(ref item) if (200..300).contains(&entry.status_code) => item.reading(),
+            Some(_) | None => Reading::Unknown(
+                super::error::classify_entry(entry.status_code, &entry.errors).detail,
+            ),
+        };
+        let sku = entry.sku.or_else(|| entry.inventory_item.and_then(|item| item.sku));
+        Some((sku?, reading))
+    };
+    Ok(answer.responses.into_iter().filter_map(reading).collect())
+}
+
+/// Reads a page of inventory items; `page` is the number of this one.
+pub(super) fn parse_catalogue(
+    body: &[u8],
+    page: u64,
+) -> Result<Page<CatalogueEntry>, ChannelError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        #[serde(default)]
+        inventory_items: Vec<InventoryItem>,
+        total: Option<u64>,
+        next: Option<String>,
+    }
+    let answer: Answer = parse_json("getInventoryItems", body)?;
+    let after = page.saturating_add(1);
+    let more = match answer.total {
+        Some(total) => after.saturating_mul(PAGE_ITEMS_MAX) < total,
+        None => answer.next.is_some(),
+    };
+    let next = (more && !answer.inventory_items.is_empty()).then(|| after.to_string());
+    let entry = |item: InventoryItem| {
+        let reading = item.reading();
+        let names = item.sku.iter().map(|sku| ("sku".to_owned(), sku.clone()));
+        CatalogueEntry {
+            fields: names.collect(),
+            title: item.product.and_then(|product| product.title),
+            sku: item.sku,
+            reading,
+            channel_fulfilled: false,
+            duplicate: false,
+        }
+    };
+    Ok(Page { items: answer.inventory_items.into_iter().map(entry).collect(), next })
+}
+
+/// An offer of a SKU on one marketplace.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Offer {
+    #[serde(default)]
+    pub(super) offer_id: String,
+    pub(super) sku: Option<String>,
+    /// Absent where the offer shows what the inventory item has.
+    pub(super) available_quantity: Option<i64>,
+    status: Option<String>,
+}
+
+impl Offer {
+    /// Only published offers can be told a quantity.
+    pub(super) fn is_published(&self) -> bool {
+        self.status.as_deref() == Some("PUBLISHED")
+    }
+}
+
+pub(super) fn parse_offers(body: &[u8]) -> Result<Vec<Offer>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        offers: Vec<Offer>,
+    }
+    let answer: Answer = parse_json("getOffers", body)?;
+    Ok(answer.offers.into_iter().take(OFFERS_MAX).collect())
+}
+
+pub(super) fn parse_offer(body: &[u8]) -> Result<Offer, ChannelError> {
+    parse_json("getOffer", body)
+}
+
+/// Reads a page of orders; `offset` is where this one started.
+///
+/// A cancelled order gives all of its units back; eBay cancels whole orders only.
+pub(super) fn parse_orders(body: &[u8], offset: u64) -> Result<Page<OrderNotice>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        orders: Vec<Order>,
+        next: Option<String>,
+        total: Option<u64>,
+    }
+    let answer: Answer = parse_json("getOrders", body)?;
+    let after = offset.saturating_add(PAGE_ITEMS_MAX);
+    let more = match answer.total {
+        Some(total) => after < total,
+        None => answer.next.is_some(),
+    };
+    let next = (more && !answer.orders.is_empty()).then(|| after.to_string());
+    let mut items: Vec<OrderNotice> = answer.orders.into_iter().map(Order::notice).collect();
+    items.sort_by_key(|order| order.updated_at);
+    Ok(Page { items, next })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Order {
+    order_id: String,
+    last_modified_date: Option<String>,
+    cancel_status: Option<CancelStatus>,
+    #[serde(default)]
+    line_items: Vec<LineItem>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CancelStatus {
+    cancel_state: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LineItem {
+    line_item_id: String,
+    sku: Option<String>,
+    legacy_item_id: Option<String>,
+    quantity: u64,
+}
+
+impl Order {
+    fn notice(self) -> OrderNotice {
+        let state = self.cancel_status.and_then(|status| status.cancel_state);
+        let cancelled = state.as_deref() == Some("CANCELED");
+        let line = |line: LineItem| {
+            order_line(line.line_item_id, line.sku, line.legacy_item_id, line.quantity, cancelled)
+        };
+        OrderNotice {
+            order_id: self.order_id,
+            updated_at: self.last_modified_date.as_deref().and_then(parse_time),
+            lines: self.line_items.into_iter().map(line).collect(),
+        }
+    }
+}
+
+pub(super) fn order_line(
+    line_id: String,
+    sku: Option<String>,
+    item_id: Option<String>,
+    quantity: u64,
+    cancelled: bool,
+) -> OrderLine {
+    let sku = sku.filter(|sku| !sku.is_empty());
+    OrderLine {
+        line_id,
+        fields: listing_names(sku.as_deref(), item_id.as_deref()),
+        sku,
+        state: LineState {
+            sold: quantity,
+            restocked: if cancelled { quantity } else { 0 },
+            channel_fulfilled: false,
+            part: None,
+        },
+    }
+}
+
+/// Returns what a notice says of a listing, as mapping fields.
+pub(super) fn listing_names(sku: Option<&str>, item_id: Option<&str>) -> BTreeMap<String, String> {
+    let names = [("sku", sku), ("itemId", item_id)];
+    names.into_iter().filter_map(|(name, id)| Some((name.to_owned(), id?.to_owned()))).collect()
+}
+
+/// Reads the public key of a signature, PEM, possibly without line breaks.
+pub(super) fn parse_public_key(body: &[u8]) -> Result<String, ChannelError> {
+    #[derive(Deserialize)]
+    struct PublicKey {
+        key: String,
+    }
+    let answer: PublicKey = parse_json("getPublicKey", body)?;
+    Ok(answer.key)
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DestinationRequest<'a> {
+    name: &'static str,
+    status: &'static str,
+    delivery_config: DeliveryConfig<'a>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeliveryConfig<'a> {
+    endpoint: &'a str,
+    verification_token: &'a str,
+}
+
+pub(super) fn build_destination<'a>(
+    endpoint: &'a str,
+    verification_token: &'a str,
+) -> DestinationRequest<'a> {
+    let delivery_config = DeliveryConfig { endpoint, verification_token };
+    DestinationRequest { name: "trueup", status: "ENABLED", delivery_config }
+}
+
+/// Finds the destination with this endpoint.
+pub(super) fn parse_destinations(
+    body: &[u8],
+    endpoint: &str,
+) -> Result<Option<String>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        destinations: Vec<Destination>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Destination {
+        destination_id: String,
+        delivery_config: Option<Config>,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        endpoint: Option<String>,
+    }
+    let answer: Answer = parse_json("getDestinations", body)?;
+    let ours = answer.destinations.into_iter().find(|destination| {
+        let config = destination.delivery_config.as_ref();
+        config.and_then(|config| config.endpoint.as_deref()) == Some(endpoint)
+    });
+    Ok(ours.map(|destination| destination.destination_id))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CreateSubscriptionRequest<'a> {
+    topic_id: &'a str,
+    destination_id: &'a str,
+    status: &'static str,
+    payload: SubscriptionPayloadDetail,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SubscriptionPayloadDetail {
+    delivery_protocol: &'static str,
+    format: &'static str,
+    schema_version: &'static str,
+}
+
+pub(super) fn build_subscription<'a>(
+    topic_id: &'a str,
+    destination_id: &'a str,
+) -> CreateSubscriptionRequest<'a> {
+    CreateSubscriptionRequest {
+        topic_id,
+        destination_id,
+        status: "ENABLED",
+        payload: SubscriptionPayloadDetail {
+            delivery_protocol: "HTTPS",
+            format: "JSON",
+            schema_version: "1.0",
+        },
+    }
+}
+
+/// A listing of the Trading API: an item number, and a SKU where it has variations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TradingItem {
+    pub(super) item_id: String,
+    pub(super) sku: Option<String>,
+    pub(super) quantity: u64,
+}
+
+const TRADING_NAMESPACE: &str = "urn:ebay:apis:eBLBaseComponents";
+
+/// Builds ReviseInventoryStatus; the quantity sent is what is available.
+pub(super) fn build_revise(items: &[&TradingItem]) -> String {
+    let mut xml = format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\
+         <ReviseInventoryStatusRequest xmlns=\"{TRADING_NAMESPACE}\">"
+    );
+    for item in items {
+        xml.push_str("<InventoryStatus><ItemID>");
+        xml.push_str(&escape(item.item_id.as_str()));
+        xml.push_str("</ItemID>");
+        if let Some(sku) = &item.sku {
+            xml.push_str("<SKU>");
+            xml.push_str(&escape(sku.as_str()));
+            xml.push_str("</SKU>");
+        }
+        xml.push_str(&format!("<Quantity>{}</Quantity></InventoryStatus>", item.quantity));
+    }
+    xml.push_str("</ReviseInventoryStatusRequest>");
+    xml
+}
+
+pub(super) fn build_get_item(item_id: &str) -> String {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\
+         <GetItemRequest xmlns=\"{TRADING_NAMESPACE}\"><ItemID>{}</ItemID></GetItemRequest>",
+        escape(item_id)
+    )
+}
+
+/// What a Trading answer says: its errors (warnings left out) and its content.
+pub(super) struct TradingAnswer {
+    pub(super) errors: Vec<TradingError>,
+    content: Element,
+}
+
+/// "Redundant": the listing shows this quantity already, so it is a success.
+/// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/ReviseInventoryStatus.html>
+const REDUNDANT: &str = "21917091";
+
+pub(super) fn parse_trading(body: &[u8]) -> Result<TradingAnswer, ChannelError> {
+    let content = parse_xml(body)?;
+    let ack = content.text_of("Ack");
+    let error = |node: &Element| TradingError {
+        code: node.text_of("ErrorCode").to_owned(),
+        classification: node.text_of("ErrorClassification").to_owned(),
+        message: match node.text_of("LongMessage") {
+            "" => node.text_of("ShortMessage").to_owned(),
+            long => long.to_owned(),
+        },
+    };
+    let is_error = |node: &&Element| {
+        node.text_of("SeverityCode") != "Warning" && node.text_of("ErrorCode") != REDUNDANT
+    };
+    let errors: Vec<TradingError> =
+        content.children_named("Errors").filter(is_error).map(error).collect();
+    let redundant =
+        content.children_named("Errors").any(|node| node.text_of("ErrorCode") == REDUNDANT);
+    let failed = match ack {
+        "Success" | "Warning" => false,
+        "Failure" | "PartialFailure" => true,
+        _ => return Err(malformed("a Trading answer without an Ack")),
+    };
+    if failed && errors.is_empty() && !redundant {
+        return Err(malformed("a Trading failure without an error"));
+    }
+    Ok(TradingAnswer { errors: if failed { errors } else { Vec::new() }, content })
+}
+
+impl TradingAnswer {
+    /// Returns whether a ReviseInventoryStatus answer lists this item as revised.
+    pub(super) fn has_revised(&self, item: &TradingItem) -> bool {
+        self.content.children_named("InventoryStatus").any(|node| {
+            let same_sku = match &item.sku {
+                Some(sku) => node.text_of("SKU") == sku,
+                None => true,
+            };
+            node.text_of("ItemID") == item.item_id && same_sku
+        })
+    }
+
+    /// Reads GetItem: `Quantity` counts the sold units, too, so they are taken off.
+    /// <https://developer.ebay.com/support/kb-article?KBid=1526>
+    pub(super) fn available(&self, sku: Option<&str>) -> Reading {
+        let Some(item) = self.content.child("Item") else {
+            return Reading::Unknown("no item in the answer".to_owned());
+        };
+        let status = item.child("SellingStatus").map_or("", |s| s.text_of("ListingStatus"));
+        if !matches!(status, "" | "Active") {
+            return Reading::Unknown(format!("the listing is {}", crate::exchange::clip(status)));
+        }
+        let variations: Vec<&Element> = item
+            .child("Variations")
+            .map(|variations| variations.children_named("Variation").collect())
+            .unwrap_or_default();
+        let node = match (sku, variations.as_slice()) {
+            (_, []) => Some(item),
+            (Some(sku), all) => all.iter().copied().find(|node| node.text_of("SKU") == sku),
+            (None, _) => None,
+        };
+        let Some(node) = node else {
+            return Reading::Unknown("no such variation in the listing".to_owned());
+        };
+        let number = |text: &str| text.trim().parse::<i64>().ok();
+        let sold = node.child("SellingStatus").map_or("0", |s| match s.text_of("QuantitySold") {
+            "" => "0",
+            sold => sold,
+        });
+        match (number(node.text_of("Quantity")), number(sold)) {
+            (Some(quantity), Some(sold)) => Reading::Quantity(quantity.saturating_sub(sold)),
+            (_, _) => Reading::Unknown("no quantity in the answer".to_owned()),
+        }
+    }
+}
+
+/// An XML element without its attributes, which the Trading API does not need.
+#[derive(Debug, Default)]
+struct Element {
+    name: String,
+    text: String,
+    children: Vec<Element>,
+}
+
+impl Element {
+    fn children_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
+        self.children.iter().filter(move |child| child.name == name)
+    }
+
+    fn child(&self, name: &str) -> Option<&Element> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    fn text_of(&self, name: &str) -> &str {
+        self.child(name).map_or("", |child| child.text.as_str())
+    }
+}
+
+/// How deep and how large an answer may be; its bytes are bounded by the caller.
+const XML_DEPTH_MAX: usize = 32;
+const XML_ELEMENTS_MAX: usize = 200_000;
+
+/// Reads a document into elements. Entities of a DTD are not known and not expanded.
+fn parse_xml(body: &[u8]) -> Result<Element, ChannelError> {
+    let text = std::str::from_utf8(body).map_err(|_| malformed("an answer that is not UTF-8"))?;
+    let mut reader = Reader::from_str(text);
+    let mut open: Vec<Element> = vec![Element::default()];
+    let mut elements = 0;
+    loop {
+        let event = reader.read_event().map_err(|_| malformed("an answer that is not XML"))?;
+        let top = open.last_mut().ok_or_else(|| malformed("an answer with an extra end tag"))?;
+        match event {
+            Event::Start(start) => {
+                elements += 1;
+                if open.len() > XML_DEPTH_MAX || elements > XML_ELEMENTS_MAX {
+                    return Err(malformed("an answer that is too large"));
+                }
+                let name = start.local_name().as_ref().to_owned();
+                open.push(Element { name, ..Element::default() });
+            }
+            Event::Empty(empty) => {
+                elements += 1;
+                if elements > XML_ELEMENTS_MAX {
+                    return Err(malformed("an answer that is too large"));
+                }
+                let name = empty.local_name().as_ref().to_owned();
+                top.children.push(Element { name, ..Element::default() });
+            }
+            Event::End(_) => {
+                let Some(done) = open.pop() else { continue };
+                let parent =
+                    open.last_mut().ok_or_else(|| malformed("an answer with an extra end tag"))?;
+                parent.children.push(Element { text: done.text.trim().to_owned(), ..done });
+            }
+            Event::Text(text) => top.text.push_str(&text.xml10_content()),
+            Event::CData(text) => top.text.push_str(&text.xml10_content()),
+            Event::GeneralRef(reference) => top.text.push(referenced(&reference)),
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {}
+            Event::Eof => break,
+        }
+    }
+    let mut root = open.pop().filter(|_| open.is_empty()).unwrap_or_default();
+    root.children.pop().ok_or_else(|| malformed("an answer without content"))
+}
+
+/// Returns the character of `&amp;` or `&#38;`; anything else becomes the replacement sign.
+fn referenced(reference: &quick_xml::events::BytesRef<'_>) -> char {
+    match &**reference {
+        "amp" => '&',
+        "lt" => '<',
+        "gt" => '>',
+        "quot" => '"',
+        "apos" => '\'',
+        _ => reference.resolve_char_ref().ok().flatten().unwrap_or(char::REPLACEMENT_CHARACTER),
+    }
+}
+
+fn malformed(what: &str) -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Protocol, format!("eBay sent {what}"))
+}
