@@ -22,6 +22,9 @@ mod rules;
 pub(crate) mod runs;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use rusqlite::types::Value;
 use rusqlite::{Connection, Params, Row};
 use trueup_core::Org;

@@ -1,0 +1,1151 @@
+//! Every table: what is put comes back, every filter, pages, and no row crosses an org.
+
+use std::collections::BTreeMap;
+
+use rusqlite::params;
+use serde_json::json;
+use trueup_core::{
+    ChannelId, ConflictFacts, Delta, LineBooked, ListingKey, ListingState, Location, Observed,
+    Quantity, Sent, Sku, Strategy, Timestamp,
+};
+
+use super::conflicts::ConflictQuery;
+use super::listings::MappedQuery;
+use super::order_lines::{LineId, OrderLine};
+use super::*;
+use crate::{
+    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, HistoryEntry,
+    HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked, RecordedAnswer, Resolved,
+    RuleSettings, Run, RunStatus, Subscription,
+};
+
+/// The columns of the ledger's table that this folder reads.
+const SKU_TABLE: &str = "
+    CREATE TABLE sku (
+      org TEXT NOT NULL,
+      sku TEXT NOT NULL,
+      version INTEGER NOT NULL,
+      publish_version INTEGER NOT NULL,
+      PRIMARY KEY (org, sku)
+    ) STRICT, WITHOUT ROWID";
+
+fn rows() -> Connection {
+    let conn = Connection::open_in_memory().unwrap();
+    conn.execute_batch(SCHEMA).unwrap();
+    conn.execute_batch(SCHEMA).expect("the schema may be run again");
+    conn.execute_batch(SKU_TABLE).unwrap();
+    conn
+}
+
+fn org() -> Org {
+    Org::new("acme").unwrap()
+}
+
+fn other() -> Org {
+    Org::new("other").unwrap()
+}
+
+fn channel(id: &str) -> ChannelId {
+    ChannelId::new(id).unwrap()
+}
+
+fn key(key: &str) -> ListingKey {
+    ListingKey::new(key).unwrap()
+}
+
+fn sku(sku: &str) -> Sku {
+    Sku::new(sku).unwrap()
+}
+
+fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+fn units(units: u64) -> Option<Quantity> {
+    Quantity::new(units)
+}
+
+/// Sets a SKU's version and publish version.
+fn put_sku(conn: &Connection, org: &Org, sku: &str, version: i64, publish: i64) {
+    let row = params![org.as_str(), sku, version, publish];
+    conn.execute("INSERT OR REPLACE INTO sku VALUES (?, ?, ?, ?)", row).unwrap();
+}
+
+fn connection(id: &str) -> crate::Connection {
+    crate::Connection {
+        id: channel(id),
+        kind: "shopify".to_owned(),
+        state: ConnectionState::Active,
+        sync_inventory: true,
+        sync_orders: false,
+        strategy: None,
+        rules: RuleSettings::default(),
+        poll_interval_minutes: None,
+        dry_run: false,
+        endpoint: None,
+        settings: BTreeMap::new(),
+        sealed_credentials: vec![0, 159, 255],
+        created_at: at(1),
+        updated_at: at(2),
+        last_sync: None,
+        last_error: None,
+        orders_seen_to: None,
+    }
+}
+
+fn full_connection(id: &str) -> crate::Connection {
+    crate::Connection {
+        state: ConnectionState::Paused,
+        sync_inventory: false,
+        sync_orders: true,
+        strategy: Some(Strategy::LowerWins),
+        rules: RuleSettings {
+            buffer: units(2),
+            percent: Some(90),
+            max_quantity: units(50),
+            zero_below: units(3),
+            ..RuleSettings::default()
+        },
+        poll_interval_minutes: Some(15),
+        dry_run: true,
+        endpoint: Some("http://127.0.0.1:9".to_owned()),
+        settings: BTreeMap::from([("shop".to_owned(), json!({ "name": "é", "n": [1, null] }))]),
+        last_sync: Some(at(10)),
+        last_error: Some((at(11), "429".to_owned())),
+        orders_seen_to: Some(at(12)),
+        ..connection(id)
+    }
+}
+
+fn mapping(on: &str, listing: &str, of: &str) -> Mapping {
+    Mapping {
+        channel: channel(on),
+        key: key(listing),
+        sku: sku(of),
+        fields: BTreeMap::from([("id".to_owned(), listing.to_owned())]),
+        strategy: None,
+        rules: RuleSettings::default(),
+        channel_fulfilled: false,
+        enabled: true,
+    }
+}
+
+fn put(conn: &Connection, org: &Org, mappings: &[Mapping]) {
+    listings::put_mappings(conn, org, mappings).unwrap();
+}
+
+fn state(conn: &Connection, on: &str, listing: &str) -> Option<ListingState> {
+    listings::state(conn, &org(), &channel(on), &key(listing)).unwrap()
+}
+
+/// Changes what is known of a listing of [`org`].
+fn change(conn: &Connection, on: &str, listing: &str, how: impl Fn(&mut ListingState)) {
+    let mut changed = state(conn, on, listing).expect("the listing is there");
+    how(&mut changed);
+    listings::put_state(conn, &org(), &changed).unwrap();
+    assert_eq!(state(conn, on, listing), Some(changed), "the state comes back as it was put");
+}
+
+fn know_everything(state: &mut ListingState) {
+    state.base = Some(-2);
+    state.in_flight = Some(Sent { quantity: 7, version: 4, at: at(20) });
+    state.acked_version = 3;
+    state.acked_at = Some(at(19));
+    state.observed = Some(Observed { quantity: -2, at: at(21) });
+    state.provisional = Delta::new(-5).unwrap();
+    state.forced = true;
+    state.epoch = u32::MAX;
+    state.in_conflict = true;
+}
+
+/// Checks which listings a query finds, as `channel/key`.
+#[track_caller]
+fn check_listings(conn: &Connection, query: &ListingQuery, expected: &[&str]) {
+    let query = ListingQuery { limit: 100, ..query.clone() };
+    let page = listings::query(conn, &org(), &query).unwrap();
+    assert_eq!(names(&page.items), expected, "{query:?}");
+    assert!(!page.more);
+}
+
+fn names(found: &[listings::ListingRow]) -> Vec<String> {
+    found.iter().map(|row| format!("{}/{}", row.mapping.channel, row.mapping.key)).collect()
+}
+
+// --- Connections ----------------------------------------------------------------------------
+
+#[test]
+fn a_connection_comes_back_as_it_was_put_and_is_replaced_whole() {
+    let conn = rows();
+    for row in [connection("b"), full_connection("b"), connection("b")] {
+        connections::put(&conn, &org(), &row).unwrap();
+        assert_eq!(connections::get(&conn, &org(), &row.id).unwrap(), Some(row));
+    }
+}
+
+#[test]
+fn connections_are_listed_by_id_and_by_org() {
+    let conn = rows();
+    let (a, b) = (connection("a"), full_connection("b"));
+    for row in [&b, &a] {
+        connections::put(&conn, &org(), row).unwrap();
+    }
+    connections::put(&conn, &other(), &connection("a")).unwrap();
+    assert_eq!(connections::list(&conn, &org()).unwrap(), [a.clone(), b.clone()]);
+    assert_eq!(connections::get(&conn, &other(), &channel("b")).unwrap(), None);
+    let all = connections::all(&conn).unwrap();
+    assert_eq!(all, [(org(), a), (org(), b), (other(), connection("a"))]);
+}
+
+#[test]
+fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
+    let conn = rows();
+    let line = LineId { channel: &channel("a"), order: "1", line: "1" };
+    for org in [org(), other()] {
+        connections::put(&conn, &org, &connection("a")).unwrap();
+        put(&conn, &org, &[mapping("a", "1", "A"), mapping("b", "1", "A")]);
+        inbox::put(&conn, &org, &webhook("a", "d1")).unwrap();
+        let booked = LineBooked { sold: 2, restocked: 0 };
+        let row = OrderLine { id: line, sku: &sku("A"), booked, at: at(1) };
+        order_lines::put(&conn, &org, row).unwrap();
+    }
+    assert!(connections::delete(&conn, &org(), &channel("a")).unwrap());
+    assert!(!connections::delete(&conn, &org(), &channel("a")).unwrap());
+    check_listings(&conn, &ListingQuery::default(), &["b/1"]);
+    assert!(order_lines::get(&conn, &org(), line).unwrap().is_some());
+    let left: Vec<_> = inbox::waiting(&conn, at(100), 9).unwrap();
+    assert_eq!(left.iter().map(|(org, _)| org.clone()).collect::<Vec<_>>(), [other()]);
+    assert_eq!(connections::all(&conn).unwrap().len(), 1);
+    assert_eq!(listings::delete_mappings(&conn, &other(), &channel("a"), &sku("A")).unwrap(), 1);
+}
+
+// --- Listings -------------------------------------------------------------------------------
+
+#[test]
+fn a_mapping_comes_back_as_it_was_put() {
+    let conn = rows();
+    let full = Mapping {
+        strategy: Some(Strategy::Manual),
+        rules: RuleSettings {
+            buffer: units(1),
+            percent: Some(0),
+            max_quantity: units(trueup_core::QUANTITY_MAX),
+            zero_below: units(2),
+            units_per_listing: units(6),
+            locations: Some(vec![Location::new("Größe 1").unwrap(), Location::main()]),
+        },
+        channel_fulfilled: true,
+        enabled: false,
+        ..mapping("a", "1", "A")
+    };
+    for row in [mapping("a", "1", "A"), full, mapping("a", "1", "A")] {
+        put(&conn, &org(), std::slice::from_ref(&row));
+        let query = ListingQuery { limit: 1, ..ListingQuery::default() };
+        let page = listings::query(&conn, &org(), &query).unwrap();
+        assert_eq!(page.items[0].mapping, row);
+        assert_eq!(Some(&page.items[0].state), state(&conn, "a", "1").as_ref());
+    }
+}
+
+#[test]
+fn the_mapping_beats_the_connection_beats_the_default() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    let bare = state(&conn, "a", "1").unwrap();
+    assert_eq!(bare.rules, trueup_core::Rules::default());
+    assert_eq!((bare.strategy, &bare.home), (Strategy::MasterWins, &Location::main()));
+
+    connections::put(&conn, &org(), &full_connection("a")).unwrap();
+    connections::put(&conn, &other(), &connection("a")).unwrap();
+    let of_channel = state(&conn, "a", "1").unwrap();
+    assert_eq!(of_channel.strategy, Strategy::LowerWins);
+    assert_eq!((of_channel.rules.buffer.get(), of_channel.rules.percent), (2, 90));
+    assert_eq!(of_channel.rules.max_quantity, units(50));
+    assert_eq!(of_channel.rules.zero_below.get(), 3);
+
+    let own = RuleSettings {
+        buffer: units(0),
+        units_per_listing: units(6),
+        locations: Some(vec![Location::new("north").unwrap(), Location::main()]),
+        ..RuleSettings::default()
+    };
+    let own = Mapping { strategy: Some(Strategy::Manual), rules: own, ..mapping("a", "1", "A") };
+    put(&conn, &org(), std::slice::from_ref(&own));
+    let merged = state(&conn, "a", "1").unwrap();
+    assert_eq!(merged.strategy, Strategy::Manual);
+    assert_eq!((merged.rules.buffer.get(), merged.rules.percent), (0, 90));
+    assert_eq!(merged.rules.units_per_listing.get(), 6);
+    assert_eq!(merged.rules.locations, own.rules.locations);
+    assert_eq!(merged.home.as_str(), "north");
+
+    put(&conn, &org(), &[Mapping { channel_fulfilled: true, ..own }]);
+    assert_eq!(state(&conn, "a", "1").unwrap().home, Location::of_channel(&channel("a")));
+}
+
+#[test]
+fn what_is_known_stays_with_the_sku_and_is_forgotten_with_another() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    change(&conn, "a", "1", know_everything);
+    let known = state(&conn, "a", "1").unwrap();
+    put(&conn, &org(), &[Mapping { enabled: false, ..mapping("a", "1", "A") }]);
+    assert_eq!(state(&conn, "a", "1"), Some(known.clone()));
+
+    put(&conn, &org(), &[mapping("a", "1", "B")]);
+    let mut fresh = known.clone();
+    fresh.sku = sku("B");
+    fresh.base = None;
+    fresh.in_flight = None;
+    fresh.acked_version = 0;
+    fresh.acked_at = None;
+    fresh.observed = None;
+    fresh.provisional = Delta::ZERO;
+    fresh.forced = false;
+    fresh.epoch = 0; // Goes on, and here it wraps.
+    fresh.in_conflict = false;
+    assert_eq!(state(&conn, "a", "1"), Some(fresh.clone()));
+
+    // A late settlement of the SKU before must not count for the new one.
+    listings::put_state(&conn, &org(), &known).unwrap();
+    assert_eq!(state(&conn, "a", "1"), Some(fresh));
+}
+
+#[test]
+fn the_epoch_goes_on_when_the_sku_changes() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    change(&conn, "a", "1", |state| state.epoch = 4);
+    put(&conn, &org(), &[mapping("a", "1", "B")]);
+    assert_eq!(state(&conn, "a", "1").unwrap().epoch, 5);
+}
+
+#[test]
+fn the_state_of_a_listing_that_is_gone_is_dropped() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "A"), mapping("a", "3", "B")]);
+    put(&conn, &other(), &[mapping("a", "1", "A")]);
+    let known = state(&conn, "a", "1").unwrap();
+    assert_eq!(listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A")).unwrap(), 2);
+    assert_eq!(listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A")).unwrap(), 0);
+    listings::put_state(&conn, &org(), &ListingState { forced: true, ..known }).unwrap();
+    check_listings(&conn, &ListingQuery::default(), &["a/3"]);
+    let theirs = listings::state(&conn, &other(), &channel("a"), &key("1")).unwrap();
+    assert!(!theirs.expect("another org's mapping stays").forced);
+}
+
+#[test]
+fn attempts_are_noted_until_the_mapping_changes() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    put(&conn, &other(), &[mapping("a", "1", "A")]);
+    let parked = Parked { code: "not_stocked".to_owned(), detail: "says so".to_owned(), at: at(5) };
+    let note = |key: ListingKey, parked| AttemptNote { key, attempts: 3, parked };
+    let notes = [note(key("1"), Some(parked.clone())), note(key("gone"), None)];
+    listings::note_attempts(&conn, &org(), &channel("a"), &notes).unwrap();
+    let read = |org: &Org| {
+        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
+        let page = listings::query(&conn, org, &query).unwrap();
+        page.items.into_iter().map(|row| (row.attempts, row.parked)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&org()), [(3, Some(parked.clone()))]);
+    assert_eq!(read(&other()), [(0, None)]);
+
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    assert_eq!(read(&org()), [(3, Some(parked))], "an unchanged mapping stays parked");
+    put(&conn, &org(), &[Mapping { fields: BTreeMap::new(), ..mapping("a", "1", "A") }]);
+    assert_eq!(read(&org()), [(0, None)], "a changed one is tried again");
+
+    listings::note_attempts(&conn, &org(), &channel("a"), &[note(key("1"), None)]).unwrap();
+    assert_eq!(read(&org()), [(3, None)]);
+}
+
+#[test]
+fn listings_are_filtered() {
+    let conn = rows();
+    let mappings = [
+        mapping("b", "1", "A"),
+        mapping("a", "1", "A"),
+        mapping("a", "3", "A'\"[1]"),
+        mapping("a", "2", "B"),
+    ];
+    put(&conn, &org(), &mappings);
+    put(&conn, &other(), &[mapping("a", "1", "A"), mapping("a", "9", "Z")]);
+    let all = ListingQuery::default();
+    check_listings(&conn, &all, &["a/1", "b/1", "a/3", "a/2"]);
+    let on_a = ListingQuery { channel: Some(channel("a")), ..all.clone() };
+    check_listings(&conn, &on_a, &["a/1", "a/3", "a/2"]);
+    let with_key = ListingQuery { key: Some(key("1")), ..all.clone() };
+    check_listings(&conn, &with_key, &["a/1", "b/1"]);
+    check_listings(&conn, &ListingQuery { key: Some(key("1")), ..on_a.clone() }, &["a/1"]);
+    check_listings(&conn, &ListingQuery { key: Some(key("9")), ..all.clone() }, &[]);
+    let of = |skus: &[&str]| ListingQuery {
+        skus: Some(skus.iter().map(|name| sku(name)).collect()),
+        ..all.clone()
+    };
+    check_listings(&conn, &of(&[]), &[]);
+    check_listings(&conn, &of(&["Z"]), &[]);
+    check_listings(&conn, &of(&["B", "A'\"[1]", "B"]), &["a/3", "a/2"]);
+    let after = ListingQuery { after: Some((sku("A"), key("1"))), ..all.clone() };
+    check_listings(&conn, &after, &["a/3", "a/2"]);
+    check_listings(&conn, &ListingQuery { after: Some((sku("B"), key("2"))), ..all }, &[]);
+}
+
+#[test]
+fn a_listing_is_dirty_by_version_or_by_force() {
+    let conn = rows();
+    let keys = ["acked", "behind", "forced", "unpublished", "unknown", "unknown-forced"];
+    for name in keys {
+        let of = if name.starts_with("unknown") { "U" } else { name };
+        put(&conn, &org(), &[mapping("a", name, of)]);
+    }
+    put_sku(&conn, &org(), "acked", 4, 4);
+    put_sku(&conn, &org(), "behind", 4, 4);
+    put_sku(&conn, &org(), "forced", 4, 4);
+    put_sku(&conn, &org(), "unpublished", 4, 3);
+    put_sku(&conn, &other(), "U", 9, 9);
+    change(&conn, "a", "acked", |state| state.acked_version = 4);
+    change(&conn, "a", "behind", |state| state.acked_version = 3);
+    change(&conn, "a", "forced", |state| (state.acked_version, state.forced) = (4, true));
+    change(&conn, "a", "unpublished", |state| state.acked_version = 3);
+    change(&conn, "a", "unknown-forced", |state| state.forced = true);
+
+    let dirty = ListingQuery { dirty: true, ..ListingQuery::default() };
+    check_listings(&conn, &dirty, &["a/unknown-forced", "a/behind", "a/forced"]);
+    assert_eq!(listings::count_dirty(&conn, &org(), &channel("a")).unwrap(), 3);
+    assert_eq!(listings::count_dirty(&conn, &org(), &channel("b")).unwrap(), 0);
+    assert_eq!(listings::count_dirty(&conn, &other(), &channel("a")).unwrap(), 0);
+    let of_behind = ListingQuery { skus: Some(vec![sku("behind"), sku("acked")]), ..dirty };
+    check_listings(&conn, &of_behind, &["a/behind"]);
+}
+
+#[test]
+fn a_listing_is_suspicious_for_each_reason() {
+    let conn = rows();
+    type Change = fn(&mut ListingState);
+    let reasons: [(&str, bool, Change); 9] = [
+        ("0-quiet", false, |_| {}),
+        ("1-agreed", false, |state| {
+            state.base = Some(5);
+            state.observed = Some(Observed { quantity: 5, at: at(1) });
+        }),
+        ("2-moved", true, |state| {
+            state.base = Some(5);
+            state.observed = Some(Observed { quantity: 4, at: at(1) });
+        }),
+        ("3-first-reading", true, |state| {
+            state.observed = Some(Observed { quantity: 4, at: at(1) });
+        }),
+        ("4-unread", false, |state| state.base = Some(5)),
+        ("5-in-flight", true, |state| {
+            state.in_flight = Some(Sent { quantity: 1, version: 1, at: at(1) });
+        }),
+        ("6-conflict", true, |state| state.in_conflict = true),
+        ("7-behind", true, |state| state.acked_version = 3),
+        ("8-forced", true, |state| state.forced = true),
+    ];
+    let mut expected = Vec::new();
+    for (name, suspicious, how) in reasons {
+        put_sku(&conn, &org(), name, 4, 0);
+        put(&conn, &org(), &[mapping("a", name, name)]);
+        change(&conn, "a", name, |state| state.acked_version = 4);
+        change(&conn, "a", name, how);
+        expected.extend(suspicious.then(|| format!("a/{name}")));
+    }
+    put(&conn, &org(), &[mapping("a", "9-parked", "9")]);
+    let parked = Some(Parked { code: "x".to_owned(), detail: String::new(), at: at(1) });
+    let note = AttemptNote { key: key("9-parked"), attempts: 1, parked };
+    listings::note_attempts(&conn, &org(), &channel("a"), &[note]).unwrap();
+    expected.push("a/9-parked".to_owned());
+
+    let query = ListingQuery { suspicious: true, ..ListingQuery::default() };
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    check_listings(&conn, &query, &expected);
+}
+
+#[test]
+fn pages_of_listings_lose_none_and_repeat_none() {
+    let conn = rows();
+    let mut mappings = Vec::new();
+    for (on, listing, of) in [
+        ("a", "1", "A"),
+        ("b", "1", "A"),
+        ("c", "1", "A"),
+        ("a", "2", "A"),
+        ("a", "0", "B"),
+        ("a", "3", "C"),
+        ("b", "3", "C"),
+    ] {
+        mappings.push(mapping(on, listing, of));
+    }
+    put(&conn, &org(), &mappings);
+    put(&conn, &other(), &mappings);
+    for limit in 1..=8 {
+        let mut query = ListingQuery { limit, ..ListingQuery::default() };
+        let mut found = Vec::new();
+        loop {
+            let page = listings::query(&conn, &org(), &query).unwrap();
+            // Three channels share one SKU and key: only then may a page be longer.
+            assert!(page.items.len() <= limit.max(3), "a page of {limit}");
+            found.extend(names(&page.items));
+            let last = page.items.last().map(|row| &row.mapping);
+            query.after = last.map(|last| (last.sku.clone(), last.key.clone()));
+            if !page.more {
+                break;
+            }
+        }
+        let expected = ["a/1", "b/1", "c/1", "a/2", "a/0", "a/3", "b/3"];
+        assert_eq!(found, expected, "pages of {limit}");
+    }
+}
+
+#[test]
+fn mapped_skus_are_listed_once() {
+    let conn = rows();
+    let mappings = [
+        mapping("a", "1", "A"),
+        mapping("a", "2", "A"),
+        mapping("b", "1", "A"),
+        mapping("b", "2", "B"),
+        mapping("a", "3", "C"),
+    ];
+    put(&conn, &org(), &mappings);
+    put(&conn, &other(), &[mapping("a", "1", "Z")]);
+    put_sku(&conn, &org(), "A", 1, 1);
+    put_sku(&conn, &org(), "C", 1, 1);
+    change(&conn, "a", "1", |state| state.acked_version = 1);
+    change(&conn, "a", "2", |state| state.acked_version = 1);
+    let check = |on: Option<&str>, stale, after: Option<&str>, limit, expected: (&[&str], bool)| {
+        let (on, after) = (on.map(channel), after.map(sku));
+        let query = MappedQuery { channel: on.as_ref(), stale, after: after.as_ref(), limit };
+        let page = listings::mapped_skus(&conn, &org(), query).unwrap();
+        let found: Vec<_> = page.items.iter().map(Sku::as_str).collect();
+        assert_eq!((found.as_slice(), page.more), expected);
+    };
+    check(None, false, None, 9, (&["A", "B", "C"], false));
+    check(None, false, None, 2, (&["A", "B"], true));
+    check(None, false, Some("A"), 2, (&["B", "C"], false));
+    check(Some("a"), false, None, 9, (&["A", "C"], false));
+    check(None, true, None, 9, (&["A", "C"], false));
+    check(Some("a"), true, None, 9, (&["C"], false));
+}
+
+#[test]
+fn the_lists_are_read_in_the_order_of_an_index() {
+    let conn = rows();
+    let cases = [
+        "SELECT * FROM listing l WHERE org = ? AND (sku, listing_key) > (?, ?) ORDER BY sku, \
+         listing_key, channel",
+        "SELECT * FROM listing WHERE org = ? AND channel = ? ORDER BY sku, listing_key, channel",
+        "SELECT * FROM sync_history WHERE org = ? AND id < ? ORDER BY id DESC",
+        "SELECT * FROM sync_history WHERE org = ? AND operation = ? ORDER BY id DESC",
+        "SELECT * FROM sync_history WHERE org = ? AND channel = ? ORDER BY id DESC",
+        "SELECT * FROM sync_history WHERE org = ? AND sku = ? ORDER BY id DESC",
+        "SELECT * FROM conflict WHERE org = ? ORDER BY id DESC",
+        "SELECT * FROM delivery WHERE org = ? AND subscription = ? ORDER BY id DESC",
+        "SELECT * FROM delivery WHERE state = 'pending' AND next_at <= ? ORDER BY next_at, id",
+        "SELECT * FROM inbox WHERE state = 'waiting' AND next_at <= ? ORDER BY id",
+    ];
+    for sql in cases {
+        let plan = plan(&conn, sql);
+        assert!(plan.contains("USING INDEX"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
+}
+
+fn plan(conn: &Connection, sql: &str) -> String {
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let bound = vec!["x"; statement.parameter_count()];
+    let lines = statement
+        .query_map(rusqlite::params_from_iter(bound), |row| row.get::<_, String>(3))
+        .unwrap();
+    lines.map(|line| line.unwrap()).collect::<Vec<_>>().join("; ")
+}
+
+// --- Order lines ----------------------------------------------------------------------------
+
+#[test]
+fn an_order_line_is_replaced_and_is_of_one_org_channel_order_and_line() {
+    let conn = rows();
+    let (a, b) = (channel("a"), channel("b"));
+    let id = LineId { channel: &a, order: "1", line: "2" };
+    for booked in [LineBooked { sold: 3, restocked: 0 }, LineBooked { sold: 3, restocked: 1 }] {
+        let row = OrderLine { id, sku: &sku("A"), booked, at: at(1) };
+        order_lines::put(&conn, &org(), row).unwrap();
+        assert_eq!(order_lines::get(&conn, &org(), id).unwrap(), Some(booked));
+    }
+    assert_eq!(order_lines::get(&conn, &other(), id).unwrap(), None);
+    for elsewhere in
+        [LineId { channel: &b, ..id }, LineId { order: "2", ..id }, LineId { line: "1", ..id }]
+    {
+        assert_eq!(order_lines::get(&conn, &org(), elsewhere).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_count_that_does_not_fit_is_refused() {
+    let conn = rows();
+    let id = LineId { channel: &channel("a"), order: "1", line: "2" };
+    let booked = LineBooked { sold: u64::MAX, restocked: 0 };
+    let row = OrderLine { id, sku: &sku("A"), booked, at: at(1) };
+    assert!(matches!(order_lines::put(&conn, &org(), row), Err(RowsError::Corrupt(_))));
+}
+
+// --- Runs -----------------------------------------------------------------------------------
+
+fn run(id: &str, status: RunStatus) -> Run {
+    Run {
+        id: id.to_owned(),
+        operation: "inventory_push".to_owned(),
+        channel: channel("a"),
+        status,
+        dry_run: false,
+        counters: BTreeMap::from([("total".to_owned(), u64::MAX)]),
+        warnings: json!([{ "b": 1, "a": 2 }]),
+        items: json!([]),
+        error: None,
+        started_at: at(1),
+        finished_at: None,
+    }
+}
+
+#[test]
+fn a_run_is_replaced_and_stays_in_its_org() {
+    let conn = rows();
+    let ended = Run {
+        status: RunStatus::Partial,
+        dry_run: true,
+        error: Some("two failed".to_owned()),
+        finished_at: Some(at(9)),
+        ..run("r", RunStatus::Completed)
+    };
+    for row in [run("r", RunStatus::Running), ended] {
+        runs::put(&conn, &org(), &row).unwrap();
+        assert_eq!(runs::get(&conn, &org(), "r").unwrap(), Some(row));
+    }
+    assert_eq!(runs::get(&conn, &other(), "r").unwrap(), None);
+    runs::put(&conn, &other(), &run("r", RunStatus::Failed)).unwrap();
+    assert_eq!(runs::get(&conn, &org(), "r").unwrap().unwrap().status, RunStatus::Partial);
+}
+
+#[test]
+fn runs_that_a_crash_left_running_are_ended_in_every_org() {
+    let conn = rows();
+    runs::put(&conn, &org(), &run("1", RunStatus::Running)).unwrap();
+    runs::put(&conn, &org(), &run("2", RunStatus::Completed)).unwrap();
+    runs::put(&conn, &other(), &run("1", RunStatus::Running)).unwrap();
+    assert_eq!(runs::abandon(&conn, at(7)).unwrap(), 2);
+    assert_eq!(runs::abandon(&conn, at(8)).unwrap(), 0);
+    let ended = runs::get(&conn, &org(), "1").unwrap().unwrap();
+    assert_eq!((ended.status, ended.finished_at), (RunStatus::Failed, Some(at(7))));
+    assert_eq!(ended.error.as_deref(), Some("interrupted by a restart"));
+    assert_eq!(runs::get(&conn, &org(), "2").unwrap(), Some(run("2", RunStatus::Completed)));
+}
+
+// --- History --------------------------------------------------------------------------------
+
+fn entry(micros: i64, operation: &str) -> HistoryEntry {
+    HistoryEntry {
+        id: 0,
+        at: at(micros),
+        operation: operation.to_owned(),
+        channel: None,
+        sku: None,
+        status: "ok".to_owned(),
+        run: None,
+        detail: json!({}),
+    }
+}
+
+#[test]
+fn history_is_filtered_newest_first() {
+    let conn = rows();
+    let rich = HistoryEntry {
+        channel: Some(channel("a")),
+        sku: Some(sku("A")),
+        status: "error".to_owned(),
+        run: Some("r".to_owned()),
+        detail: json!({ "z": [1], "a": null }),
+        ..entry(20, "push")
+    };
+    let entries = [entry(10, "push"), rich.clone(), entry(30, "pull")];
+    history::add(&conn, &org(), &entries).unwrap();
+    history::add(&conn, &other(), &[entry(40, "push")]).unwrap();
+    let find = |query: &HistoryQuery| {
+        let query = HistoryQuery { limit: 9, ..query.clone() };
+        history::query(&conn, &org(), &query).unwrap().items
+    };
+    let all = HistoryQuery::default();
+    assert_eq!(find(&all)[1], HistoryEntry { id: 2, ..rich });
+    let check = |query: HistoryQuery, ids: &[u64]| {
+        assert_eq!(find(&query).iter().map(|e| e.id).collect::<Vec<_>>(), ids, "{query:?}");
+    };
+    check(all.clone(), &[3, 2, 1]);
+    check(HistoryQuery { operation: Some("push".to_owned()), ..all.clone() }, &[2, 1]);
+    check(HistoryQuery { channel: Some(channel("a")), ..all.clone() }, &[2]);
+    check(HistoryQuery { sku: Some(sku("A")), ..all.clone() }, &[2]);
+    check(HistoryQuery { status: Some("ok".to_owned()), ..all.clone() }, &[3, 1]);
+    check(HistoryQuery { from: Some(at(20)), ..all.clone() }, &[3, 2]);
+    check(HistoryQuery { to: Some(at(20)), ..all.clone() }, &[1]);
+    check(HistoryQuery { before: Some(3), ..all.clone() }, &[2, 1]);
+    let narrow = HistoryQuery { operation: Some("push".to_owned()), before: Some(2), ..all };
+    check(HistoryQuery { sku: Some(sku("A")), ..narrow.clone() }, &[]);
+    check(narrow, &[1]);
+}
+
+#[test]
+fn a_page_says_whether_more_follows() {
+    let conn = rows();
+    history::add(&conn, &org(), &[entry(1, "a"), entry(2, "a"), entry(3, "a")]).unwrap();
+    for (limit, found, more) in [(0, 0, true), (2, 2, true), (3, 3, false), (usize::MAX, 3, false)]
+    {
+        let query = HistoryQuery { limit, ..HistoryQuery::default() };
+        let page = history::query(&conn, &org(), &query).unwrap();
+        assert_eq!((page.items.len(), page.more), (found, more), "a page of {limit}");
+    }
+}
+
+// --- Conflicts ------------------------------------------------------------------------------
+
+fn facts(on: &str, listing: &str, micros: i64) -> ConflictFacts {
+    ConflictFacts {
+        channel: channel(on),
+        key: key(listing),
+        sku: sku("A"),
+        master: 10,
+        base: Some(8),
+        expected: 9,
+        observed: -1,
+        at: at(micros),
+    }
+}
+
+fn conflict(conn: &Connection, id: u64) -> Conflict {
+    conflicts::get(conn, &org(), id).unwrap().expect("the conflict is there")
+}
+
+#[test]
+fn a_listing_has_one_open_conflict_with_its_newest_numbers() {
+    let conn = rows();
+    let first = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap();
+    let later = ConflictFacts { master: 11, base: None, observed: -3, ..facts("a", "1", 5) };
+    let second = conflicts::flag(&conn, &org(), &later).unwrap();
+    assert_eq!((first.is_new, second.is_new, first.id), (true, false, second.id));
+    let open = Conflict {
+        id: first.id,
+        channel: channel("a"),
+        key: key("1"),
+        sku: sku("A"),
+        master: 11,
+        base: None,
+        expected: 9,
+        observed: -3,
+        opened_at: at(1),
+        seen_at: at(5),
+        resolved: None,
+    };
+    assert_eq!(conflict(&conn, first.id), open);
+    for (org, on) in [(other(), "a"), (org(), "b")] {
+        let elsewhere = conflicts::flag(&conn, &org, &facts(on, "1", 2)).unwrap();
+        assert!(elsewhere.is_new && elsewhere.id != first.id);
+    }
+    assert_eq!(conflicts::get(&conn, &other(), first.id).unwrap(), None);
+    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 1);
+}
+
+#[test]
+fn a_closed_conflict_stays_and_the_next_is_another() {
+    let conn = rows();
+    let first = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap();
+    conflicts::flag(&conn, &other(), &facts("a", "1", 1)).unwrap();
+    let close = |org: &Org| conflicts::close(&conn, org, &channel("a"), &key("1"), at(7));
+    assert_eq!(close(&org()).unwrap(), Some(first.id));
+    assert_eq!(close(&org()).unwrap(), None);
+    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 0);
+    assert_eq!(conflicts::count_open(&conn, &other(), &channel("a")).unwrap(), 1);
+    let unnoted = conflict(&conn, first.id).resolved.expect("it is closed");
+    assert_eq!((unnoted.at, unnoted.by.as_str()), (at(7), conflicts::BY_NOBODY));
+
+    let next = conflicts::flag(&conn, &org(), &facts("a", "1", 9)).unwrap();
+    assert!(next.is_new && next.id > first.id);
+    assert!(conflict(&conn, first.id).resolved.is_some());
+}
+
+#[test]
+fn a_resolution_may_be_noted_before_or_after_the_ledger_closes() {
+    for note_first in [true, false] {
+        let conn = rows();
+        let id = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap().id;
+        let resolved = Resolved {
+            at: at(7),
+            by: "mia".to_owned(),
+            resolution: "channel".to_owned(),
+            note: Some("counted".to_owned()),
+        };
+        let note = |org: &Org| conflicts::note_resolved(&conn, org, id, &resolved).unwrap();
+        let close = || conflicts::close(&conn, &org(), &channel("a"), &key("1"), at(7)).unwrap();
+        if note_first {
+            note(&org());
+            assert_eq!(conflict(&conn, id).resolved, None, "a note does not close");
+            close();
+        } else {
+            close();
+            note(&other());
+            assert_eq!(conflict(&conn, id).resolved.unwrap().by, conflicts::BY_NOBODY);
+            note(&org());
+        }
+        assert_eq!(conflict(&conn, id).resolved, Some(resolved.clone()));
+    }
+}
+
+#[test]
+fn conflicts_are_filtered_newest_first() {
+    let conn = rows();
+    for (on, listing) in [("a", "1"), ("a", "2"), ("b", "1")] {
+        conflicts::flag(&conn, &org(), &facts(on, listing, 1)).unwrap();
+    }
+    conflicts::flag(&conn, &other(), &facts("a", "1", 1)).unwrap();
+    conflicts::close(&conn, &org(), &channel("a"), &key("1"), at(2)).unwrap();
+    let check = |query: ConflictQuery<'_>, ids: &[u64], more: bool| {
+        let page = conflicts::list(&conn, &org(), query).unwrap();
+        let found: Vec<_> = page.items.iter().map(|conflict| conflict.id).collect();
+        assert_eq!((found.as_slice(), page.more), (ids, more), "{query:?}");
+    };
+    let (all, a) = (ConflictQuery { limit: 9, ..ConflictQuery::default() }, channel("a"));
+    check(all, &[3, 2, 1], false);
+    check(ConflictQuery { limit: 1, ..all }, &[3], true);
+    check(ConflictQuery { before: Some(3), ..all }, &[2, 1], false);
+    check(ConflictQuery { open: Some(true), ..all }, &[3, 2], false);
+    check(ConflictQuery { open: Some(false), ..all }, &[1], false);
+    check(ConflictQuery { open: Some(true), channel: Some(&a), ..all }, &[2], false);
+}
+
+#[test]
+fn a_conflict_of_a_listing_that_is_gone_or_moved_is_closed() {
+    let conn = rows();
+    for org in [org(), other()] {
+        put(&conn, &org, &[mapping("a", "stays", "A"), mapping("a", "moved", "A")]);
+        for listing in ["stays", "moved", "gone"] {
+            conflicts::flag(&conn, &org, &facts("a", listing, 1)).unwrap();
+        }
+    }
+    put(&conn, &org(), &[mapping("a", "moved", "B")]);
+    assert_eq!(conflicts::close_orphans(&conn, &org(), at(5)).unwrap(), 2);
+    assert_eq!(conflicts::close_orphans(&conn, &org(), at(6)).unwrap(), 0);
+    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 1);
+    assert_eq!(conflicts::count_open(&conn, &other(), &channel("a")).unwrap(), 3);
+    assert_eq!(conflict(&conn, 2).resolved.unwrap().resolution, "unmapped");
+}
+
+// --- Inbox ----------------------------------------------------------------------------------
+
+fn webhook(on: &str, delivery: &str) -> InboxItem {
+    InboxItem {
+        id: 0,
+        channel: channel(on),
+        delivery_id: delivery.to_owned(),
+        topic: "orders/create".to_owned(),
+        body: vec![b'{', 0xff, b'}'],
+        received_at: at(10),
+        attempts: 0,
+    }
+}
+
+fn waiting(conn: &Connection, micros: i64) -> Vec<u64> {
+    inbox::waiting(conn, at(micros), 9).unwrap().into_iter().map(|(_, item)| item.id).collect()
+}
+
+#[test]
+fn a_webhook_is_kept_once_per_org_and_channel() {
+    let conn = rows();
+    assert!(inbox::put(&conn, &org(), &webhook("a", "d")).unwrap());
+    assert!(!inbox::put(&conn, &org(), &webhook("a", "d")).unwrap());
+    assert!(inbox::put(&conn, &org(), &webhook("b", "d")).unwrap());
+    assert!(inbox::put(&conn, &other(), &webhook("a", "d")).unwrap());
+    let all = inbox::waiting(&conn, at(10), 9).unwrap();
+    let orgs: Vec<_> = all.iter().map(|(org, _)| org.as_str()).collect();
+    assert_eq!(orgs, ["acme", "acme", "other"]);
+    assert_eq!(all[0].1, InboxItem { id: all[0].1.id, ..webhook("a", "d") });
+    assert_eq!(inbox::waiting(&conn, at(10), 2).unwrap(), all[..2]);
+}
+
+#[test]
+fn a_webhook_waits_until_its_time_and_until_it_is_settled() {
+    let conn = rows();
+    for delivery in ["1", "2", "3"] {
+        inbox::put(&conn, &org(), &webhook("a", delivery)).unwrap();
+    }
+    let settle = |org: &Org, id, how: &InboxSettled| inbox::settle(&conn, org, id, how).unwrap();
+    settle(&other(), 1, &InboxSettled::Done);
+    assert_eq!(waiting(&conn, 9), [0; 0], "none before it came");
+    assert_eq!(waiting(&conn, 10), [1, 2, 3], "another org settles nothing");
+    settle(&org(), 1, &InboxSettled::Done);
+    settle(&org(), 2, &InboxSettled::Later { at: at(50), why: "429".to_owned() });
+    settle(&org(), 3, &InboxSettled::Dead { why: "no such SKU".to_owned() });
+    assert_eq!(waiting(&conn, 49), [0; 0]);
+    let again = inbox::waiting(&conn, at(50), 9).unwrap();
+    assert_eq!(again[0].1, InboxItem { id: 2, attempts: 1, ..webhook("a", "2") });
+    assert!(!inbox::put(&conn, &org(), &webhook("a", "1")).unwrap(), "a done one is known");
+
+    let kept: Vec<u32> = ["1", "2", "3"]
+        .iter()
+        .map(|id| {
+            let sql = "SELECT length(body) FROM inbox WHERE delivery_id = ?";
+            conn.query_row(sql, [id], |row| row.get(0)).unwrap()
+        })
+        .collect();
+    assert_eq!(kept, [0, 3, 3], "only a done one loses its body");
+}
+
+#[test]
+fn done_webhooks_are_purged_after_a_while() {
+    let conn = rows();
+    for delivery in ["1", "2", "3"] {
+        inbox::put(&conn, &org(), &webhook("a", delivery)).unwrap();
+    }
+    inbox::settle(&conn, &org(), 1, &InboxSettled::Done).unwrap();
+    inbox::settle(&conn, &org(), 2, &InboxSettled::Dead { why: String::new() }).unwrap();
+    assert_eq!(inbox::purge_done_before(&conn, at(10)).unwrap(), 0);
+    assert_eq!(inbox::purge_done_before(&conn, at(11)).unwrap(), 1);
+    assert_eq!(waiting(&conn, 10), [3]);
+}
+
+// --- Deliveries -----------------------------------------------------------------------------
+
+fn subscription(id: &str, events: &[&str]) -> Subscription {
+    Subscription {
+        id: id.to_owned(),
+        url: "https://example.com/hook".to_owned(),
+        events: events.iter().map(|&event| event.to_owned()).collect(),
+        sealed_secret: vec![1, 2],
+        enabled: true,
+        description: None,
+        created_at: at(1),
+    }
+}
+
+/// Adds an event whose deliveries are called `{first}`, `{first + 1}`, …
+fn add(conn: &Connection, org: &Org, event: &str, micros: i64, first: u32) -> usize {
+    let mut next = first;
+    let mut ids = || {
+        next += 1;
+        format!("d{:03}", next - 1)
+    };
+    let body = json!({ "event": event, "a": 1 });
+    deliveries::add_event(conn, org, event, &body, at(micros), &mut ids).unwrap()
+}
+
+fn due(conn: &Connection, micros: i64) -> Vec<(String, String)> {
+    let due = deliveries::due(conn, at(micros), 9).unwrap();
+    due.into_iter().map(|(_, row)| (row.id, row.subscription)).collect()
+}
+
+#[test]
+fn a_subscription_is_replaced_and_stays_in_its_org() {
+    let conn = rows();
+    assert!(!deliveries::has_subscribers(&conn, &org()).unwrap());
+    let off = Subscription {
+        enabled: false,
+        description: Some("Größe".to_owned()),
+        url: "https://example.com/other".to_owned(),
+        ..subscription("s", &["b", "a"])
+    };
+    for (row, heard) in [(subscription("s", &[]), true), (off, false)] {
+        deliveries::put_subscription(&conn, &org(), &row).unwrap();
+        assert_eq!(deliveries::has_subscribers(&conn, &org()).unwrap(), heard);
+        assert_eq!(deliveries::subscriptions(&conn, &org()).unwrap(), std::slice::from_ref(&row));
+        assert_eq!(deliveries::subscription(&conn, &org(), "s").unwrap(), Some(row));
+    }
+    assert!(!deliveries::has_subscribers(&conn, &other()).unwrap());
+    assert_eq!(deliveries::subscriptions(&conn, &other()).unwrap(), []);
+    assert_eq!(deliveries::subscription(&conn, &other(), "s").unwrap(), None);
+    assert!(!deliveries::delete_subscription(&conn, &other(), "s").unwrap());
+    assert!(deliveries::delete_subscription(&conn, &org(), "s").unwrap());
+}
+
+#[test]
+fn an_event_goes_to_the_enabled_subscriptions_that_want_it() {
+    let conn = rows();
+    for row in [
+        subscription("all", &[]),
+        subscription("low", &["inventory.low_stock"]),
+        subscription("two", &["x", "inventory.low_stock"]),
+        Subscription { enabled: false, ..subscription("off", &[]) },
+    ] {
+        deliveries::put_subscription(&conn, &org(), &row).unwrap();
+    }
+    deliveries::put_subscription(&conn, &other(), &subscription("all", &[])).unwrap();
+    assert_eq!(add(&conn, &org(), "inventory.low_stock", 5, 0), 3);
+    assert_eq!(add(&conn, &org(), "inventory.updated", 6, 10), 1);
+    let told: Vec<_> = due(&conn, 6).into_iter().map(|(_, to)| to).collect();
+    assert_eq!(told, ["all", "low", "two", "all"]);
+    let first = Delivery {
+        id: "d000".to_owned(),
+        subscription: "all".to_owned(),
+        event: "inventory.low_stock".to_owned(),
+        body: r#"{"event":"inventory.low_stock","a":1}"#.to_owned(),
+        state: DeliveryState::Pending,
+        attempts: 0,
+        next_at: at(5),
+        last_result: None,
+        created_at: at(5),
+    };
+    assert_eq!(deliveries::get(&conn, &org(), "d000").unwrap(), Some(first));
+    assert_eq!(deliveries::get(&conn, &other(), "d000").unwrap(), None);
+    assert_eq!(add(&conn, &Org::new("third").unwrap(), "x", 5, 0), 0);
+}
+
+#[test]
+fn deliveries_are_due_while_pending_and_their_subscription_enabled() {
+    let conn = rows();
+    for org in [org(), other()] {
+        deliveries::put_subscription(&conn, &org, &subscription("s", &[])).unwrap();
+    }
+    add(&conn, &org(), "x", 5, 1);
+    add(&conn, &org(), "x", 3, 2);
+    add(&conn, &other(), "x", 4, 3);
+    let ids = |micros| due(&conn, micros).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert_eq!(ids(4), ["d002", "d003"]);
+    assert_eq!(ids(5), ["d002", "d003", "d001"]);
+    assert_eq!(deliveries::due(&conn, at(5), 1).unwrap()[0].0, org());
+
+    let row = deliveries::get(&conn, &org(), "d002").unwrap().unwrap();
+    let later = Delivery {
+        attempts: 1,
+        next_at: at(60),
+        last_result: Some("503".to_owned()),
+        ..row.clone()
+    };
+    deliveries::put(&conn, &org(), &later).unwrap();
+    assert_eq!(deliveries::get(&conn, &org(), "d002").unwrap(), Some(later));
+    assert_eq!(ids(5), ["d003", "d001"]);
+    for state in [DeliveryState::Delivered, DeliveryState::Dead] {
+        deliveries::put(&conn, &org(), &Delivery { state, ..row.clone() }).unwrap();
+        assert_eq!(ids(99), ["d003", "d001"], "{state:?}");
+    }
+    deliveries::put(&conn, &org(), &row).unwrap();
+    assert_eq!(ids(5).len(), 3, "a dead one can be replayed");
+
+    let off = Subscription { enabled: false, ..subscription("s", &[]) };
+    deliveries::put_subscription(&conn, &org(), &off).unwrap();
+    assert_eq!(ids(99), ["d003"]);
+}
+
+#[test]
+fn deliveries_are_listed_newest_first_and_go_with_their_subscription() {
+    let conn = rows();
+    for org in [org(), other()] {
+        deliveries::put_subscription(&conn, &org, &subscription("s", &["x"])).unwrap();
+        deliveries::put_subscription(&conn, &org, &subscription("t", &["y"])).unwrap();
+        for (event, first) in [("x", 1), ("x", 2), ("y", 3), ("x", 4)] {
+            add(&conn, &org, event, 5, first);
+        }
+    }
+    let check = |org: &Org, before, limit, ids: &[&str], more| {
+        let page = deliveries::list(&conn, org, "s", before, limit).unwrap();
+        let found: Vec<_> = page.items.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!((found.as_slice(), page.more), (ids, more));
+    };
+    check(&org(), None, 9, &["d004", "d002", "d001"], false);
+    check(&org(), None, 2, &["d004", "d002"], true);
+    check(&org(), Some("d002"), 2, &["d001"], false);
+
+    let gone = deliveries::get(&conn, &org(), "d001").unwrap().unwrap();
+    assert!(deliveries::delete_subscription(&conn, &org(), "s").unwrap());
+    deliveries::put(&conn, &org(), &gone).unwrap();
+    check(&org(), None, 9, &[], false);
+    check(&other(), None, 9, &["d004", "d002", "d001"], false);
+    assert!(deliveries::get(&conn, &org(), "d003").unwrap().is_some());
+}
+
+// --- Keys -----------------------------------------------------------------------------------
+
+#[test]
+fn a_key_is_found_by_its_id_and_belongs_to_one_org() {
+    let conn = rows();
+    let key = |id: &str| ApiKey {
+        id: id.to_owned(),
+        digest: [7; 32],
+        subject: "till".to_owned(),
+        scopes: vec!["inventory:read".to_owned()],
+        created_at: at(1),
+        revoked_at: None,
+    };
+    let revoked = ApiKey { revoked_at: Some(at(5)), digest: [8; 32], ..key("k1") };
+    for row in [key("k2"), key("k1"), revoked.clone()] {
+        keys::put(&conn, &org(), &row).unwrap();
+        assert_eq!(keys::get(&conn, &row.id).unwrap(), Some((org(), row)));
+    }
+    keys::put(&conn, &other(), &key("k3")).unwrap();
+    assert_eq!(keys::list(&conn, &org()).unwrap(), [revoked.clone(), key("k2")]);
+    assert_eq!(keys::list(&conn, &other()).unwrap(), [key("k3")]);
+    assert_eq!(keys::get(&conn, "k9").unwrap(), None);
+    assert!(matches!(keys::put(&conn, &other(), &key("k1")), Err(RowsError::Corrupt(_))));
+    assert_eq!(keys::get(&conn, "k1").unwrap(), Some((org(), revoked)));
+}
+
+// --- Answers --------------------------------------------------------------------------------
+
+#[test]
+fn the_first_answer_of_a_key_stays() {
+    let conn = rows();
+    let answer = |status| RecordedAnswer {
+        status,
+        headers: vec![("etag".to_owned(), "\"3\"".to_owned())],
+        body: b"{}".to_vec(),
+    };
+    let put = |org: &Org, key: &str, mark: u8, status, micros| {
+        answers::put(&conn, org, key, &[mark; 32], &answer(status), at(micros)).unwrap()
+    };
+    assert!(put(&org(), "k", 1, 200, 10));
+    assert!(!put(&org(), "k", 2, 409, 20));
+    assert!(put(&other(), "k", 3, 201, 20));
+    assert_eq!(answers::get(&conn, &org(), "k").unwrap(), Some(([1; 32], answer(200))));
+    assert_eq!(answers::get(&conn, &other(), "k").unwrap(), Some(([3; 32], answer(201))));
+    assert_eq!(answers::get(&conn, &org(), "K").unwrap(), None);
+    assert_eq!(answers::purge_before(&conn, at(10)).unwrap(), 0);
+    assert_eq!(answers::purge_before(&conn, at(11)).unwrap(), 1);
+    assert_eq!(answers::get(&conn, &org(), "k").unwrap(), None);
+    assert!(answers::get(&conn, &other(), "k").unwrap().is_some());
+}
+
+// --- Constraints and corruption -------------------------------------------------------------
+
+#[test]
+fn the_schema_refuses_what_must_never_be() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap();
+    for sql in [
+        "UPDATE listing SET in_flight_quantity = 1",
+        "UPDATE listing SET observed_at = 1",
+        "UPDATE listing SET parked_code = 'x'",
+        "UPDATE listing SET strategy = 'loudest_wins'",
+        "UPDATE listing SET forced = 2",
+        "UPDATE listing SET acked_version = -1",
+        "UPDATE listing SET base = 'many'",
+        "INSERT INTO conflict SELECT NULL, org, channel, listing_key, sku, master, base, \
+         expected, observed, opened_at, seen_at, NULL, NULL, NULL, NULL, NULL FROM conflict",
+        "INSERT INTO api_key VALUES ('k', 'o', x'00', 's', '[]', 1, NULL)",
+    ] {
+        let refused = conn.execute(sql, []).unwrap_err();
+        let code = refused.sqlite_error_code();
+        assert_eq!(code, Some(rusqlite::ErrorCode::ConstraintViolation), "{sql}: {refused}");
+    }
+}
+
+#[test]
+fn rows_that_make_no_sense_are_an_error_and_no_panic() {
+    let cases = [
+        "UPDATE listing SET rules = '{'",
+        "UPDATE listing SET rules = '{\"buffer\": 9007199254740992}'",
+        "UPDATE listing SET rules = '{\"locations\": [\"\"]}'",
+        "UPDATE listing SET sku = ''",
+        "UPDATE listing SET provisional = 9007199254740992",
+    ];
+    for sql in cases {
+        let conn = rows();
+        put(&conn, &org(), &[mapping("a", "1", "A")]);
+        conn.execute(sql, []).unwrap();
+        let read = listings::state(&conn, &org(), &channel("a"), &key("1"));
+        assert!(matches!(read, Err(RowsError::Corrupt(_))), "{sql}: {read:?}");
+    }
+}
