@@ -70,6 +70,19 @@ impl Outgoing {
         self
     }
 
+    pub(crate) fn text_header(
+        mut self,
+        name: &'static str,
+        value: &str,
+    ) -> Result<Self, ChannelError> {
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            let detail = format!("a value for the header {name} has illegal characters");
+            ChannelError::new(ChannelErrorKind::Bug, detail)
+        })?;
+        self.0.headers.insert(HeaderName::from_static(name), value);
+        Ok(self)
+    }
+
     /// Adds a header that is never to be shown.
     pub(crate) fn secret_header(
         mut self,

@@ -126,12 +126,17 @@ impl Channel for Seller {
 
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
         let url = wire::build_catalogue_url(&self.config, None);
-        let page = self.get(caller, SEARCH, url).await.map_err(|error| match error.kind {
+        let page = self.get(caller, SEARCH, url).await.map_err(|error| {
             // The seller is in the path: a 400 or 404 here is about the settings.
-            ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue => {
+            let about_settings = matches!(
+                error.kind,
+                ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue
+            );
+            if about_settings {
                 ChannelError { kind: ChannelErrorKind::Config, ..error }
+            } else {
+                error
             }
-            _ => error,
         })?;
         wire::parse_catalogue(&page.body)?;
         Ok(Connected {
@@ -453,7 +458,10 @@ impl Seller {
         let mut renewals = 0;
         loop {
             let token = auth::token(&self.config, caller).await?;
-            let signed = request.clone().secret_header("x-amz-access-token", token.expose())?;
+            let signed = request
+                .clone()
+                .text_header("x-amz-date", &wire::amz_date(caller.now()))?
+                .secret_header("x-amz-access-token", token.expose())?;
             let response = caller.call(signed.build()).await?;
             if let Some(hint) = rate_hint(&response) {
                 caller.learn(bucket, hint);

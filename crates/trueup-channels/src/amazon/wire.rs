@@ -150,6 +150,14 @@ pub(super) fn build_orders_url(config: &Config, since: Timestamp, page: Option<&
     url
 }
 
+/// Writes an instant as `x-amz-date` wants it: `20261123T093046Z`.
+/// <https://developer-docs.amazon.com/sp-api/docs/connect-to-the-selling-partner-api>
+pub(super) fn amz_date(at: Timestamp) -> String {
+    let text: String = format_time(at).chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    let seconds = text.split('.').next().unwrap_or(&text);
+    format!("{seconds}Z")
+}
+
 fn push_page(url: &mut String, name: &str, page: Option<&str>) {
     if let Some(token) = page {
         url.push_str(&format!("&{name}={}", encode(token)));

@@ -135,7 +135,7 @@ fn order_notices(notification: &Notification) -> Vec<Notice> {
         match (&order_id, line_id, quantity) {
             (Some(_), Some(line_id), Some(quantity)) => {
                 let (sku, item_id) = names(line);
-                whole.push(order_line(line_id, sku, item_id, quantity, false));
+                whole.push(order_line(line_id, sku, item_id.as_deref(), quantity, false));
             }
             (_, _, _) => notices.push(hint(notification, line)),
         }
@@ -159,7 +159,14 @@ fn hint(notification: &Notification, value: &Value) -> Notice {
 fn names(value: &Value) -> (Option<String>, Option<String>) {
     let listing = value.get("listing").unwrap_or(value);
     let either = |names: &[&str]| text(value, names).or_else(|| text(listing, names));
-    (either(&["sku"]), either(&["legacyItemId", "itemId", "listingId"]))
+    let item_id = either(&["legacyItemId", "itemId", "listingId"]);
+    (either(&["sku"]), item_id.map(|id| legacy_item_id(&id).to_owned()))
+}
+
+/// Returns the item number of a RESTful id such as `v1|110043671232|0`, which newer APIs say.
+/// <https://developer.ebay.com/api-docs/buy/static/api-browse.html#Legacy>
+fn legacy_item_id(id: &str) -> &str {
+    id.strip_prefix("v1|").and_then(|rest| rest.split('|').next()).unwrap_or(id)
 }
 
 /// Returns the first of these members that is a text or a number.

@@ -376,7 +376,8 @@ impl Order {
         let state = self.cancel_status.and_then(|status| status.cancel_state);
         let cancelled = state.as_deref() == Some("CANCELED");
         let line = |line: LineItem| {
-            order_line(line.line_item_id, line.sku, line.legacy_item_id, line.quantity, cancelled)
+            let item_id = line.legacy_item_id.as_deref();
+            order_line(line.line_item_id, line.sku, item_id, line.quantity, cancelled)
         };
         OrderNotice {
             order_id: self.order_id,
@@ -389,14 +390,14 @@ impl Order {
 pub(super) fn order_line(
     line_id: String,
     sku: Option<String>,
-    item_id: Option<String>,
+    item_id: Option<&str>,
     quantity: u64,
     cancelled: bool,
 ) -> OrderLine {
     let sku = sku.filter(|sku| !sku.is_empty());
     OrderLine {
         line_id,
-        fields: listing_names(sku.as_deref(), item_id.as_deref()),
+        fields: listing_names(sku.as_deref(), item_id),
         sku,
         state: LineState {
             sold: quantity,
