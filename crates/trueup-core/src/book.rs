@@ -7,8 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, OrderId,
-    Reservation, ReservationId, ReservationStatus, Sku, SkuState, Timestamp,
-    event::Movement,
+    Reservation, ReservationId, ReservationStatus, Sku, SkuState, Timestamp, event::Movement,
 };
 
 /// Where a book's entries come from: the store's memory, rows, or a map in a test.
@@ -59,8 +58,12 @@ pub trait Source {
     ///
     /// # Errors
     /// When it could not be read.
-    fn moved_since(&self, sku: &Sku, location: &Location, at: Timestamp)
-    -> Result<i64, Self::Error>;
+    fn moved_since(
+        &self,
+        sku: &Sku,
+        location: &Location,
+        at: Timestamp,
+    ) -> Result<i64, Self::Error>;
 }
 
 /// A line's place: connection, order, line.
@@ -170,11 +173,7 @@ impl Book {
         Ok(())
     }
 
-    fn load_set<S: Source>(
-        &mut self,
-        set: &crate::SetOnHand,
-        source: &S,
-    ) -> Result<(), S::Error> {
+    fn load_set<S: Source>(&mut self, set: &crate::SetOnHand, source: &S) -> Result<(), S::Error> {
         self.load_sku(&set.sku, source)?;
         if let Some(at) = set.counted_at {
             let moved = source.moved_since(&set.sku, &set.location, at)?;
@@ -327,10 +326,10 @@ impl Book {
                     }
                 }
                 for part in parts {
-                    if let Some(Some(state)) = self.skus.get_mut(&part.sku) {
-                        if !state.used_in.contains(sku) {
-                            state.used_in.push(sku.clone());
-                        }
+                    if let Some(Some(state)) = self.skus.get_mut(&part.sku)
+                        && !state.used_in.contains(sku)
+                    {
+                        state.used_in.push(sku.clone());
                     }
                 }
             }

@@ -319,6 +319,15 @@ pub struct ListingQuery {
     pub limit: usize,
 }
 
+/// What a connection has before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChannelCounts {
+    /// Listings that owe a push.
+    pub pending: u64,
+    /// Open conflicts.
+    pub conflicts: u64,
+}
+
 /// What to note about pushes beside the ledger's own settlement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptNote {
@@ -691,11 +700,8 @@ pub trait Store: Send + Sync + 'static {
     async fn connections(&self, org: &Org) -> Result<Vec<Connection>, StoreError>;
 
     /// Returns a connection.
-    async fn connection(
-        &self,
-        org: &Org,
-        id: &ChannelId,
-    ) -> Result<Option<Connection>, StoreError>;
+    async fn connection(&self, org: &Org, id: &ChannelId)
+    -> Result<Option<Connection>, StoreError>;
 
     /// Makes or replaces a connection.
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError>;
@@ -723,6 +729,13 @@ pub trait Store: Send + Sync + 'static {
         query: ListingQuery,
     ) -> Result<Page<ListingView>, StoreError>;
 
+    /// Counts a connection's listings that owe a push, and its open conflicts.
+    async fn channel_counts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<ChannelCounts, StoreError>;
+
     /// Notes failures in a row and parking.
     async fn note_attempts(
         &self,
@@ -747,8 +760,7 @@ pub trait Store: Send + Sync + 'static {
     async fn abandon_runs(&self, now: Timestamp) -> Result<usize, StoreError>;
 
     /// Adds to the sync history.
-    async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>)
-    -> Result<(), StoreError>;
+    async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>) -> Result<(), StoreError>;
 
     /// Lists the sync history.
     async fn history(
@@ -771,12 +783,8 @@ pub trait Store: Send + Sync + 'static {
     async fn conflict(&self, org: &Org, id: u64) -> Result<Option<Conflict>, StoreError>;
 
     /// Notes how an operator resolved a conflict that the ledger has closed.
-    async fn note_resolved(
-        &self,
-        org: &Org,
-        id: u64,
-        resolved: Resolved,
-    ) -> Result<(), StoreError>;
+    async fn note_resolved(&self, org: &Org, id: u64, resolved: Resolved)
+    -> Result<(), StoreError>;
 
     // --- Inbox ----------------------------------------------------------------------------
 
@@ -802,6 +810,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lists an org's subscriptions by id.
     async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError>;
+
+    /// Returns a subscription.
+    async fn subscription(&self, org: &Org, id: &str) -> Result<Option<Subscription>, StoreError>;
 
     /// Makes or replaces a subscription.
     async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<(), StoreError>;
@@ -834,6 +845,9 @@ pub trait Store: Send + Sync + 'static {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Page<Delivery>, StoreError>;
+
+    /// Returns a delivery.
+    async fn delivery(&self, org: &Org, id: &str) -> Result<Option<Delivery>, StoreError>;
 
     /// Replaces a delivery.
     async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<(), StoreError>;

@@ -6,8 +6,7 @@ use super::{Line, check_line, stock, write_line};
 use crate::{
     Answer, Book, ChannelId, ChannelLine, ChannelOrder, ConflictFacts, Delta, Event, ListingKey,
     ListingPush, ListingState, Location, Moment, MovementKind, Observed, OutOfRange, PushResult,
-    Quantity, Reconcile, ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku,
-    Timestamp,
+    Quantity, Reconcile, ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku, Timestamp,
     publish::{Rules, Stock, Terms},
     reconcile::{Circumstances, Verdict, compare},
 };
@@ -89,20 +88,18 @@ fn book_line(
     let home = found.as_ref().map_or(&order.location, |listing| &listing.home).clone();
     let rules = found.as_ref().map(|listing| listing.rules.clone()).unwrap_or_default();
     let mut provisional = found.as_ref().map_or(Delta::ZERO, |listing| listing.provisional);
-    let changes = [
-        (MovementKind::ChannelSale, sold.negated()),
-        (MovementKind::ChannelReturn, restocked),
-    ];
+    let changes =
+        [(MovementKind::ChannelSale, sold.negated()), (MovementKind::ChannelReturn, restocked)];
     let mut shown = Delta::ZERO;
     for (kind, change) in changes {
         let units = Delta::new(change.get() * line.units.delta().get()).ok_or(OutOfRange)?;
         let explained = explained(units, provisional);
         provisional = provisional.minus(explained)?;
         let left = units.minus(explained)?;
-        let what =
-            Change { sku: &line.sku, kind, units: left, home: &home, reference: &reference };
+        let what = Change { sku: &line.sku, kind, units: left, home: &home, reference: &reference };
         change_stock(book, &what, &rules, None, moment)?;
-        shown = shown.plus(Delta::new(left.get() / line.units.delta().get().max(1)).ok_or(OutOfRange)?)?;
+        shown = shown
+            .plus(Delta::new(left.get() / line.units.delta().get().max(1)).ok_or(OutOfRange)?)?;
     }
     if let Some(listing) = found {
         let base = if told_after(&listing, order.occurred_at) {

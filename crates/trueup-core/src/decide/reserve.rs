@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use super::{Line, check_line, write_line};
 use crate::{
     Book, Delta, Event, Location, Moment, MovementKind, OutOfRange, Quantity, Rejection,
-    Reservation, ReservationId, ReservationStatus, Reserve, ReserveOutcome, Sku, SkuState,
-    Shortage,
+    Reservation, ReservationId, ReservationStatus, Reserve, ReserveOutcome, Shortage, Sku,
+    SkuState,
     state::{Hold, Item},
 };
 
@@ -47,8 +47,7 @@ pub(super) fn reserve(
     let reference = reference(&reservation);
     write_swap(book, given_back, &reservation.holds, &reference, moment)?;
     book.emit(Event::Held(reservation.clone()));
-    let outcome =
-        if old.is_some() { ReserveOutcome::Replaced } else { ReserveOutcome::Created };
+    let outcome = if old.is_some() { ReserveOutcome::Replaced } else { ReserveOutcome::Created };
     Ok((reservation, outcome))
 }
 
@@ -97,12 +96,8 @@ fn reacquire_and_commit(
         return Err(Rejection::ReservationExpired);
     }
     let holds = allocate(book, &expired.items, &[])?;
-    let again = Reservation {
-        status: ReservationStatus::Active,
-        holds,
-        ended_at: None,
-        ..expired.clone()
-    };
+    let again =
+        Reservation { status: ReservationStatus::Active, holds, ended_at: None, ..expired.clone() };
     write_swap(book, &[], &again.holds, &reference(&again), moment)?;
     book.emit(Event::Held(again.clone()));
     end(book, &again, ReservationStatus::Committed, moment)
@@ -219,9 +214,10 @@ impl<'a> Free<'a> {
             let holds = holds.iter().filter(|h| h.sku == *self.sku && h.location == *location);
             holds.map(|hold| hold.quantity.delta().get()).sum()
         };
-        let level = self.state.level(location).map_or(0, |level| {
-            level.on_hand.get() - level.reserved.delta().get()
-        });
+        let level = self
+            .state
+            .level(location)
+            .map_or(0, |level| level.on_hand.get() - level.reserved.delta().get());
         level + here(self.given_back) - here(&self.taken)
     }
 

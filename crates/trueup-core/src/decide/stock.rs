@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 
 use super::{Line, check_line, write_line};
 use crate::{
-    Adjust, Answer, Book, Delta, Event, Location, Moment, MovementKind, OutOfRange, Part,
-    Quantity, Rejection, SetOnHand, Sku, SkuAnswer, SkuSettings, SkuState,
+    Adjust, Answer, Book, Delta, Event, Location, Moment, MovementKind, OutOfRange, Part, Quantity,
+    Rejection, SetOnHand, Sku, SkuAnswer, SkuSettings, SkuState,
     state::{BUNDLE_PARTS_MAX, BUNDLES_PER_PART_MAX},
 };
 
@@ -167,9 +167,8 @@ pub(super) fn set_bundle(
 fn check_bundle(book: &Book, sku: &Sku, parts: &[Part]) -> Result<(), Rejection> {
     let invalid = |sku: &Sku, why| Rejection::BundlePartInvalid { sku: sku.clone(), why };
     if let Some(state) = book.sku(sku) {
-        let empty = |level: &crate::Level| {
-            level.on_hand == Delta::ZERO && level.reserved == Quantity::ZERO
-        };
+        let empty =
+            |level: &crate::Level| level.on_hand == Delta::ZERO && level.reserved == Quantity::ZERO;
         if !state.levels.iter().all(empty) {
             return Err(Rejection::SkuHasStock(sku.clone()));
         }

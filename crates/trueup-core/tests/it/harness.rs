@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trueup_core::{
-    Answer, Book, ChannelId, Command, Event, Item, LineBooked, ListingKey, ListingState,
-    Location, Moment, Movement, OrderId, Quantity, Rejection, Reservation, ReservationId,
-    ReservationStatus, Reserve, Rules, SetOnHand, Sku, SkuSettings, SkuState, Source, Strategy,
-    Timestamp, decide,
+    Answer, Book, ChannelId, Command, Event, Item, LineBooked, ListingKey, ListingState, Location,
+    Moment, Movement, OrderId, Quantity, Rejection, Reservation, ReservationId, ReservationStatus,
+    Reserve, Rules, SetOnHand, Sku, SkuSettings, SkuState, Source, Strategy, Timestamp, decide,
 };
 
 pub(crate) fn sku(text: &str) -> Sku {
@@ -69,9 +68,8 @@ impl trueup_core::book::Source for World {
         location: &Location,
         at: Timestamp,
     ) -> Result<i64, Self::Error> {
-        let since = self.movements.iter().filter(|m| {
-            m.sku == *sku && m.location == *location && m.at > at
-        });
+        let since =
+            self.movements.iter().filter(|m| m.sku == *sku && m.location == *location && m.at > at);
         Ok(since.map(|m| m.delta.get()).sum())
     }
 }
@@ -131,10 +129,8 @@ impl World {
         for (sku, state) in &self.skus {
             state.check();
             for level in &state.levels {
-                let here = self
-                    .movements
-                    .iter()
-                    .filter(|m| m.sku == *sku && m.location == level.location);
+                let here =
+                    self.movements.iter().filter(|m| m.sku == *sku && m.location == level.location);
                 let (on_hand, reserved) = here.fold((0, 0), |(on_hand, reserved), m| {
                     (on_hand + m.delta.get(), reserved + m.reserved_delta.get())
                 });

@@ -1,7 +1,9 @@
 //! The ledger's specification as scripts, tables and properties.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod harness;
 mod model;
-mod pull;
 mod publishing;
+mod pull;
 mod scripts;

@@ -51,9 +51,8 @@ impl Naive {
     }
 
     fn free(&self, sku: usize, except: Option<usize>) -> i64 {
-        let active = |(at, hold): &(usize, &Hold)| {
-            hold.status == Status::Active && Some(*at) != except
-        };
+        let active =
+            |(at, hold): &(usize, &Hold)| hold.status == Status::Active && Some(*at) != except;
         let held: u64 = self
             .holds
             .iter()

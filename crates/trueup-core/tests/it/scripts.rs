@@ -70,10 +70,8 @@ fn run(world: &mut World, request: &str) -> String {
             publish: true,
         })),
         "bundle" => {
-            let part = |(name, quantity): (&str, u64)| Part {
-                sku: sku(name),
-                quantity: units(quantity),
-            };
+            let part =
+                |(name, quantity): (&str, u64)| Part { sku: sku(name), quantity: units(quantity) };
             world.run(&Command::SetBundle {
                 sku: sku(words[1]),
                 parts: pairs(2).into_iter().map(part).collect(),
@@ -112,9 +110,8 @@ fn words_of(result: Result<Answer, Rejection>) -> String {
         .to_owned(),
         Ok(_) => "ok".to_owned(),
         Err(Rejection::InsufficientStock(shortages)) => {
-            let of = |s: &trueup_core::Shortage| {
-                format!(" {}:{}/{}", s.sku, s.available, s.requested)
-            };
+            let of =
+                |s: &trueup_core::Shortage| format!(" {}:{}/{}", s.sku, s.available, s.requested);
             let list: String = shortages.iter().map(of).collect();
             format!("insufficient_stock{list}")
         }

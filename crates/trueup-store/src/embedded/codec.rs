@@ -43,14 +43,40 @@ struct StoredBatch<'a> {
 enum StoredEvent<'a> {
     #[serde(borrow)]
     Moved(StoredMovement<'a>),
-    BundleDefined { sku: Cow<'a, str>, parts: Vec<(Cow<'a, str>, u64)> },
-    BundleTouched { sku: Cow<'a, str>, version: u64, at: i64, publish: bool },
-    PublishAsked { sku: Cow<'a, str> },
+    BundleDefined {
+        sku: Cow<'a, str>,
+        parts: Vec<(Cow<'a, str>, u64)>,
+    },
+    BundleTouched {
+        sku: Cow<'a, str>,
+        version: u64,
+        at: i64,
+        publish: bool,
+    },
+    PublishAsked {
+        sku: Cow<'a, str>,
+    },
     Held(StoredReservation<'a>),
-    Ended { id: u128, status: u8, at: i64 },
-    Extended { id: u128, expires_at: i64 },
-    LowStock { sku: Cow<'a, str>, quantity: i64, threshold: u64, at: i64 },
-    Oversold { sku: Cow<'a, str>, by: u64, at: i64 },
+    Ended {
+        id: u128,
+        status: u8,
+        at: i64,
+    },
+    Extended {
+        id: u128,
+        expires_at: i64,
+    },
+    LowStock {
+        sku: Cow<'a, str>,
+        quantity: i64,
+        threshold: u64,
+        at: i64,
+    },
+    Oversold {
+        sku: Cow<'a, str>,
+        by: u64,
+        at: i64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,11 +197,9 @@ fn stored(event: &Event) -> Option<StoredEvent<'_>> {
             threshold: threshold.get(),
             at: at.micros(),
         },
-        Event::Oversold { sku, by, at } => StoredEvent::Oversold {
-            sku: text(sku.as_str()),
-            by: by.get(),
-            at: at.micros(),
-        },
+        Event::Oversold { sku, by, at } => {
+            StoredEvent::Oversold { sku: text(sku.as_str()), by: by.get(), at: at.micros() }
+        }
         Event::Listing(_)
         | Event::LineBooked { .. }
         | Event::ConflictFlagged(_)

@@ -8,9 +8,8 @@ use rustc_hash::FxHashMap;
 use serde_json::json;
 use smallvec::SmallVec;
 use trueup_core::{
-    Delta, Event, Hold, Item, Level, Location, Movement, OrderId, Org, Part, Quantity,
-    Reservation, ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState, Timestamp,
-    book::Entries,
+    Delta, Event, Hold, Item, Level, Location, Movement, OrderId, Org, Part, Quantity, Reservation,
+    ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState, Timestamp, book::Entries,
 };
 
 use super::codec;
@@ -153,12 +152,7 @@ fn write_movement(conn: &Connection, org: &Org, m: &Movement) -> Result<(), Rows
     Ok(())
 }
 
-fn write_sku(
-    conn: &Connection,
-    org: &Org,
-    sku: &Sku,
-    row: &SkuRow<'_>,
-) -> Result<(), RowsError> {
+fn write_sku(conn: &Connection, org: &Org, sku: &Sku, row: &SkuRow<'_>) -> Result<(), RowsError> {
     let Some(last) = row.last else {
         conn.prepare_cached(
             "UPDATE sku
@@ -366,10 +360,7 @@ pub(super) fn load(conn: &Connection) -> Result<FxHashMap<Org, Entries>, RowsErr
     Ok(orgs)
 }
 
-fn load_skus(
-    conn: &Connection,
-    orgs: &mut FxHashMap<Org, Entries>,
-) -> Result<(), RowsError> {
+fn load_skus(conn: &Connection, orgs: &mut FxHashMap<Org, Entries>) -> Result<(), RowsError> {
     let mut query = conn.prepare(
         "SELECT org, sku, version, publish_version, updated_at, safety_stock,
                 low_stock_threshold, backorder_limit, low_since
@@ -405,10 +396,7 @@ fn entries<'a>(
     orgs.get_mut(org).ok_or_else(|| corrupt("an org is missing"))
 }
 
-fn load_levels(
-    conn: &Connection,
-    orgs: &mut FxHashMap<Org, Entries>,
-) -> Result<(), RowsError> {
+fn load_levels(conn: &Connection, orgs: &mut FxHashMap<Org, Entries>) -> Result<(), RowsError> {
     let mut query = conn.prepare(
         "SELECT org, sku, location, on_hand, reserved
          FROM level
@@ -437,10 +425,7 @@ fn load_levels(
     Ok(())
 }
 
-fn load_bundles(
-    conn: &Connection,
-    orgs: &mut FxHashMap<Org, Entries>,
-) -> Result<(), RowsError> {
+fn load_bundles(conn: &Connection, orgs: &mut FxHashMap<Org, Entries>) -> Result<(), RowsError> {
     let mut query = conn.prepare(
         "SELECT org, sku, parts
          FROM bundle
@@ -497,8 +482,7 @@ fn load_reservations(
 fn reservation_of(row: &Row<'_>) -> Result<Reservation, RowsError> {
     let items: Vec<(String, Option<String>, u64)> =
         serde_json::from_str(text(row, 4)?).map_err(corrupt)?;
-    let holds: Vec<(String, String, u64)> =
-        serde_json::from_str(text(row, 5)?).map_err(corrupt)?;
+    let holds: Vec<(String, String, u64)> = serde_json::from_str(text(row, 5)?).map_err(corrupt)?;
     let quantity = |units| Quantity::new(units).ok_or_else(|| corrupt("a hold is out of range"));
     let item = |(sku, location, units): (String, Option<String>, u64)| {
         Ok::<_, RowsError>(Item {
@@ -614,11 +598,7 @@ impl Filter {
 }
 
 /// Lists the keys of SKUs, ascending.
-pub(super) fn skus(
-    conn: &Connection,
-    org: &Org,
-    query: &SkuQuery,
-) -> Result<Page<Sku>, RowsError> {
+pub(super) fn skus(conn: &Connection, org: &Org, query: &SkuQuery) -> Result<Page<Sku>, RowsError> {
     let mut filter = Filter::new(org);
     if let Some(search) = &query.search {
         let escaped = search.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");

@@ -26,10 +26,10 @@ use trueup_core::{
 };
 
 use crate::port::{
-    ApiKey, AttemptNote, Change, Conflict, Connection, Delivery, Health, HistoryEntry,
-    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MovementQuery,
-    Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run, SkuAt, SkuQuery, Store,
-    StoreError, StoreFigures, Submission, Subscription, Verification,
+    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, Health,
+    HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping,
+    MovementQuery, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run, SkuAt, SkuQuery,
+    Store, StoreError, StoreFigures, Submission, Subscription, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -179,11 +179,8 @@ type Journal = Vec<(i64, Vec<(Org, Event)>)>;
 
 /// Reads rows into memory and applies the journal's facts that are not in rows yet.
 fn load(conn: &Sql) -> Result<(Memory, Journal, i64), RowsError> {
-    let materialized: i64 = conn.query_row(
-        "SELECT value FROM meta WHERE name = 'materialized'",
-        [],
-        |row| row.get(0),
-    )?;
+    let materialized: i64 =
+        conn.query_row("SELECT value FROM meta WHERE name = 'materialized'", [], |row| row.get(0))?;
     let mut journal: Journal = Vec::new();
     let mut query = conn.prepare("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq")?;
     let mut found = query.query([materialized])?;
@@ -374,6 +371,21 @@ impl Store for Embedded {
         Ok(self.views(org, page))
     }
 
+    async fn channel_counts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<ChannelCounts, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.read_ledger(move |conn| {
+            Ok(ChannelCounts {
+                pending: rows::listings::count_dirty(conn, &org, &channel)?,
+                conflicts: rows::conflicts::count_open(conn, &org, &channel)?,
+            })
+        })
+        .await
+    }
+
     async fn note_attempts(
         &self,
         org: &Org,
@@ -409,11 +421,7 @@ impl Store for Embedded {
         self.write(move |conn| rows::runs::abandon(conn, now)).await
     }
 
-    async fn add_history(
-        &self,
-        org: &Org,
-        entries: Vec<HistoryEntry>,
-    ) -> Result<(), StoreError> {
+    async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>) -> Result<(), StoreError> {
         let org = org.clone();
         self.write(move |conn| rows::history::add(conn, &org, &entries)).await
     }
@@ -487,6 +495,11 @@ impl Store for Embedded {
         self.read(move |conn| rows::deliveries::subscriptions(conn, &org)).await
     }
 
+    async fn subscription(&self, org: &Org, id: &str) -> Result<Option<Subscription>, StoreError> {
+        let (org, id) = (org.clone(), id.to_owned());
+        self.read(move |conn| rows::deliveries::subscription(conn, &org, &id)).await
+    }
+
     async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<(), StoreError> {
         let org = org.clone();
         self.write(move |conn| rows::deliveries::put_subscription(conn, &org, &row)).await
@@ -533,6 +546,11 @@ impl Store for Embedded {
             rows::deliveries::list(conn, &org, &subscription, before.as_deref(), limit)
         })
         .await
+    }
+
+    async fn delivery(&self, org: &Org, id: &str) -> Result<Option<Delivery>, StoreError> {
+        let (org, id) = (org.clone(), id.to_owned());
+        self.read(move |conn| rows::deliveries::get(conn, &org, &id)).await
     }
 
     async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<(), StoreError> {

@@ -15,8 +15,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Notify, broadcast, oneshot};
 use trueup_core::{
     Book, ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, Moment,
-    OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuState, Source,
-    Timestamp, decide,
+    OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuState, Source, Timestamp,
+    decide,
 };
 
 use super::memory::Memory;
@@ -256,9 +256,7 @@ impl Writer {
         self.last_upkeep = now;
         let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
         let purged = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))
-            .and_then(|_| {
-                rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS))
-            });
+            .and_then(|_| rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS)));
         if let Err(error) = purged {
             tracing::warn!(%error, "purge old answers");
         }
@@ -278,8 +276,7 @@ impl Writer {
             let mut batch = Batch::default();
             let moment = Moment { now, actor: Arc::from("expiry"), source: Source::Expiry };
             for (org, ids) in due {
-                let decided =
-                    self.decide(&mut batch, &org, &Command::Expire { ids }, &moment);
+                let decided = self.decide(&mut batch, &org, &Command::Expire { ids }, &moment);
                 if let Err(error) = decided {
                     tracing::error!(%error, "retire reservations");
                     return;
@@ -317,16 +314,14 @@ impl Writer {
                 continue;
             }
             match job {
-                Job::Submit(submission, reply) => {
-                    match self.submit(&mut batch, &submission, now) {
-                        Ok(outcome) => batch.outcomes.push((reply, outcome)),
-                        Err(error) => {
-                            let refusal = StoreError::ReadOnly(error.to_string());
-                            drop(reply.send(Err(refusal)));
-                            broken = Some(error);
-                        }
+                Job::Submit(submission, reply) => match self.submit(&mut batch, &submission, now) {
+                    Ok(outcome) => batch.outcomes.push((reply, outcome)),
+                    Err(error) => {
+                        let refusal = StoreError::ReadOnly(error.to_string());
+                        drop(reply.send(Err(refusal)));
+                        broken = Some(error);
                     }
-                }
+                },
                 Job::Rows(job) => self.rows(&mut batch, job),
                 Job::Sweep(reply) => batch.waiting.push(reply),
                 Job::Flush(reply) => {
@@ -390,8 +385,7 @@ impl Writer {
         let book = books.entry(org.clone()).or_default();
         {
             let memory = self.shared.memory.read();
-            let loader =
-                Loader { memory: &memory, conn: &self.conn, org, tail: &self.tail, facts };
+            let loader = Loader { memory: &memory, conn: &self.conn, org, tail: &self.tail, facts };
             book.load(command, &loader)?;
         }
         let result = decide(book, command, moment);
@@ -555,9 +549,7 @@ impl Writer {
             ledger::write(&self.conn, &chunk)?;
             let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
             ledger::write_deliveries(&self.conn, &chunk, &mut ids)?;
-            self.conn
-                .prepare_cached("DELETE FROM journal WHERE seq <= ?")?
-                .execute([upto])?;
+            self.conn.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
             self.conn
                 .prepare_cached("UPDATE meta SET value = ? WHERE name = 'materialized'")?
                 .execute([upto])?;
@@ -754,12 +746,7 @@ impl trueup_core::book::Source for Loader<'_> {
         rows::order_lines::get(self.conn, self.org, id)
     }
 
-    fn moved_since(
-        &self,
-        sku: &Sku,
-        location: &Location,
-        at: Timestamp,
-    ) -> Result<i64, RowsError> {
+    fn moved_since(&self, sku: &Sku, location: &Location, at: Timestamp) -> Result<i64, RowsError> {
         let in_rows = ledger::moved_since(self.conn, self.org, sku, location, at)?;
         let pending = self.tail.iter().chain(self.facts).map(|(org, event)| match event {
             Event::Moved(m)

@@ -94,9 +94,8 @@ async fn a_journal_record_that_was_changed_is_refused() {
     fixture.put("A", 1).await;
     let crashed = fixture.crashed_copy();
     let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
-    let changed = conn
-        .execute("UPDATE journal SET body = zeroblob(length(body)) WHERE seq = 1", [])
-        .unwrap();
+    let changed =
+        conn.execute("UPDATE journal SET body = zeroblob(length(body)) WHERE seq = 1", []).unwrap();
     drop(conn);
     assert_eq!(changed, 1, "the record is still in the journal");
     let error = refused(crashed.path(), &fixture);

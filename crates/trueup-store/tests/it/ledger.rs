@@ -155,9 +155,8 @@ async fn two_buyers_of_the_last_unit_are_one_sale_and_one_refusal() {
     let fixture = Fixture::new();
     fixture.put("A", 25).await;
     let store = fixture.store();
-    let buyers = (0..100).map(|id| {
-        crate::harness::submit(store, "acme", Command::Reserve(reserve(id, "A", 1)))
-    });
+    let buyers = (0..100)
+        .map(|id| crate::harness::submit(store, "acme", Command::Reserve(reserve(id, "A", 1))));
     let outcomes = futures::future::join_all(buyers).await;
     let won = outcomes.iter().filter(|o| matches!(o, Ok(Outcome::Decided(Ok(_))))).count();
     assert_eq!(won, 25);

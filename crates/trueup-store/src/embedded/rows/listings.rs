@@ -27,19 +27,6 @@ pub(crate) struct ListingRow {
     pub(crate) attempts: u32,
 }
 
-/// Which SKUs with a listing to list, by SKU ascending.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct MappedQuery<'a> {
-    /// Only with a listing on this connection.
-    pub(crate) channel: Option<&'a ChannelId>,
-    /// Only with a listing (on that connection) that owes a push.
-    pub(crate) stale: bool,
-    /// After this SKU.
-    pub(crate) after: Option<&'a Sku>,
-    /// At most so many.
-    pub(crate) limit: usize,
-}
-
 /// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
 const IS_DIRTY: &str = "(l.forced = 1 OR l.acked_version < s.publish_version)";
 
@@ -318,30 +305,6 @@ WHERE l.org = ?";
         list.by_all("(l.sku, l.listing_key) > (?, ?)", after);
     }
     list.page(conn, "l.sku, l.listing_key, l.channel", limit, read_row)
-}
-
-/// Lists SKUs that have a listing, each once.
-pub(crate) fn mapped_skus(
-    conn: &Connection,
-    org: &Org,
-    query: MappedQuery<'_>,
-) -> Result<Page<Sku>> {
-    const ALL: &str = "
-SELECT DISTINCT l.sku
-FROM listing l
-WHERE l.org = ?";
-    const STALE: &str = "
-SELECT DISTINCT l.sku
-FROM listing l
-LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
-WHERE l.org = ?";
-    let mut list = List::of(org, if query.stale { STALE } else { ALL });
-    list.by("l.channel = ?", query.channel.map(|id| text(id.as_str())));
-    list.by("l.sku > ?", query.after.map(|sku| text(sku.as_str())));
-    if query.stale {
-        list.when(IS_DIRTY);
-    }
-    list.page(conn, "l.sku", query.limit, |columns| columns.name())
 }
 
 /// Counts a channel's listings that owe a push.

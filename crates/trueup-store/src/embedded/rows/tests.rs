@@ -10,7 +10,6 @@ use trueup_core::{
 };
 
 use super::conflicts::ConflictQuery;
-use super::listings::MappedQuery;
 use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::{
@@ -495,37 +494,6 @@ fn pages_of_listings_lose_none_and_repeat_none() {
         let expected = ["a/1", "b/1", "c/1", "a/2", "a/0", "a/3", "b/3"];
         assert_eq!(found, expected, "pages of {limit}");
     }
-}
-
-#[test]
-fn mapped_skus_are_listed_once() {
-    let conn = rows();
-    let mappings = [
-        mapping("a", "1", "A"),
-        mapping("a", "2", "A"),
-        mapping("b", "1", "A"),
-        mapping("b", "2", "B"),
-        mapping("a", "3", "C"),
-    ];
-    put(&conn, &org(), &mappings);
-    put(&conn, &other(), &[mapping("a", "1", "Z")]);
-    put_sku(&conn, &org(), "A", 1, 1);
-    put_sku(&conn, &org(), "C", 1, 1);
-    change(&conn, "a", "1", |state| state.acked_version = 1);
-    change(&conn, "a", "2", |state| state.acked_version = 1);
-    let check = |on: Option<&str>, stale, after: Option<&str>, limit, expected: (&[&str], bool)| {
-        let (on, after) = (on.map(channel), after.map(sku));
-        let query = MappedQuery { channel: on.as_ref(), stale, after: after.as_ref(), limit };
-        let page = listings::mapped_skus(&conn, &org(), query).unwrap();
-        let found: Vec<_> = page.items.iter().map(Sku::as_str).collect();
-        assert_eq!((found.as_slice(), page.more), expected);
-    };
-    check(None, false, None, 9, (&["A", "B", "C"], false));
-    check(None, false, None, 2, (&["A", "B"], true));
-    check(None, false, Some("A"), 2, (&["B", "C"], false));
-    check(Some("a"), false, None, 9, (&["A", "C"], false));
-    check(None, true, None, 9, (&["A", "C"], false));
-    check(Some("a"), true, None, 9, (&["C"], false));
 }
 
 #[test]

@@ -1,0 +1,197 @@
+//! Puts a server together: store, engine, API and listener; and takes it apart again.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use trueup_core::Timestamp;
+use trueup_store::Store;
+use trueup_store::embedded::{Embedded, OpenError};
+use trueup_sync::{Clock, Engine, EngineError, EngineOptions};
+
+use crate::api::{ApiOptions, App, Parts, router};
+use crate::web;
+use crate::auth::Auth;
+use crate::auth::TokenSettings;
+
+/// The file that credentials are encrypted with, when no key is configured.
+pub const KEY_FILE: &str = "secret.key";
+/// How long requests under way may take to end when the server stops.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// The system's clock; the one place that the program reads it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(jiff::Timestamp::now().as_microsecond())
+    }
+}
+
+/// What a server is made from.
+#[derive(Debug)]
+pub struct ServerOptions {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The store's directory.
+    pub data_dir: PathBuf,
+    /// How tokens are checked; `None` = API keys only.
+    pub tokens: Option<TokenSettings>,
+    /// The encryption key; `None` = one kept in the data directory.
+    pub secret_key: Option<[u8; 32]>,
+    /// The URL under which the server is reached from outside.
+    pub public_url: Option<String>,
+    /// Whether endpoints and webhook addresses may be private or loopback.
+    pub allow_private_endpoints: bool,
+    /// How long a vendor's answer may take.
+    pub request_timeout: Duration,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory was refused.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address is taken or not ours.
+    #[error("listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The key file could not be read or made.
+    #[error("read or make {0}: {1}")]
+    Key(PathBuf, io::Error),
+    /// The key file does not hold 32 bytes.
+    #[error("{0} does not hold a key of 32 bytes in hexadecimal")]
+    BadKey(PathBuf),
+    /// The engine did not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A server that is answering.
+pub struct Running {
+    /// The address that was bound.
+    pub addr: SocketAddr,
+    /// The ledger.
+    pub store: Arc<dyn Store>,
+    /// The sync engine.
+    pub engine: Engine,
+    stopping: CancellationToken,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    /// Opens the store, starts the engine and listens.
+    ///
+    /// # Errors
+    /// [`StartError`] says what stands in the way; nothing is left running.
+    pub async fn start(
+        options: ServerOptions,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, StartError> {
+        let store = open_store(&options.data_dir)?;
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(|error| StartError::Listen(options.listen, error))?;
+        let addr =
+            listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
+        let secret_key = match options.secret_key {
+            Some(key) => key,
+            None => key_of(&options.data_dir)?,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let engine_options = EngineOptions {
+            allow_private_endpoints: options.allow_private_endpoints,
+            secret_key,
+            request_timeout: options.request_timeout,
+            public_url: options.public_url.clone(),
+            clock: clock.clone(),
+        };
+        let engine = Engine::start(store.clone(), engine_options).await?;
+        let stopping = CancellationToken::new();
+        let app = App::new(Parts {
+            store: store.clone(),
+            engine: engine.clone(),
+            auth: Auth::new(store.clone(), options.tokens),
+            clock,
+            metrics,
+            options: ApiOptions { public_url: options.public_url },
+            stopping: stopping.clone(),
+        });
+        let stop = stopping.clone();
+        let serve = axum::serve(listener, web::routes().merge(router(app)))
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let serving = tokio::spawn(async move { serve.await });
+        Ok(Self { addr, store, engine, stopping, serving })
+    }
+
+    /// Returns the server's address as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Takes no more requests, lets those under way end, stops the workers and closes the store.
+    ///
+    /// # Errors
+    /// When the store could not be closed cleanly; what was acknowledged is durable all the same.
+    pub async fn stop(self) -> Result<(), trueup_store::StoreError> {
+        self.stopping.cancel();
+        let abort = self.serving.abort_handle();
+        match tokio::time::timeout(DRAIN_MAX, self.serving).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the listener ended"),
+            Ok(Err(error)) => tracing::warn!(%error, "the listener died"),
+            Err(_) => {
+                abort.abort();
+                tracing::warn!("requests under way were cut off after {DRAIN_MAX:?}");
+            }
+        }
+        self.engine.stop().await;
+        self.store.close().await
+    }
+}
+
+/// Opens the embedded store of a directory with the system's clock.
+///
+/// # Errors
+/// [`OpenError`] when the directory is in use or refused.
+pub fn open_store(data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    let now: trueup_store::embedded::Now = Arc::new(|| SystemClock.now());
+    Ok(Arc::new(Embedded::open(data_dir, now)?))
+}
+
+/// Reads the key of a data directory, or makes one that only its owner may read.
+fn key_of(data_dir: &Path) -> Result<[u8; 32], StartError> {
+    let path = data_dir.join(KEY_FILE);
+    let failed = |error| StartError::Key(path.clone(), error);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let mut key = [0; 32];
+            let read = hex::decode_to_slice(text.trim(), &mut key);
+            read.map_err(|_| StartError::BadKey(path))?;
+            Ok(key)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key: [u8; 32] = rand::random();
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(failed)?;
+            writeln!(file, "{}", hex::encode(key)).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+            Ok(key)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line: data to stdout, talk to stderr, errors with a hint.
+
+pub mod assembly;
+pub mod demo;
+pub mod files;
+pub mod market;
+pub mod replay;
+pub mod say;
+pub mod serve;
+pub mod simulate;
+pub mod token;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use say::{data, say};
+
+/// An inventory server: one true stock number per SKU, shown on every sales channel.
+#[derive(Debug, Parser)]
+#[command(name = "trueup", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(serve::ServeArgs),
+    /// Run a server with simulated channels and live sales.
+    Demo(demo::DemoArgs),
+    /// Run the simulated vendors alone.
+    Simulate(simulate::SimulateArgs),
+    /// Make a token signed with `TRUEUP_JWT_SECRET`.
+    Token(token::TokenArgs),
+    /// Read stock from a CSV file.
+    Import(files::ImportArgs),
+    /// Write stock as CSV to stdout.
+    Export(files::ExportArgs),
+    /// Replay an order history through the ledger and simulated channels.
+    Replay(replay::ReplayArgs),
+    /// Add the ledger up and compare channels with what they should show.
+    Verify(verify::VerifyArgs),
+    /// Measure durable reservations per second beside an empty endpoint.
+    Bench(crate::bench::BenchOptions),
+    /// The empty endpoint that `bench` measures beside the server.
+    #[command(hide = true)]
+    BenchFloor,
+    /// Print the OpenAPI 3.1 description.
+    Openapi,
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a command ended with: all well, not well (said already), or an error to say.
+type Ended = Result<bool, Box<dyn std::error::Error>>;
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            if let Some(hint) = hint(&*error) {
+                say(format_args!("hint: {hint}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Ended {
+    match command {
+        Command::Serve(args) => serve::run(args).await.map(|()| true),
+        Command::Demo(args) => Ok(demo::run(args).await.map(|()| true)?),
+        Command::Simulate(args) => Ok(simulate::run(args).await.map(|()| true)?),
+        Command::Token(args) => token::run(&args).map(|()| true),
+        Command::Import(args) => files::import(args).await,
+        Command::Export(args) => files::export(args).await.map(|()| true),
+        Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
+        Command::Verify(args) => verify::run(args).await,
+        Command::Bench(options) => bench(options).await,
+        Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
+        Command::Openapi => Ok(data(crate::api::openapi()).map(|()| true)?),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "trueup", &mut std::io::stdout());
+            Ok(true)
+        }
+    }
+}
+
+async fn bench(options: crate::bench::BenchOptions) -> Ended {
+    let json = options.json;
+    let report = crate::bench::run(options).await?;
+    data(if json { report.to_json() } else { report.to_table() })?;
+    Ok(report.is_valid())
+}
+
+/// Says what may help with an error.
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    use trueup_store::embedded::OpenError;
+    let open = error.downcast_ref::<OpenError>().or_else(|| {
+        match error.downcast_ref::<assembly::StartError>() {
+            Some(assembly::StartError::Open(open)) => Some(open),
+            Some(_) | None => None,
+        }
+    });
+    match open {
+        Some(OpenError::InUse(_)) => {
+            Some("stop the other process, or name another directory with --data-dir")
+        }
+        Some(OpenError::Refused { .. }) => {
+            Some("nothing was changed; restore the directory from a backup, or name another")
+        }
+        Some(OpenError::Newer { .. }) => Some("use the newer program that wrote it"),
+        Some(OpenError::Io { .. } | OpenError::Sql { .. }) | None => None,
+    }
+}
