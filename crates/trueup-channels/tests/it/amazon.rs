@@ -1,1 +1,483 @@
+use std::io::Write as _;
 
+use serde_json::{Value, json};
+use trueup_channels::{
+    ChannelErrorKind, Listing, Notice, PushItem, Reading, Settings, WebhookRequest,
+};
+use trueup_core::Timestamp;
+
+use crate::harness::{
+    Answer, Fake, answer, batch, channel, fields, headers, hint_of, item, json as reply, listing,
+    listing_key, lost, not_sent, order_of, settings, shorts, wrong_settings,
+};
+
+const HOST: &str = "https://sellingpartnerapi-eu.amazon.com";
+
+fn seller() -> Settings {
+    settings(
+        &[
+            ("sellerId", json!("A1SELLER")),
+            ("marketplaceIds", json!(["A1PA6795UKMFR9", "A13V1IB3VIYZZH"])),
+            ("region", json!("eu")),
+        ],
+        &[
+            ("clientId", "id"),
+            ("clientSecret", "hush"),
+            ("refreshToken", "Atzr|refresh"),
+            ("webhookSecret", "between-us"),
+        ],
+    )
+}
+
+fn sku(text: &str) -> Listing {
+    listing("amazon", &seller(), &[("sellerSku", text)])
+}
+
+fn fba(text: &str) -> Listing {
+    Listing { channel_fulfilled: true, ..sku(text) }
+}
+
+fn items(skus: &[&str]) -> Vec<PushItem> {
+    skus.iter().map(|text| item(sku(text), 42, Some(1))).collect()
+}
+
+fn submission(status: &str, issues: Value) -> Answer {
+    reply(200, json!({"sku": "A", "status": status, "submissionId": "s", "issues": issues}))
+}
+
+fn errors(status: u16, code: &str, message: &str, details: &str) -> Answer {
+    let error = json!({"code": code, "message": message, "details": details});
+    reply(status, json!({"errors": [error]}))
+}
+
+fn expired() -> Answer {
+    let details = "The access token you provided has expired.";
+    errors(403, "Unauthorized", "Access to requested resource is denied.", details)
+}
+
+fn grant() -> Answer {
+    reply(
+        200,
+        json!({"access_token": "Atza|granted", "token_type": "bearer", "expires_in": 3600,
+               "refresh_token": "Atzr|refresh"}),
+    )
+}
+
+#[test]
+fn settings_are_checked_all_at_once() {
+    assert_eq!(wrong_settings("amazon", &seller()), Vec::<String>::new());
+    assert_eq!(
+        wrong_settings("amazon", &settings(&[("region", json!("mars"))], &[])),
+        [
+            "sellerId",
+            "marketplaceIds",
+            "region",
+            "credentials.clientId",
+            "credentials.clientSecret",
+            "credentials.refreshToken"
+        ]
+    );
+    let mut one = seller();
+    one.fields.insert("marketplaceIds".into(), json!(["A/B"]));
+    assert_eq!(wrong_settings("amazon", &one), ["marketplaceIds"]);
+}
+
+#[test]
+fn a_listing_is_a_seller_sku() {
+    let table: [(&[(&str, &str)], &str); 3] = [
+        (&[("sellerSku", "A 1"), ("asin", "B0")], "A 1"),
+        (&[("asin", "B0")], "wrong: sellerSku"),
+        (&[("sellerSku", "A"), ("marketplaceId", "x")], "wrong: marketplaceId"),
+    ];
+    for (given, expected) in table {
+        assert_eq!(listing_key("amazon", &seller(), given), expected);
+    }
+    let kind = trueup_channels::kind("amazon").unwrap();
+    let ours = fields(&[("sellerSku", "A"), ("asin", "B0")]);
+    assert!(kind.names_listing(&ours, &fields(&[("sellerSku", "A")])));
+    assert!(!kind.names_listing(&ours, &fields(&[("asin", "B0")])));
+}
+
+#[tokio::test]
+async fn a_patch_merges_the_merchants_quantity() {
+    let accepted = submission("ACCEPTED", json!([]));
+    let limited = accepted.map(|mut response| {
+        response.headers.insert("x-amzn-ratelimit-limit", "5.0".parse().unwrap());
+        response
+    });
+    let fake = Fake::new([grant(), limited]);
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A/1 ü"]))).await;
+    assert_eq!(shorts(&outcomes), ["Accepted"]);
+    let asked = fake.asked();
+    assert_eq!(asked[0].url, "https://api.amazon.com/auth/o2/token");
+    assert_eq!(
+        String::from_utf8_lossy(&asked[0].body),
+        "grant_type=refresh_token&refresh_token=Atzr%7Crefresh&client_id=id&client_secret=hush"
+    );
+    assert_eq!(
+        asked[1].url,
+        format!(
+            "{HOST}/listings/2021-08-01/items/A1SELLER/A%2F1%20%C3%BC\
+             ?marketplaceIds=A1PA6795UKMFR9,A13V1IB3VIYZZH&issueLocale=en_US"
+        )
+    );
+    assert_eq!(asked[1].method, "PATCH");
+    assert_eq!(asked[1].headers["x-amz-access-token"], "Atza|granted");
+    assert!(asked[1].headers["x-amz-access-token"].is_sensitive());
+    assert_eq!(asked[1].headers["x-amz-date"], "20261123T093046Z");
+    assert_eq!(
+        fake.body(1),
+        json!({"productType": "PRODUCT", "patches": [{
+            "op": "merge", "path": "/attributes/fulfillment_availability",
+            "value": [{"fulfillment_channel_code": "DEFAULT", "quantity": 42}]}]})
+    );
+    let (bucket, hint) = fake.learned()[0];
+    assert_eq!((bucket, hint.per_second), ("listings.patch", 5.0));
+}
+
+#[tokio::test]
+async fn every_failure_has_its_outcome() {
+    let issue = json!([
+        {"code": "1", "message": "a warning", "severity": "WARNING", "categories": []},
+        {"code": "90220", "message": "is required", "severity": "ERROR", "categories": []}]);
+    let table: [(Answer, &str); 12] = [
+        (submission("ACCEPTED", json!([])), "Accepted"),
+        (submission("INVALID", issue), "Refused InvalidValue 90220"),
+        (submission("ODD", json!([])), "Unknown Protocol -"),
+        (errors(400, "InvalidInput", "bad", ""), "Refused InvalidValue InvalidInput"),
+        (errors(403, "Unauthorized", "no role", ""), "NotSent Forbidden Unauthorized"),
+        (errors(404, "NotFound", "no", ""), "Refused ListingNotFound NotFound"),
+        (errors(429, "QuotaExceeded", "slow", ""), "NotSent Throttled QuotaExceeded"),
+        (errors(500, "InternalFailure", "no", ""), "Unknown UnknownOutcome InternalFailure"),
+        (errors(503, "ServiceUnavailable", "no", ""), "NotSent Transient ServiceUnavailable"),
+        (answer(200, &[], "<html>"), "Unknown Protocol -"),
+        (lost(), "Unknown UnknownOutcome -"),
+        (not_sent(), "NotSent Transient -"),
+    ];
+    for (given, expected) in table {
+        let shown = format!("{given:?}");
+        let fake = Fake::granted([given]);
+        let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
+        assert_eq!(shorts(&outcomes), [expected], "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_throttle_stops_the_batch_and_a_refusal_does_not() {
+    let invalid = submission("INVALID", json!([]));
+    let throttled = errors(429, "QuotaExceeded", "slow", "");
+    let fake = Fake::granted([invalid, throttled]);
+    let mut items = items(&["A", "B", "C"]);
+    items.insert(1, item(fba("F"), 5, None));
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items)).await;
+    assert_eq!(
+        shorts(&outcomes),
+        [
+            "Refused InvalidValue -",
+            "Refused NotPushable -",
+            "NotSent Throttled QuotaExceeded",
+            "NotSent Throttled QuotaExceeded"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_expired_token_is_renewed_once() {
+    let fake = Fake::granted([expired(), grant(), submission("ACCEPTED", json!([]))]);
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
+    assert_eq!(shorts(&outcomes), ["Accepted"]);
+    let fake = Fake::granted([expired(), grant(), expired()]);
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
+    assert_eq!(shorts(&outcomes), ["NotSent Auth Unauthorized"]);
+    let refused = json!({"error": "invalid_grant", "error_description": "Atzr|refresh is bad"});
+    let fake = Fake::new([reply(400, refused)]);
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
+    assert_eq!(shorts(&outcomes), ["NotSent Auth invalid_grant"]);
+    assert!(!format!("{outcomes:?}").contains("Atzr"));
+}
+
+fn document(url: &str) -> Answer {
+    reply(201, json!({"feedDocumentId": "doc-1", "url": url}))
+}
+
+fn state(status: &str) -> Answer {
+    reply(
+        200,
+        json!({"feedId": "f", "feedType": "JSON_LISTINGS_FEED", "processingStatus": status,
+               "createdTime": "2026-11-23T09:00:00Z", "resultFeedDocumentId": "res-1"}),
+    )
+}
+
+fn report(issues: Value, accepted: u64) -> Value {
+    json!({"header": {"sellerId": "A1SELLER", "version": "2.0", "feedId": "f"},
+           "issues": issues, "summary": {"errors": 1, "warnings": 0, "messagesProcessed": 2,
+           "messagesAccepted": accepted, "messagesInvalid": 1}})
+}
+
+async fn feed(script: Vec<Answer>) -> (Vec<String>, Fake) {
+    let fake = Fake::granted(script);
+    let mut items = items(&["A", "B"]);
+    items.insert(1, item(fba("F"), 5, None));
+    let outcomes = channel("amazon", &seller()).push_bulk(&fake, &batch(items)).await;
+    (shorts(&outcomes), fake)
+}
+
+#[tokio::test]
+async fn a_feed_is_uploaded_followed_and_its_report_read() {
+    let issue = json!([{"messageId": 2, "sku": "B", "code": "90220", "severity": "ERROR",
+                        "message": "no"}, {"messageId": 1, "severity": "WARNING", "message": "x"}]);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(report(issue, 1).to_string().as_bytes()).unwrap();
+    let (outcomes, fake) = feed(vec![
+        document("https://storage.example/in?sig=1"),
+        answer(200, &[], ""),
+        reply(202, json!({"feedId": "f/1"})),
+        state("IN_QUEUE"),
+        state("IN_PROGRESS"),
+        state("DONE"),
+        document("https://storage.example/out?sig=2"),
+        answer(200, &[], packed.finish().unwrap()),
+    ])
+    .await;
+    assert_eq!(outcomes, ["Accepted", "Refused NotPushable -", "Refused InvalidValue 90220"]);
+    assert_eq!(
+        fake.urls(),
+        [
+            format!("POST {HOST}/feeds/2021-06-30/documents"),
+            "PUT https://storage.example/in?sig=1".into(),
+            format!("POST {HOST}/feeds/2021-06-30/feeds"),
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+            format!("GET {HOST}/feeds/2021-06-30/documents/res-1"),
+            "GET https://storage.example/out?sig=2".into(),
+        ]
+    );
+    let upload = &fake.asked()[1];
+    assert_eq!(upload.headers["content-type"], "application/json; charset=UTF-8");
+    assert!(!upload.headers.contains_key("x-amz-access-token"));
+    let body = fake.body(1);
+    assert_eq!(body["header"]["version"], "2.0");
+    assert_eq!(body["messages"][1]["messageId"], 2);
+    assert_eq!(body["messages"][1]["sku"], "B");
+    assert_eq!(body["messages"][1]["patches"][0]["op"], "merge");
+    assert!(!fake.asked()[2].repeatable);
+    assert_eq!(fake.paused_ms(), 20_000);
+}
+
+#[tokio::test]
+async fn a_feed_that_ends_otherwise_is_told_apart() {
+    let made = || {
+        vec![
+            document("https://storage.example/in"),
+            answer(200, &[], ""),
+            reply(202, json!({"feedId": "f"})),
+        ]
+    };
+    let with = |more: Vec<Answer>| [made(), more].concat_answers();
+    let waiting: Vec<Answer> = (0..30).map(|_| state("IN_QUEUE")).collect();
+    let rejected = report(json!([{"severity": "ERROR", "code": "9", "message": "format"}]), 0);
+    let table: Vec<(Vec<Answer>, &str)> = vec![
+        (with(waiting), "Accepted"),
+        (with(vec![state("CANCELLED")]), "NotSent Transient -"),
+        (with(vec![state("FATAL")]), "Unknown UnknownOutcome -"),
+        (with(vec![lost()]), "Accepted"),
+        (
+            with(vec![
+                state("DONE"),
+                document("https://storage.example/out"),
+                reply(200, rejected),
+            ]),
+            "NotSent InvalidValue 9",
+        ),
+        (vec![errors(429, "QuotaExceeded", "x", "")], "NotSent Throttled QuotaExceeded"),
+        (vec![document("https://storage.example/in"), answer(403, &[], "")], "NotSent Transient -"),
+        (
+            vec![document("https://storage.example/in"), answer(200, &[], ""), lost()],
+            "Unknown UnknownOutcome -",
+        ),
+    ];
+    for (script, expected) in table {
+        let shown = format!("{script:?}");
+        let (outcomes, fake) = feed(script).await;
+        assert_eq!(outcomes, [expected, "Refused NotPushable -", expected], "{shown}");
+        fake.asked();
+    }
+}
+
+trait ConcatAnswers {
+    fn concat_answers(self) -> Vec<Answer>;
+}
+
+impl ConcatAnswers for [Vec<Answer>; 2] {
+    fn concat_answers(self) -> Vec<Answer> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+#[tokio::test]
+async fn absent_is_never_zero() {
+    let code = |code: &str, quantity: Value| json!([{"fulfillmentChannelCode": code, "quantity": quantity}]);
+    let found = json!({"numberOfResults": 3, "items": [
+        {"sku": "A", "fulfillmentAvailability": code("DEFAULT", json!(7))},
+        {"sku": "B", "fulfillmentAvailability": [{"fulfillmentChannelCode": "AMAZON_EU"}]},
+        {"sku": "C"}]});
+    let alone = json!({"sku": "D,1", "fulfillmentAvailability": code("DEFAULT", json!(2))});
+    let fba_found = json!({"payload": {"granularity": {}, "inventorySummaries": [
+        {"sellerSku": "F", "totalQuantity": 9, "inventoryDetails": {"fulfillableQuantity": 4}},
+        {"sellerSku": "G", "totalQuantity": 9}]}});
+    let missing = errors(404, "NotFound", "no", "");
+    let fake =
+        Fake::granted([reply(200, found), reply(200, alone), missing, reply(200, fba_found)]);
+    let listings =
+        [sku("A"), fba("F"), sku("B"), sku("C"), sku("D,1"), sku("E,1"), sku("Z"), fba("G")];
+    let readings = channel("amazon", &seller()).read(&fake, &listings).await.unwrap();
+    let known: Vec<Option<i64>> = readings
+        .iter()
+        .map(|reading| match reading {
+            Reading::Quantity(quantity) => Some(*quantity),
+            Reading::Unknown(_) => None,
+        })
+        .collect();
+    assert_eq!(known, [Some(7), Some(4), None, None, Some(2), None, None, None]);
+    let urls = fake.urls();
+    assert!(urls[0].contains("&identifiersType=SKU&identifiers=A,B,C,Z&"), "{}", urls[0]);
+    assert!(urls[1].contains("/A1SELLER/D%2C1?"), "{}", urls[1]);
+    assert!(urls[3].contains("granularityId=A1PA6795UKMFR9&"), "{}", urls[3]);
+    assert!(urls[3].ends_with("&sellerSkus=F,G"), "{}", urls[3]);
+}
+
+#[tokio::test]
+async fn the_catalogue_is_paged_and_never_turns_in_a_circle() {
+    let page = |next: &str| {
+        reply(
+            200,
+            json!({"numberOfResults": 1, "pagination": {"nextToken": next}, "items": [{
+                "sku": "A", "summaries": [{"asin": "B0", "itemName": "Lamp"}],
+                "fulfillmentAvailability": [{"fulfillmentChannelCode": "AMAZON_EU"}]}]}),
+        )
+    };
+    let fake = Fake::granted([page("t/2"), page("t/2")]);
+    let seller = channel("amazon", &seller());
+    let first = seller.catalogue(&fake, None).await.unwrap();
+    assert_eq!(first.next.as_deref(), Some("t/2"));
+    assert_eq!(first.items[0].title.as_deref(), Some("Lamp"));
+    assert_eq!(first.items[0].fields, fields(&[("sellerSku", "A"), ("asin", "B0")]));
+    assert!(first.items[0].channel_fulfilled);
+    let second = seller.catalogue(&fake, first.next.as_deref()).await.unwrap();
+    assert_eq!(second.next, None);
+    assert!(fake.urls()[1].ends_with("&pageToken=t%2F2"));
+}
+
+#[tokio::test]
+async fn an_order_tells_what_is_sold_and_what_came_back() {
+    let order = |id: &str, status: &str, updated: &str| {
+        json!({"orderId": id, "createdTime": updated, "lastUpdatedTime": updated,
+            "salesChannel": {"channelName": "AMAZON"},
+            "fulfillment": {"fulfillmentStatus": status, "fulfilledBy": "MERCHANT"},
+            "orderItems": [{"orderItemId": format!("{id}-1"), "quantityOrdered": 2,
+                            "product": {"sellerSku": "A", "asin": "B0"}}]})
+    };
+    let page = json!({"pagination": {"nextToken": "n"}, "orders": [
+        order("2", "CANCELLED", "2026-11-23T09:00:00Z"),
+        order("1", "PENDING", "2026-11-23T08:00:00Z")]});
+    let fake = Fake::granted([reply(200, page)]);
+    let since = Timestamp::from_micros(1_795_426_246_000_000);
+    let page = channel("amazon", &seller()).orders(&fake, since, Some("p=")).await.unwrap();
+    let told: Vec<(&str, u64, u64)> = page
+        .items
+        .iter()
+        .map(|o| (o.order_id.as_str(), o.lines[0].state.sold, o.lines[0].state.restocked))
+        .collect();
+    assert_eq!((told, page.next.as_deref()), (vec![("1", 2, 0), ("2", 2, 2)], Some("n")));
+    assert_eq!(
+        fake.urls()[0],
+        format!(
+            "GET {HOST}/orders/2026-01-01/orders?lastUpdatedAfter=2026-11-23T09%3A30%3A46.000Z\
+             &marketplaceIds=A1PA6795UKMFR9,A13V1IB3VIYZZH&fulfilledBy=MERCHANT\
+             &includedData=FULFILLMENT&maxResultsPerPage=100&paginationToken=p%3D"
+        )
+    );
+}
+
+fn notification(kind: &str, payload: &Value) -> Value {
+    json!({"NotificationVersion": "1.0", "NotificationType": kind, "PayloadVersion": "1.0",
+           "EventTime": "2026-11-23T09:00:00.000Z", "Payload": payload,
+           "NotificationMetadata": {"ApplicationId": "a", "SubscriptionId": "s",
+           "PublishTime": "2026-11-23T09:00:00Z", "NotificationId": "n-1"}})
+}
+
+#[tokio::test]
+async fn a_notification_is_let_in_by_the_shared_secret() {
+    let bare = notification("ORDER_CHANGE", &json!({}));
+    let wrapped = json!({"version": "0", "id": "e", "source": "aws.partner/x", "detail": bare});
+    let table: [(Option<(&str, &str)>, String, &str); 6] = [
+        (Some(("x-trueup-webhook-secret", "between-us")), bare.to_string(), "ORDER_CHANGE n-1"),
+        (Some(("x-api-key", "between-us")), wrapped.to_string(), "ORDER_CHANGE n-1"),
+        (Some(("x-api-key", "between-u")), bare.to_string(), "the signature does not hold"),
+        (Some(("x-api-key", "")), bare.to_string(), "the signature does not hold"),
+        (None, bare.to_string(), "the signature does not hold"),
+        (
+            Some(("x-api-key", "between-us")),
+            json!({"NotificationType": "X", "Payload": {}}).to_string(),
+            "the delivery is malformed: no NotificationId",
+        ),
+    ];
+    for (pair, body, expected) in table {
+        let map = headers(pair.as_slice());
+        let request = WebhookRequest { headers: &map, body: body.as_bytes() };
+        let verified = channel("amazon", &seller()).verify_webhook(&Fake::new([]), request).await;
+        let shown = match verified {
+            Ok(verified) => format!("{} {}", verified.topic, verified.delivery_id),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(shown, expected);
+    }
+}
+
+fn parse(kind: &str, payload: &Value) -> Vec<Notice> {
+    let body = notification(kind, payload).to_string();
+    channel("amazon", &seller()).parse_webhook(kind, body.as_bytes()).unwrap()
+}
+
+#[test]
+fn notifications_become_notices() {
+    let quantity = json!({"SellerId": "A1SELLER", "FulfillmentChannelCode": "DEFAULT",
+                          "Sku": "A", "Quantity": 99});
+    let fba = json!({"SellerId": "A1SELLER", "FNSKU": "X", "ASIN": "B0", "SKU": "A"});
+    for (kind, payload) in [
+        ("LISTINGS_ITEM_MFN_QUANTITY_CHANGE", &quantity),
+        ("FBA_INVENTORY_AVAILABILITY_CHANGES", &fba),
+    ] {
+        assert_eq!(hint_of(parse(kind, payload)), fields(&[("sellerSku", "A")]));
+    }
+    for (status, fulfilled_by, sold, restocked, channel_fulfilled) in [
+        ("Unshipped", "MFN", 10, 0, false),
+        ("Pending", "MFN", 10, 0, false),
+        ("Canceled", "MFN", 10, 10, false),
+        ("Shipped", "AFN", 10, 0, true),
+    ] {
+        let order = order_of(parse(
+            "ORDER_CHANGE",
+            &json!({"OrderChangeNotification": {"AmazonOrderId": "903-1", "Summary": {
+                "OrderStatus": status, "FulfillmentType": fulfilled_by, "OrderItems": [{
+                "OrderItemId": "O1", "SellerSKU": "A", "Quantity": 10, "QuantityShipped": 0}]}}}),
+        ));
+        let line = &order.lines[0];
+        assert_eq!((order.order_id.as_str(), line.line_id.as_str()), ("903-1", "O1"));
+        assert_eq!((line.state.sold, line.state.restocked), (sold, restocked));
+        assert_eq!(line.state.channel_fulfilled, channel_fulfilled);
+    }
+    assert!(matches!(parse("REPORT_X", &json!({})).as_slice(), [Notice::Ignored(_)]));
+}
+
+#[tokio::test]
+async fn connecting_reads_a_page_and_subscribing_does_nothing() {
+    let empty = || reply(200, json!({"numberOfResults": 0, "items": []}));
+    let fake = Fake::granted([empty()]);
+    let amazon = channel("amazon", &seller());
+    assert_eq!(amazon.connect(&fake).await.unwrap().account.as_deref(), Some("A1SELLER"));
+    assert_eq!(amazon.subscribe(&fake, "https://x.example").await.unwrap(), Vec::<String>::new());
+    let fake = Fake::granted([errors(400, "InvalidInput", "merchant", "")]);
+    assert_eq!(amazon.connect(&fake).await.unwrap_err().kind, ChannelErrorKind::Config);
+}

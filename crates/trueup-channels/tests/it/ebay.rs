@@ -1,1 +1,547 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+use p256::ecdsa::{Signature, SigningKey};
+use p256::pkcs8::{EncodePublicKey as _, LineEnding};
+use serde_json::{Value, json};
+use sha1::Digest as _;
+use trueup_channels::ebay::challenge_response;
+use trueup_channels::{ChannelErrorKind, Listing, Notice, Reading, Settings, WebhookRequest};
+use trueup_core::Timestamp;
 
+use crate::harness::{
+    Answer, Fake, answer, batch, channel, fields, headers, hint_of, item, json as reply, listing,
+    listing_key, lost, not_sent, order_of, settings, shorts, wrong_settings,
+};
+
+const TOKEN: &str = "abcdefghijklmnopqrstuvwxyz_0123456789";
+
+fn seller() -> Settings {
+    settings(
+        &[("marketplaceId", json!("EBAY_DE"))],
+        &[
+            ("clientId", "id"),
+            ("clientSecret", "hush"),
+            ("refreshToken", "v^1.1#refresh"),
+            ("verificationToken", TOKEN),
+        ],
+    )
+}
+
+fn offered(sku: &str, offer: &str) -> Listing {
+    listing("ebay", &seller(), &[("sku", sku), ("offerId", offer)])
+}
+
+fn by_number(item_id: &str, sku: Option<&str>) -> Listing {
+    let mut pairs = vec![("itemId", item_id)];
+    pairs.extend(sku.map(|sku| ("sku", sku)));
+    listing("ebay", &seller(), &pairs)
+}
+
+fn entry(sku: &str, status: u16, errors: &[i64]) -> Value {
+    let error = |id: &i64| json!({"errorId": id, "domain": "API_INVENTORY", "message": "words"});
+    let errors: Vec<Value> = errors.iter().map(error).collect();
+    json!({"sku": sku, "statusCode": status, "errors": errors, "warnings": []})
+}
+
+fn updated(status: u16, entries: &[Value]) -> Answer {
+    reply(status, json!({"responses": entries}))
+}
+
+fn refused(status: u16, id: i64) -> Answer {
+    reply(status, json!({"errors": [{"errorId": id, "message": "words"}]}))
+}
+
+fn revised(ack: &str, errors: &[(&str, &str)], items: &[&str]) -> Answer {
+    let errors: String = errors
+        .iter()
+        .map(|(code, class)| {
+            format!(
+                "<Errors><ShortMessage>a &amp; b</ShortMessage><ErrorCode>{code}</ErrorCode>\
+                 <SeverityCode>Error</SeverityCode>\
+                 <ErrorClassification>{class}</ErrorClassification></Errors>"
+            )
+        })
+        .collect();
+    let items: String = items
+        .iter()
+        .map(|id| format!("<InventoryStatus><ItemID>{id}</ItemID><SKU/></InventoryStatus>"))
+        .collect();
+    answer(
+        200,
+        &[],
+        format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ReviseInventoryStatusResponse \
+             xmlns=\"urn:ebay:apis:eBLBaseComponents\"><Ack>{ack}</Ack>{errors}{items}\
+             </ReviseInventoryStatusResponse>"
+        ),
+    )
+}
+
+#[test]
+fn settings_are_checked_all_at_once() {
+    assert_eq!(wrong_settings("ebay", &seller()), Vec::<String>::new());
+    let wrong = settings(
+        &[("marketplaceId", json!("ebay-de")), ("bulkItemsMax", json!(26))],
+        &[("verificationToken", "short")],
+    );
+    assert_eq!(
+        wrong_settings("ebay", &wrong),
+        [
+            "marketplaceId",
+            "bulkItemsMax",
+            "credentials.verificationToken",
+            "credentials.clientId",
+            "credentials.clientSecret",
+            "credentials.refreshToken"
+        ]
+    );
+    let mut one = seller();
+    one.fields.insert("bulkItemsMax".into(), json!(1));
+    assert_eq!(channel("ebay", &one).capabilities().push_items_max, 1);
+}
+
+#[test]
+fn a_listing_is_a_sku_an_offer_or_an_item_number() {
+    let table: [(&[(&str, &str)], &str); 8] = [
+        (&[("sku", "A")], "sku:A"),
+        (&[("sku", "A"), ("offerId", "36445435465")], "sku:A"),
+        (&[("offerId", "36445435465")], "offer:36445435465"),
+        (&[("itemId", "110043671232")], "item:110043671232"),
+        (&[("itemId", "110043671232"), ("sku", "A")], "item:110043671232/A"),
+        (&[], "wrong: sku"),
+        (&[("itemId", "1"), ("offerId", "2")], "wrong: itemId"),
+        (&[("itemId", "v1|1|0"), ("asin", "B0")], "wrong: asin itemId"),
+    ];
+    for (given, expected) in table {
+        assert_eq!(listing_key("ebay", &seller(), given), expected, "{given:?}");
+    }
+    let kind = trueup_channels::kind("ebay").unwrap();
+    let order = fields(&[("sku", "A"), ("itemId", "7")]);
+    for (ours, expected) in [
+        (fields(&[("sku", "A")]), true),
+        (fields(&[("sku", "B")]), false),
+        (fields(&[("itemId", "7")]), true),
+        (fields(&[("itemId", "7"), ("sku", "A")]), true),
+        (fields(&[("itemId", "7"), ("sku", "B")]), false),
+        (fields(&[("offerId", "7")]), false),
+    ] {
+        assert_eq!(kind.names_listing(&ours, &order), expected, "{ours:?}");
+    }
+    let variation = fields(&[("itemId", "7"), ("sku", "A")]);
+    assert!(!kind.names_listing(&variation, &fields(&[("sku", "A")])));
+}
+
+#[tokio::test]
+async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
+    let offers = json!({"offers": [
+        {"offerId": "1", "sku": "A/1", "status": "PUBLISHED", "availableQuantity": 3},
+        {"offerId": "2", "sku": "A/1", "status": "UNPUBLISHED"}]});
+    let grant = reply(
+        200,
+        json!({"access_token": "v^1.1#granted", "expires_in": 7200,
+               "token_type": "User Access Token"}),
+    );
+    let fake = Fake::new([
+        grant,
+        reply(200, offers),
+        refused(404, 25713),
+        updated(200, &[entry("A/1", 200, &[]), entry("B", 200, &[])]),
+        updated(200, &[entry("A/1", 200, &[])]),
+    ]);
+    let ebay = channel("ebay", &seller());
+    let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
+    let push = batch(vec![item(plain("A/1"), 42, None), item(plain("B"), 7, None)]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Applied", "Applied"]);
+    // The offers of A are known now.
+    let again = batch(vec![item(plain("A/1"), 41, None)]);
+    assert_eq!(shorts(&ebay.push(&fake, &again).await), ["Applied"]);
+    let inventory = "https://api.ebay.com/sell/inventory/v1";
+    assert_eq!(
+        fake.urls(),
+        [
+            "POST https://api.ebay.com/identity/v1/oauth2/token".to_owned(),
+            format!("GET {inventory}/offer?sku=A%2F1&marketplace_id=EBAY_DE"),
+            format!("GET {inventory}/offer?sku=B&marketplace_id=EBAY_DE"),
+            format!("POST {inventory}/bulk_update_price_quantity"),
+            format!("POST {inventory}/bulk_update_price_quantity"),
+        ]
+    );
+    let asked = fake.asked();
+    assert_eq!(asked[0].headers["authorization"], "Basic aWQ6aHVzaA==");
+    assert!(asked[0].headers["authorization"].is_sensitive());
+    assert_eq!(asked[3].headers["authorization"], "Bearer v^1.1#granted");
+    assert!(asked[3].headers["authorization"].is_sensitive());
+    assert_eq!(
+        fake.body(3),
+        json!({"requests": [
+            {"sku": "A/1", "shipToLocationAvailability": {"quantity": 42},
+             "offers": [{"offerId": "1", "availableQuantity": 42}]},
+            {"sku": "B", "shipToLocationAvailability": {"quantity": 7}}]})
+    );
+}
+
+#[tokio::test]
+async fn every_failure_has_its_outcome() {
+    let table: [(Answer, &str); 22] = [
+        (updated(200, &[entry("A", 200, &[])]), "Applied"),
+        (updated(207, &[entry("A", 400, &[25709])]), "Refused InvalidValue 25709"),
+        (updated(200, &[entry("A", 400, &[25702])]), "Refused ListingNotFound 25702"),
+        (updated(207, &[entry("A", 500, &[25001])]), "NotSent Transient 25001"),
+        (updated(207, &[entry("A", 500, &[25025])]), "NotSent Transient 25025"),
+        (updated(207, &[entry("A", 500, &[])]), "Unknown UnknownOutcome -"),
+        (updated(207, &[entry("A", 400, &[25038])]), "Refused NotPushable 25038"),
+        (updated(207, &[entry("A", 400, &[25759])]), "Refused InvalidValue 25759"),
+        (
+            updated(
+                207,
+                &[
+                    entry("A", 200, &[]),
+                    json!({"offerId": "1", "statusCode": 400,
+                "errors": [{"errorId": 25713, "message": "no offer"}]}),
+                ],
+            ),
+            "Refused ListingNotFound 25713",
+        ),
+        (updated(200, &[entry("B", 200, &[])]), "Unknown Protocol -"),
+        (refused(400, 25002), "Refused InvalidValue 25002"),
+        (refused(400, 99999), "Refused InvalidValue 99999"),
+        (refused(403, 1100), "NotSent Forbidden 1100"),
+        (refused(429, 2001), "NotSent Throttled 2001"),
+        (refused(500, 25001), "NotSent Transient 25001"),
+        (answer(500, &[], ""), "Unknown UnknownOutcome -"),
+        (answer(503, &[], ""), "NotSent Transient -"),
+        (answer(504, &[], "<html>"), "Unknown UnknownOutcome -"),
+        (answer(200, &[], "<html>"), "Unknown Protocol -"),
+        (answer(418, &[], ""), "Unknown Protocol -"),
+        (lost(), "Unknown UnknownOutcome -"),
+        (not_sent(), "NotSent Transient -"),
+    ];
+    for (given, expected) in table {
+        let shown = format!("{given:?}");
+        let fake = Fake::granted([given]);
+        let push = batch(vec![item(offered("A", "1"), 42, None)]);
+        let outcomes = channel("ebay", &seller()).push(&fake, &push).await;
+        assert_eq!(shorts(&outcomes), [expected], "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_refused_whole_is_halved_until_one_is_to_blame() {
+    let bad = || refused(400, 25709);
+    let fake = Fake::granted([
+        bad(),
+        bad(),
+        bad(),
+        updated(200, &[entry("B", 200, &[])]),
+        updated(200, &[entry("C", 200, &[]), entry("D", 200, &[])]),
+    ]);
+    let items = ["A", "B", "C", "D"].iter().map(|sku| item(offered(sku, "1"), 1, None)).collect();
+    let outcomes = channel("ebay", &seller()).push(&fake, &batch(items)).await;
+    assert_eq!(shorts(&outcomes), ["Refused InvalidValue 25709", "Applied", "Applied", "Applied"]);
+    assert_eq!(fake.asked().len(), 5);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once() {
+    let grant = || reply(200, json!({"access_token": "new-granted", "expires_in": 7200}));
+    let unauthorized = || refused(401, 1001);
+    let push = batch(vec![item(offered("A", "1"), 42, None)]);
+    let applied = updated(200, &[entry("A", 200, &[])]);
+    let fake = Fake::granted([unauthorized(), grant(), applied]);
+    let ebay = channel("ebay", &seller());
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Applied"]);
+    let fake = Fake::granted([unauthorized(), grant(), unauthorized()]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["NotSent Auth -"]);
+    let bad = json!({"error": "invalid_grant", "error_description": "v^1.1#refresh is bad"});
+    let fake = Fake::new([reply(400, bad)]);
+    let outcomes = ebay.push(&fake, &push).await;
+    assert_eq!(shorts(&outcomes), ["NotSent Auth invalid_grant"]);
+    assert!(!format!("{outcomes:?}").contains("refresh"));
+}
+
+#[tokio::test]
+async fn old_listings_go_through_the_trading_api_four_at_a_time() {
+    let fake = Fake::granted([revised("Success", &[], &[]), revised("Warning", &[], &[])]);
+    let mut items: Vec<_> =
+        (1..=5).map(|n| item(by_number(&n.to_string(), None), n, None)).collect();
+    items[0].listing = by_number("1", Some("A<&>"));
+    let outcomes = channel("ebay", &seller()).push(&fake, &batch(items)).await;
+    assert_eq!(shorts(&outcomes), ["Applied"; 5]);
+    let asked = fake.asked();
+    assert_eq!(asked[0].url, "https://api.ebay.com/ws/api.dll");
+    assert_eq!(asked[0].headers["x-ebay-api-call-name"], "ReviseInventoryStatus");
+    assert_eq!(asked[0].headers["x-ebay-api-siteid"], "77");
+    assert_eq!(asked[0].headers["x-ebay-api-iaf-token"], "user-granted");
+    assert!(asked[0].headers["x-ebay-api-iaf-token"].is_sensitive());
+    let body = String::from_utf8_lossy(&asked[0].body);
+    assert!(
+        body.contains(
+            "<ItemID>1</ItemID><SKU>A&lt;&amp;&gt;</SKU><Quantity>1</Quantity></InventoryStatus>"
+        ),
+        "{body}"
+    );
+    assert_eq!(body.matches("<InventoryStatus>").count(), 4);
+}
+
+#[tokio::test]
+async fn a_trading_failure_is_laid_at_the_right_door() {
+    let request = "RequestError";
+    let partly = revised("PartialFailure", &[("17", request)], &["1", "3"]);
+    let alone = revised("Failure", &[("17", request)], &[]);
+    let fake = Fake::granted([partly, alone]);
+    let items = (1..=3).map(|n| item(by_number(&n.to_string(), None), n, None)).collect();
+    let outcomes = channel("ebay", &seller()).push(&fake, &batch(items)).await;
+    assert_eq!(shorts(&outcomes), ["Applied", "Refused ListingNotFound 17", "Applied"]);
+
+    let table = [
+        (revised("Failure", &[("21917091", request)], &[]), "Applied"),
+        (revised("Failure", &[("21916583", request)], &[]), "Refused InvalidValue 21916583"),
+        (revised("Failure", &[("291", request)], &[]), "Refused NotPushable 291"),
+        (revised("Failure", &[("10007", "SystemError")], &[]), "NotSent Transient 10007"),
+        (revised("Failure", &[], &[]), "Unknown Protocol -"),
+        (answer(200, &[], "<a></b>"), "Unknown Protocol -"),
+        (answer(500, &[], ""), "Unknown UnknownOutcome -"),
+        (lost(), "Unknown UnknownOutcome -"),
+    ];
+    for (given, expected) in table {
+        let shown = format!("{given:?}");
+        let fake = Fake::granted([given]);
+        let push = batch(vec![item(by_number("1", None), 1, None)]);
+        let outcomes = channel("ebay", &seller()).push(&fake, &push).await;
+        assert_eq!(shorts(&outcomes), [expected], "{shown}");
+    }
+    let expired = || revised("Failure", &[("932", request)], &[]);
+    let grant = reply(200, json!({"access_token": "new-granted", "expires_in": 7200}));
+    let fake = Fake::granted([expired(), grant, revised("Success", &[], &[])]);
+    let push = batch(vec![item(by_number("1", None), 1, None)]);
+    assert_eq!(shorts(&channel("ebay", &seller()).push(&fake, &push).await), ["Applied"]);
+}
+
+fn stocked(sku: &str, quantity: Value) -> Value {
+    json!({"sku": sku, "statusCode": 200, "inventoryItem": {
+        "availability": {"shipToLocationAvailability": {"quantity": quantity}}}})
+}
+
+#[tokio::test]
+async fn the_live_quantity_is_the_smaller_one_and_absent_is_never_zero() {
+    let offers = json!({"offers": [{"offerId": "1", "sku": "B", "status": "PUBLISHED",
+                                    "availableQuantity": 3}]});
+    let only = json!({"offerId": "9", "sku": "C", "status": "PUBLISHED"});
+    let items = json!({"responses": [
+        stocked("A", json!(7)), stocked("B", json!(5)), stocked("C", json!(2)),
+        entry("D", 404, &[25702]),
+        {"sku": "E", "statusCode": 200, "inventoryItem": {}}]});
+    let got =
+        |inner: &str| answer(200, &[], format!("<R><Ack>Success</Ack><Item>{inner}</Item></R>"));
+    let fake = Fake::granted([
+        reply(200, offers),
+        reply(200, only),
+        reply(207, items),
+        got("<Quantity>10</Quantity><SellingStatus><QuantitySold>4</QuantitySold>\
+             <ListingStatus>Active</ListingStatus></SellingStatus>"),
+        got("<Variations><Variation><SKU>V</SKU><Quantity>3</Quantity><SellingStatus>\
+             <QuantitySold>1</QuantitySold></SellingStatus></Variation></Variations>"),
+        got("<Quantity>1</Quantity><SellingStatus><ListingStatus>Completed</ListingStatus>\
+             </SellingStatus>"),
+    ]);
+    let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
+    let listings = [
+        plain("A"),
+        offered("B", "1"),
+        listing("ebay", &seller(), &[("offerId", "9")]),
+        plain("D"),
+        plain("E"),
+        by_number("1", None),
+        by_number("2", Some("V")),
+        by_number("3", None),
+    ];
+    let readings = channel("ebay", &seller()).read(&fake, &listings).await.unwrap();
+    let known: Vec<Option<i64>> = readings
+        .iter()
+        .map(|reading| match reading {
+            Reading::Quantity(quantity) => Some(*quantity),
+            Reading::Unknown(_) => None,
+        })
+        .collect();
+    assert_eq!(known, [Some(7), Some(3), Some(2), None, None, Some(6), Some(2), None]);
+    assert_eq!(
+        fake.body(2)["requests"],
+        json!([{"sku": "A"}, {"sku": "B"}, {"sku": "C"}, {"sku": "D"}, {"sku": "E"}])
+    );
+}
+
+#[tokio::test]
+async fn pages_are_counted_as_each_api_counts_them() {
+    let items = json!({"total": 401, "inventoryItems": [{"sku": "A", "product": {"title": "Lamp"},
+        "availability": {"shipToLocationAvailability": {"quantity": 4}}}]});
+    let line = json!({"lineItemId": "L1", "sku": "A", "legacyItemId": "7", "quantity": 2});
+    let order = |id: &str, state: &str| {
+        json!({"orderId": id, "lastModifiedDate": "2026-11-23T09:00:00.000Z",
+               "cancelStatus": {"cancelState": state}, "lineItems": [line]})
+    };
+    let orders = json!({"total": 201, "orders": [
+        order("1", "NONE_REQUESTED"), order("2", "CANCELED"), order("3", "IN_PROGRESS")]});
+    let fake = Fake::granted([reply(200, items), reply(200, orders)]);
+    let ebay = channel("ebay", &seller());
+    let page = ebay.catalogue(&fake, Some("1")).await.unwrap();
+    assert_eq!(page.next.as_deref(), Some("2"));
+    assert_eq!(page.items[0].reading, Reading::Quantity(4));
+    let since = Timestamp::from_micros(1_795_426_246_000_000);
+    let page = ebay.orders(&fake, since, None).await.unwrap();
+    assert_eq!(page.next.as_deref(), Some("200"));
+    let restocked: Vec<u64> = page.items.iter().map(|o| o.lines[0].state.restocked).collect();
+    assert_eq!(restocked, [0, 2, 0]);
+    assert_eq!(page.items[0].lines[0].fields, fields(&[("sku", "A"), ("itemId", "7")]));
+    let urls = fake.urls();
+    assert!(urls[0].ends_with("/inventory_item?limit=200&offset=1"));
+    assert!(urls[1].ends_with(
+        "/order?filter=lastmodifieddate%3A%5B2026-11-23T09%3A30%3A46.000Z..%5D&limit=200&offset=0"
+    ));
+    let error = ebay.catalogue(&Fake::new([]), Some("x")).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Bug);
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_slice(&[7; 32]).unwrap()
+}
+
+/// The key on one line, as eBay sends it.
+fn public_key() -> Answer {
+    let pem = key().verifying_key().to_public_key_pem(LineEnding::LF).unwrap().replace('\n', "");
+    reply(200, json!({"key": pem, "algorithm": "ECDSA", "digest": "SHA1"}))
+}
+
+fn signature(kid: &str, body: &str) -> String {
+    let signed: Signature = key().sign_prehash(&sha1::Sha1::digest(body)).unwrap();
+    let signed = STANDARD.encode(signed.to_der().as_bytes());
+    let header = json!({"alg": "ecdsa", "kid": kid, "signature": signed, "digest": "SHA1"});
+    STANDARD.encode(header.to_string())
+}
+
+fn notification(topic: &str, data: &Value) -> String {
+    json!({"metadata": {"topic": topic, "schemaVersion": "1.0", "deprecated": false},
+           "notification": {"notificationId": "n-1", "eventDate": "2026-11-23T09:00:00.000Z",
+           "publishDate": "2026-11-23T09:00:01.000Z", "publishAttemptCount": 1, "data": data}})
+    .to_string()
+}
+
+async fn verify(fake: &Fake, header: &str, body: &str) -> String {
+    let map = headers(&[("x-ebay-signature", header)]);
+    let request = WebhookRequest { headers: &map, body: body.as_bytes() };
+    match channel("ebay", &seller()).verify_webhook(fake, request).await {
+        Ok(verified) => format!("{} {}", verified.topic, verified.delivery_id),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_notification_is_let_in_by_its_signature() {
+    let body = notification("ORDER_CONFIRMATION", &json!({}));
+    let good = signature("k-1", &body);
+    let refused = "the signature does not hold";
+    let fake = Fake::granted([public_key()]);
+    assert_eq!(verify(&fake, &good, &body).await, "ORDER_CONFIRMATION n-1");
+    // The key is kept.
+    assert_eq!(verify(&fake, &good, &body).await, "ORDER_CONFIRMATION n-1");
+    assert_eq!(verify(&fake, &good, &body.replace("n-1", "n-2")).await, refused);
+    assert_eq!(verify(&fake, &signature("k-1", "other"), &body).await, refused);
+    assert_eq!(fake.urls(), ["GET https://api.ebay.com/commerce/notification/v1/public_key/k-1"]);
+    assert_eq!(fake.asked()[0].headers["authorization"], "Bearer application-granted");
+    // Nothing is asked for what is no key id, and an unknown key signs nothing.
+    for header in ["%%%", &STANDARD.encode("{}"), &signature("../x", &body)] {
+        assert_eq!(verify(&Fake::new([]), header, &body).await, refused);
+    }
+    let fake = Fake::granted([answer(404, &[], "")]);
+    assert_eq!(verify(&fake, &good, &body).await, refused);
+    let fake = Fake::granted([not_sent()]);
+    let shown = verify(&fake, &good, &body).await;
+    assert_eq!(shown, "the signing key could not be read: no connection");
+    // Kept rubbish is no key.
+    let fake = Fake::new([]).keep("key:k-1", "rubbish");
+    assert_eq!(verify(&fake, &good, &body).await, refused);
+}
+
+#[test]
+fn a_challenge_is_answered_with_the_hash_of_code_token_and_url() {
+    // printf %s "codetokenhttps://x.example/hook" | sha256sum
+    assert_eq!(
+        challenge_response("code", "token", "https://x.example/hook"),
+        challenge_response("codetoken", "", "https://x.example/hook"),
+    );
+    assert_eq!(
+        challenge_response("a", "b", "c"),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
+}
+
+fn parse(topic: &str, data: &Value) -> Vec<Notice> {
+    let body = notification(topic, data);
+    channel("ebay", &seller()).parse_webhook(topic, body.as_bytes()).unwrap()
+}
+
+#[test]
+fn notifications_become_notices() {
+    let whole = json!({"orderId": "11-1", "lineItemId": "L1", "legacyItemId": "7", "sku": "A",
+                       "quantity": 2});
+    let inside = json!({"order": {"orderId": "11-1", "lineItems": [whole]}});
+    for data in [&whole, &inside] {
+        let order = order_of(parse("ORDER_CONFIRMATION", data));
+        let line = &order.lines[0];
+        assert_eq!((order.order_id.as_str(), line.line_id.as_str()), ("11-1", "L1"));
+        assert_eq!((line.state.sold, line.state.restocked), (2, 0));
+        assert_eq!(line.fields, fields(&[("sku", "A"), ("itemId", "7")]));
+    }
+    // Another id of the line than the poll's must not count a second time.
+    let other = json!({"orderId": "11-1", "orderLineItemId": "7-99", "quantity": 2,
+                       "listing": {"listingId": "7"}});
+    assert_eq!(hint_of(parse("ORDER_CONFIRMATION", &other)), fields(&[("itemId", "7")]));
+    let availability = json!({"itemId": "v1|7|0", "sku": "A", "availability": "UNAVAILABLE"});
+    let expected = fields(&[("sku", "A"), ("itemId", "7")]);
+    assert_eq!(hint_of(parse("ITEM_AVAILABILITY", &availability)), expected);
+    for (topic, data) in
+        [("ITEM_AVAILABILITY", json!({})), ("MARKETPLACE_ACCOUNT_DELETION", json!({"x": 1}))]
+    {
+        assert!(matches!(parse(topic, &data).as_slice(), [Notice::Ignored(_)]));
+    }
+}
+
+#[tokio::test]
+async fn topics_that_are_open_are_subscribed() {
+    let url = "https://trueup.example/upstream/webhooks/o/ebay";
+    let none = || reply(200, json!({"total": 0, "destinations": []}));
+    let place = [("location", "https://api.ebay.com/commerce/notification/v1/destination/d-1")];
+    let fake = Fake::granted([
+        none(),
+        answer(201, &place, ""),
+        answer(201, &[], ""),
+        refused(403, 195_003),
+    ]);
+    let ebay = channel("ebay", &seller());
+    assert_eq!(ebay.subscribe(&fake, url).await.unwrap(), ["ORDER_CONFIRMATION"]);
+    assert_eq!(
+        fake.body(1),
+        json!({"name": "trueup", "status": "ENABLED",
+               "deliveryConfig": {"endpoint": url, "verificationToken": TOKEN}})
+    );
+    assert_eq!(fake.body(2)["destinationId"], "d-1");
+    assert_eq!(fake.body(2)["payload"]["deliveryProtocol"], "HTTPS");
+    // It is there already, and so are the subscriptions.
+    let known = json!({"destinations": [
+        {"destinationId": "d-9", "deliveryConfig": {"endpoint": url}}]});
+    let fake = Fake::granted([reply(200, known), refused(409, 1), refused(409, 1)]);
+    assert_eq!(ebay.subscribe(&fake, url).await.unwrap().len(), 2);
+    let mut bare = seller();
+    bare.credentials.remove("verificationToken");
+    let error = channel("ebay", &bare).subscribe(&Fake::new([]), url).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Config);
+}
+
+#[tokio::test]
+async fn connecting_reads_one_item() {
+    let fake = Fake::granted([reply(200, json!({"total": 0}))]);
+    assert!(channel("ebay", &seller()).connect(&fake).await.is_ok());
+    let fake = Fake::granted([refused(403, 1100)]);
+    let error = channel("ebay", &seller()).connect(&fake).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Forbidden);
+}
