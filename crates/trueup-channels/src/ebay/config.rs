@@ -94,7 +94,7 @@ impl Config {
     }
 }
 
-/// <https://developer.ebay.com/api-docs/commerce/notification/resources/destination/methods/createDestination>
+/// <https://developer.ebay.com/api-docs/commerce/notification/overview.html>, createDestination.
 fn is_verification_token(token: &Secret) -> bool {
     let text = token.expose();
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

@@ -76,7 +76,7 @@ fn words(error: &RestError) -> String {
 }
 
 /// The ids of the Inventory API that we know the meaning of, and those of every API.
-/// <https://developer.ebay.com/api-docs/sell/inventory/resources/inventory_item/methods/bulkUpdatePriceQuantity>
+/// <https://developer.ebay.com/api-docs/sell/inventory/overview.html>, bulkUpdatePriceQuantity.
 fn kind_of(error_id: i64) -> Option<ChannelErrorKind> {
     match error_id {
         // System error; concurrent access to the same item.

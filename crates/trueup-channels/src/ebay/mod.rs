@@ -41,7 +41,7 @@ const NO_OFFERS_KEPT_SECONDS: u64 = 600;
 /// What is kept for a SKU without published offers: a token is never empty.
 const NO_OFFERS: &str = "-";
 /// eBay asks to keep a public key for an hour.
-/// <https://developer.ebay.com/api-docs/commerce/notification/resources/public_key/methods/getPublicKey>
+/// <https://developer.ebay.com/api-docs/commerce/notification/overview.html>
 const KEY_KEPT_SECONDS: u64 = 3_600;
 
 /// The kind `ebay`.

@@ -117,7 +117,7 @@ pub(super) fn parse(topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelErro
 /// A confirmation comes once for each line item and names the order to read; where it says a
 /// line whole (id of the Fulfillment API, quantity), that line counts at once. Where it does
 /// not, the listing is read again and the poll brings the order.
-/// <https://developer.ebay.com/api-docs/master/commerce/notification/asyncapi/order_confirmation.yaml>
+/// <https://developer.ebay.com/develop/api/buy/notification_events>, `order_confirmation.yaml`.
 fn order_notices(notification: &Notification) -> Vec<Notice> {
     let data = &notification.data;
     let order = data.get("order").unwrap_or(data);

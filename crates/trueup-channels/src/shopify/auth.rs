@@ -11,7 +11,7 @@ use crate::port::{Caller, ChannelError, Secret};
 /// The name that the access token is kept under.
 pub(super) const TOKEN: &str = "access";
 /// A client-credentials token is good for a day.
-/// <https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/client-credentials-grant>
+/// <https://shopify.dev/docs/apps/build/authentication-authorization>, client credentials.
 const TOKEN_SECONDS_DEFAULT: u64 = 86_399;
 
 #[derive(Serialize)]
