@@ -1,0 +1,318 @@
+//! Runs: one push or pull over one channel, or one fan-out over all of them.
+//!
+//! A fan-out has an id `X`, its members have ids `X.<channelId>`. Both can be asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use futures::future::join_all;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use trueup_core::{ChannelId, Org, Sku};
+use trueup_store::{Connection, ConnectionState, Run, RunStatus};
+use trueup_sync::{EngineError, PushScope};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::api::extract::{Caller, Read, Segments};
+use crate::api::idempotency::Submitted;
+use crate::api::inventory::LOCATION;
+use crate::api::lists::NoParams;
+use crate::api::problem::Problem;
+use crate::api::reply::Reply;
+use crate::api::time::Time;
+use crate::api::{Answered, App, AppState};
+
+/// Seconds that a POST waits for its run when nothing is said.
+const WAIT_SECONDS_DEFAULT: u64 = 25;
+/// The most seconds it can be told to wait.
+const WAIT_SECONDS_MAX: u64 = 60;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(get))
+}
+
+// --- Views --------------------------------------------------------------------------------
+
+/// The push that a change asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SyncView<'a> {
+    /// The run; see `GET /sales-channel/sync/runs/{runId}`.
+    run_id: &'a str,
+}
+
+impl<'a> SyncView<'a> {
+    pub(super) fn of(run_id: &'a str) -> Self {
+        Self { run_id }
+    }
+}
+
+/// One push or pull over a channel.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "runId": "01989c1e.shopify", "operation": "inventory_push", "channelId": "shopify",
+    "status": "completed", "dryRun": false, "total": 1, "pushed": 1, "skipped": 0, "failed": 0,
+    "warnings": [], "startedAt": "2026-04-25T10:00:00Z", "finishedAt": "2026-04-25T10:00:01Z"
+}))]
+pub(super) struct RunView {
+    run_id: String,
+    /// `inventory_push` or `inventory_pull`.
+    operation: String,
+    /// The channel; absent in a fan-out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    channel_id: Option<String>,
+    /// `running`, `completed`, `partial` or `failed`.
+    status: &'static str,
+    dry_run: bool,
+    /// `total`, `pushed`, `skipped`, `failed`; of a pull also `checked`, `matched`, `adopted`,
+    /// `conflicts`.
+    #[serde(flatten)]
+    counters: BTreeMap<String, u64>,
+    /// Such as `{sku, code: "mapping_missing", detail}`.
+    #[schema(value_type = Vec<Object>)]
+    warnings: Value,
+    /// What was compared, of a pull: `{sku, master, channel, expected, strategy, action,
+    /// quantity}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Vec<Object>)]
+    items: Option<Value>,
+    /// What stopped it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    error: Option<String>,
+    started_at: Time,
+    finished_at: Option<Time>,
+    /// The members of a fan-out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Vec<Object>)]
+    runs: Option<Vec<RunView>>,
+}
+
+const PULL: &str = "inventory_pull";
+const PUSH_COUNTERS: [&str; 4] = ["total", "pushed", "skipped", "failed"];
+const PULL_COUNTERS: [&str; 4] = ["checked", "matched", "adopted", "conflicts"];
+
+impl From<Run> for RunView {
+    fn from(run: Run) -> Self {
+        let mut counters = run.counters;
+        let more: &[&str] = if run.operation == PULL { &PULL_COUNTERS } else { &[] };
+        for name in PUSH_COUNTERS.iter().chain(more) {
+            counters.entry((*name).to_owned()).or_default();
+        }
+        let has_items = run.items.as_array().is_some_and(|items| !items.is_empty());
+        let array = |value: Value| if value.is_array() { value } else { Value::Array(Vec::new()) };
+        Self {
+            items: (has_items || run.operation == PULL).then(|| array(run.items)),
+            run_id: run.id,
+            operation: run.operation,
+            channel_id: Some(run.channel.as_str().to_owned()),
+            status: status_word(run.status),
+            dry_run: run.dry_run,
+            counters,
+            warnings: array(run.warnings),
+            error: run.error,
+            started_at: Time(run.started_at),
+            finished_at: run.finished_at.map(Time),
+            runs: None,
+        }
+    }
+}
+
+fn status_word(status: RunStatus) -> &'static str {
+    match status {
+        RunStatus::Running => "running",
+        RunStatus::Completed => "completed",
+        RunStatus::Partial => "partial",
+        RunStatus::Failed => "failed",
+    }
+}
+
+impl RunView {
+    /// Adds the members of a fan-out up.
+    fn fan_out(id: &str, members: Vec<Run>) -> Option<Self> {
+        let first = members.first()?;
+        let statuses: Vec<RunStatus> = members.iter().map(|run| run.status).collect();
+        let all = |wanted| statuses.iter().all(|status| *status == wanted);
+        let status = if statuses.contains(&RunStatus::Running) {
+            RunStatus::Running
+        } else if all(RunStatus::Completed) {
+            RunStatus::Completed
+        } else if all(RunStatus::Failed) {
+            RunStatus::Failed
+        } else {
+            RunStatus::Partial
+        };
+        let mut counters = BTreeMap::new();
+        for (name, count) in members.iter().flat_map(|run| &run.counters) {
+            *counters.entry(name.clone()).or_default() += count;
+        }
+        for name in PUSH_COUNTERS {
+            counters.entry(name.to_owned()).or_default();
+        }
+        let warnings = members.iter().filter_map(|run| run.warnings.as_array()).flatten();
+        let last = members.iter().map(|run| run.finished_at).max().flatten();
+        Some(Self {
+            run_id: id.to_owned(),
+            operation: first.operation.clone(),
+            channel_id: None,
+            status: status_word(status),
+            dry_run: members.iter().all(|run| run.dry_run),
+            counters,
+            warnings: warnings.cloned().collect(),
+            items: None,
+            error: None,
+            started_at: Time(members.iter().map(|run| run.started_at).min()?),
+            finished_at: if status == RunStatus::Running { None } else { last.map(Time) },
+            runs: Some(members.into_iter().map(Self::from).collect()),
+        })
+    }
+}
+
+// --- Waiting ------------------------------------------------------------------------------
+
+/// Returns how long the client wants to wait: `Prefer: wait=N`.
+pub(super) fn wait(headers: &HeaderMap) -> Result<Duration, Problem> {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    for preference in preferences.flat_map(|value| value.split([',', ';'])) {
+        let Some((name, value)) = preference.split_once('=') else { continue };
+        if !name.trim().eq_ignore_ascii_case("wait") {
+            continue;
+        }
+        let seconds: Option<u64> = value.trim().trim_matches('"').parse().ok();
+        return match seconds {
+            Some(seconds) => Ok(Duration::from_secs(seconds.min(WAIT_SECONDS_MAX))),
+            None => Err(Problem::bad("invalid_prefer", "Prefer: wait=N takes whole seconds")),
+        };
+    }
+    Ok(Duration::from_secs(WAIT_SECONDS_DEFAULT))
+}
+
+/// Answers with a run: 200 when it has ended, else 202 with where to look.
+pub(super) async fn answer(app: &App, org: &Org, id: &str, wait: Duration) -> Answered {
+    let run = app.engine.wait_run(org, id, wait).await?;
+    let status = status_of(&run);
+    let reply = Reply::json(status, &RunView::from(run));
+    Ok(with_location(reply, status, id))
+}
+
+pub(super) fn status_of(run: &Run) -> StatusCode {
+    if run.status == RunStatus::Running { StatusCode::ACCEPTED } else { StatusCode::OK }
+}
+
+pub(super) fn with_location(reply: Reply, status: StatusCode, id: &str) -> Reply {
+    let place = HeaderValue::try_from(format!("/sales-channel/sync/runs/{id}"));
+    match place {
+        Ok(place) if status == StatusCode::ACCEPTED => reply.with_header(LOCATION, place),
+        Ok(_) | Err(_) => reply,
+    }
+}
+
+// --- Fanning out --------------------------------------------------------------------------
+
+/// Makes the id of a fan-out.
+pub(super) fn new_fan_out_id(app: &App) -> String {
+    app.new_id().simple().to_string()
+}
+
+fn member_id(fan_out: &str, channel: &ChannelId) -> String {
+    format!("{fan_out}.{channel}")
+}
+
+/// What came of beginning a push on one channel.
+pub(super) struct Begun {
+    pub(super) channel: ChannelId,
+    pub(super) run: Result<String, EngineError>,
+}
+
+/// Begins a push on every connected channel that is not paused, all at once.
+pub(super) async fn fan_out(
+    app: &App,
+    org: &Org,
+    id: &str,
+    scope: &PushScope,
+) -> Result<(Vec<Begun>, Vec<Connection>), Problem> {
+    let connections = app.store.connections(org).await?;
+    let (active, paused): (Vec<_>, Vec<_>) =
+        connections.into_iter().partition(|connection| connection.state == ConnectionState::Active);
+    let begin = active.into_iter().map(|connection| async move {
+        let channel = connection.id;
+        let member = Some(member_id(id, &channel));
+        let run = app.engine.push(org, &channel, scope.clone(), member).await;
+        Begun { channel, run }
+    });
+    Ok((join_all(begin).await, paused))
+}
+
+/// Begins the fan-out of a change that was acknowledged.
+///
+/// Failing here does no harm: the change marked its listings dirty, and the workers push them.
+/// After a replay, the first request's run is begun if a crash kept it from beginning.
+pub(super) async fn fan_out_after(
+    app: &App,
+    org: &Org,
+    submitted: &Submitted,
+    chosen: Option<Arc<str>>,
+    skus: Vec<Sku>,
+) {
+    let id = match submitted.decided {
+        Some(_) => chosen.map(|id| id.to_string()),
+        None => replayed_run_id(submitted.reply.body()),
+    };
+    let Some(id) = id else { return };
+    let scope = PushScope::Items(skus.into_iter().map(|sku| (sku, None)).collect());
+    let begun = match fan_out(app, org, &id, &scope).await {
+        Ok((begun, _)) => begun,
+        Err(problem) => {
+            let code = problem.code();
+            tracing::warn!(%org, run = id, code, "a fan-out could not begin");
+            return;
+        }
+    };
+    for Begun { channel, run } in begun {
+        if let Err(error) = run {
+            tracing::warn!(%org, %channel, %error, "a push could not begin");
+        }
+    }
+}
+
+fn replayed_run_id(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    body.get("sync")?.get("runId")?.as_str().map(str::to_owned)
+}
+
+// --- Handlers -----------------------------------------------------------------------------
+
+/// Returns a run, or a fan-out with its runs.
+#[utoipa::path(get, path = "/sales-channel/sync/runs/{id}", tag = "sync",
+    params(("id" = String, Path, description = "The run, or the fan-out")),
+    responses((status = 200, description = "How it stands", body = RunView),
+        (status = 404, description = "`run_not_found`")))]
+async fn get(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    _: NoParams,
+) -> Answered {
+    let id = path.text("id");
+    if let Some(run) = app.store.run(&caller.org, id).await? {
+        return Ok(Reply::ok(&RunView::from(run)));
+    }
+    let is_fan_out = id.len() == 32 && uuid::Uuid::try_parse(id).is_ok();
+    let mut members = Vec::new();
+    if is_fan_out {
+        for connection in app.store.connections(&caller.org).await? {
+            let member = member_id(id, &connection.id);
+            members.extend(app.store.run(&caller.org, &member).await?);
+        }
+    }
+    match RunView::fan_out(id, members) {
+        Some(view) => Ok(Reply::ok(&view)),
+        None => Err(Problem::not_found("run_not_found", "there is no such run")),
+    }
+}

@@ -1,0 +1,460 @@
+//! Views across channels: what each shows, why it shows it, and where it should not.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use serde::Serialize;
+use trueup_core::{ListingKey, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp, publish::Stock};
+use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
+use trueup_sync::listing_status;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::api::channels::StrategyWord;
+use crate::api::extract::{Caller, Read, Segments};
+use crate::api::history::MovementView;
+use crate::api::inventory::{Numbers, sku_not_found};
+use crate::api::lists::{Listed, NoParams, PageParams, Params, seal_cursor};
+use crate::api::problem::Problem;
+use crate::api::reply::Reply;
+use crate::api::time::Time;
+use crate::api::{Answered, App, AppState};
+
+/// The most listings of one SKU that a view shows.
+const LISTINGS_MAX: usize = 1_000;
+/// The most ledger lines in an explanation.
+const LINES_MAX: usize = 100;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(across)).routes(routes!(explain)).routes(routes!(drift))
+}
+
+// --- GET /inventory/{sku}/channels --------------------------------------------------------
+
+/// A SKU on every channel.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"sku": "SKU-100", "master": 42, "channels": {
+    "shopify": {"quantity": 42, "expected": 42, "lastSync": "2026-04-25T10:00:00Z",
+        "status": "ok", "listing": {"inventoryItemId": "gid://shopify/InventoryItem/1"}},
+    "ebay": {"quantity": null, "expected": null, "lastSync": null, "status": "unmapped",
+        "listing": null}
+}}))]
+struct AcrossView {
+    sku: String,
+    /// Units on hand.
+    master: i64,
+    /// By channel id.
+    channels: BTreeMap<String, ChannelCell>,
+}
+
+/// A SKU on one channel.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ChannelCell {
+    /// What the channel shows, as far as known.
+    quantity: Option<i64>,
+    /// What it should show.
+    expected: Option<u64>,
+    /// When it was last told or read.
+    last_sync: Option<Time>,
+    /// `ok`, `stale`, `pending`, `conflict`, `error`, `paused` or `unmapped`.
+    status: &'static str,
+    /// The vendor's identifiers.
+    listing: Option<BTreeMap<String, String>>,
+    /// What keeps it from being pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    error: Option<ParkedView>,
+    /// Every listing, where there are several; the fields above are then of the worst.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false, value_type = Vec<Object>)]
+    listings: Vec<ChannelCell>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct ParkedView {
+    code: String,
+    detail: String,
+    since: Time,
+}
+
+impl ChannelCell {
+    const UNMAPPED: Self = Self {
+        quantity: None,
+        expected: None,
+        last_sync: None,
+        status: "unmapped",
+        listing: None,
+        error: None,
+        listings: Vec::new(),
+    };
+
+    fn of(view: &ListingView, connection: &Connection) -> Self {
+        Self {
+            quantity: shown(view),
+            expected: terms(view).map(|terms| terms.published),
+            last_sync: last_sync(view).map(Time),
+            status: listing_status(view, connection),
+            listing: Some(view.mapping.fields.clone()),
+            error: view.parked.as_ref().map(|parked| ParkedView {
+                code: parked.code.clone(),
+                detail: parked.detail.clone(),
+                since: Time(parked.at),
+            }),
+            listings: Vec::new(),
+        }
+    }
+
+    /// Puts a channel's listings into one cell: the worst in front.
+    fn together(mut cells: Vec<Self>) -> Self {
+        match cells.len() {
+            0 => Self::UNMAPPED,
+            1 => cells.swap_remove(0),
+            _ => {
+                let worst = cells.iter().min_by_key(|cell| severity(cell.status)).cloned();
+                let mut worst = worst.unwrap_or(Self::UNMAPPED);
+                worst.listings = cells;
+                worst
+            }
+        }
+    }
+}
+
+/// Orders the words of a status, the worst first.
+fn severity(status: &str) -> usize {
+    const WORST_FIRST: [&str; 6] = ["error", "conflict", "pending", "stale", "paused", "ok"];
+    WORST_FIRST.iter().position(|word| *word == status).unwrap_or(WORST_FIRST.len())
+}
+
+/// Returns what a channel shows: the newer of the last reading and the last acknowledgement.
+fn shown(view: &ListingView) -> Option<i64> {
+    let state = &view.state;
+    match state.observed {
+        Some(observed) if state.acked_at.is_none_or(|acked| observed.at >= acked) => {
+            Some(observed.quantity)
+        }
+        Some(_) | None => state.base,
+    }
+}
+
+fn last_sync(view: &ListingView) -> Option<Timestamp> {
+    view.state.acked_at.max(view.state.observed.map(|observed| observed.at))
+}
+
+/// Computes what a channel should show, with every term on the way.
+fn terms(view: &ListingView) -> Option<Terms> {
+    view.sku.as_ref().map(|answer| publish(&view.state.rules, answer))
+}
+
+fn publish(rules: &Rules, answer: &SkuAnswer) -> Terms {
+    let parts: Vec<Option<&SkuState>> = answer.parts.iter().map(Option::as_ref).collect();
+    if answer.state.is_bundle() {
+        rules.publish(Stock::Bundle(&answer.state, &parts))
+    } else {
+        rules.publish(Stock::Single(&answer.state))
+    }
+}
+
+async fn listings_of(
+    app: &App,
+    caller: &Caller<Read>,
+    sku: &Sku,
+    channel: Option<trueup_core::ChannelId>,
+) -> Result<Vec<ListingView>, Problem> {
+    let query = ListingQuery {
+        channel,
+        skus: Some(vec![sku.clone()]),
+        limit: LISTINGS_MAX,
+        ..ListingQuery::default()
+    };
+    Ok(app.store.listings(&caller.org, query).await?.items)
+}
+
+/// Returns a SKU's quantity on every channel, and the master's.
+#[utoipa::path(get, path = "/sales-channel/inventory/{sku}/channels", tag = "inventory",
+    params(("sku" = String, Path, description = "The SKU, percent-encoded", example = "SKU-100")),
+    responses((status = 200, description = "Every channel", body = AcrossView),
+        (status = 404, description = "`sku_not_found`")))]
+async fn across(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    _: NoParams,
+) -> Answered {
+    let sku = path.sku()?;
+    let answer = app.store.sku(&caller.org, &sku).await?.ok_or_else(|| sku_not_found(&sku))?;
+    let views = listings_of(&app, &caller, &sku, None).await?;
+    let mut channels = BTreeMap::new();
+    for connection in app.store.connections(&caller.org).await? {
+        let mine = views.iter().filter(|view| view.mapping.channel == connection.id);
+        let cells = mine.map(|view| ChannelCell::of(view, &connection)).collect();
+        channels.insert(connection.id.as_str().to_owned(), ChannelCell::together(cells));
+    }
+    let master = Numbers::of(&answer).quantity;
+    Ok(Reply::ok(&AcrossView { sku: sku.as_str().to_owned(), master, channels }))
+}
+
+// --- GET /inventory/{sku}/explain ---------------------------------------------------------
+
+/// Why the channels show what they show.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ExplainView {
+    sku: String,
+    master: i64,
+    version: u64,
+    listings: Vec<ExplainedView>,
+}
+
+/// Why one listing shows what it shows.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ExplainedView {
+    channel_id: String,
+    listing: BTreeMap<String, String>,
+    /// As in `GET /inventory/{sku}/channels`.
+    status: &'static str,
+    /// What the channel shows, as far as known.
+    quantity: Option<i64>,
+    /// What it should show.
+    expected: u64,
+    strategy: StrategyWord,
+    /// Who ships it: `merchant` or `channel`; one that the channel ships is never pushed.
+    fulfilled_by: &'static str,
+    /// The formula, term by term.
+    terms: TermsView,
+    /// What the channel last acknowledged or agreed with.
+    base: Option<i64>,
+    /// The version it last acknowledged, and when.
+    acknowledged_version: u64,
+    acknowledged_at: Option<Time>,
+    /// What it last showed.
+    observed: Option<ObservedView>,
+    /// The push that is out.
+    in_flight: Option<InFlightView>,
+    /// Adopted differences that no order has explained yet.
+    provisional: i64,
+    /// Whether a push is owed.
+    pending: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    error: Option<ParkedView>,
+    /// The ledger's lines since the last acknowledged push, newest first (at most 100).
+    movements_since: Vec<MovementView>,
+}
+
+/// Every term of the published number, in their order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TermsView {
+    on_hand: i64,
+    reserved: u64,
+    safety_stock: u64,
+    available: u64,
+    buffer: u64,
+    after_buffer: u64,
+    percent: u8,
+    after_percent: u64,
+    units_per_listing: u64,
+    after_units: u64,
+    max_quantity: Option<u64>,
+    after_max: u64,
+    zero_below: u64,
+    published: u64,
+    /// The locations that feed it; null = all that the merchant ships from.
+    location_ids: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ObservedView {
+    quantity: i64,
+    at: Time,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct InFlightView {
+    quantity: i64,
+    version: u64,
+    at: Time,
+}
+
+impl TermsView {
+    fn of(rules: &Rules, terms: Terms) -> Self {
+        let name = |location: &trueup_core::Location| location.as_str().to_owned();
+        Self {
+            on_hand: terms.on_hand,
+            reserved: terms.reserved,
+            safety_stock: terms.safety_stock,
+            available: terms.available,
+            buffer: rules.buffer.get(),
+            after_buffer: terms.after_buffer,
+            percent: rules.percent,
+            after_percent: terms.after_percent,
+            units_per_listing: rules.units_per_listing.get(),
+            after_units: terms.after_units,
+            max_quantity: rules.max_quantity.map(trueup_core::Quantity::get),
+            after_max: terms.after_max,
+            zero_below: rules.zero_below.get(),
+            published: terms.published,
+            location_ids: rules.locations.as_ref().map(|all| all.iter().map(name).collect()),
+        }
+    }
+}
+
+/// Says why channels show what they show.
+#[utoipa::path(get, path = "/sales-channel/inventory/{sku}/explain", tag = "inventory",
+    params(("sku" = String, Path, description = "The SKU, percent-encoded", example = "SKU-100"),
+        ("channel" = Option<String>, Query, description = "Only on this channel")),
+    responses((status = 200, description = "Every term, movement and push", body = ExplainView),
+        (status = 404, description = "`sku_not_found`, `channel_not_found`")))]
+async fn explain(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    mut query: Params,
+) -> Answered {
+    let sku = path.sku()?;
+    let channel = query.channel("channel")?;
+    query.finish()?;
+    let answer = app.store.sku(&caller.org, &sku).await?.ok_or_else(|| sku_not_found(&sku))?;
+    let connections = app.store.connections(&caller.org).await?;
+    if let Some(channel) = &channel
+        && !connections.iter().any(|connection| connection.id == *channel)
+    {
+        return Err(Problem::channel_not_found(channel.as_str()));
+    }
+    let mut listings = Vec::new();
+    for view in listings_of(&app, &caller, &sku, channel).await? {
+        let connection = connections.iter().find(|row| row.id == view.mapping.channel);
+        let Some(connection) = connection else { continue };
+        let since = MovementQuery {
+            after_seq: Some(view.state.acked_version),
+            limit: LINES_MAX,
+            ..MovementQuery::default()
+        };
+        let lines = app.store.movements(&caller.org, &sku, since).await?.items;
+        let lines = lines.into_iter().map(MovementView::from).collect();
+        listings.push(explained(&view, connection, &answer, lines));
+    }
+    Ok(Reply::ok(&ExplainView {
+        sku: sku.as_str().to_owned(),
+        master: Numbers::of(&answer).quantity,
+        version: answer.state.version,
+        listings,
+    }))
+}
+
+fn explained(
+    view: &ListingView,
+    connection: &Connection,
+    answer: &SkuAnswer,
+    movements_since: Vec<MovementView>,
+) -> ExplainedView {
+    let state = &view.state;
+    let terms = publish(&state.rules, answer);
+    let cell = ChannelCell::of(view, connection);
+    ExplainedView {
+        channel_id: connection.id.as_str().to_owned(),
+        listing: view.mapping.fields.clone(),
+        status: cell.status,
+        quantity: cell.quantity,
+        expected: terms.published,
+        strategy: state.strategy.into(),
+        fulfilled_by: if state.channel_fulfilled { "channel" } else { "merchant" },
+        terms: TermsView::of(&state.rules, terms),
+        base: state.base,
+        acknowledged_version: state.acked_version,
+        acknowledged_at: state.acked_at.map(Time),
+        observed: state
+            .observed
+            .map(|seen| ObservedView { quantity: seen.quantity, at: Time(seen.at) }),
+        in_flight: state.in_flight.map(|sent| InFlightView {
+            quantity: sent.quantity,
+            version: sent.version,
+            at: Time(sent.at),
+        }),
+        provisional: state.provisional.get(),
+        pending: view.is_dirty(),
+        error: cell.error,
+        movements_since,
+    }
+}
+
+// --- GET /inventory/drift -----------------------------------------------------------------
+
+/// A listing whose last reading is not what it should be.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct DriftView {
+    sku: String,
+    channel_id: String,
+    listing: BTreeMap<String, String>,
+    /// What the channel showed when it was last read.
+    quantity: i64,
+    /// What it should show now.
+    expected: u64,
+    /// `quantity − expected`.
+    difference: i64,
+    /// What it last acknowledged.
+    base: Option<i64>,
+    read_at: Time,
+    status: &'static str,
+}
+
+fn drifted(view: &ListingView, connections: &[Connection]) -> Option<DriftView> {
+    let observed = view.state.observed?;
+    let expected = terms(view)?.published;
+    let difference = observed.quantity.saturating_sub(expected.cast_signed());
+    let connection = connections.iter().find(|row| row.id == view.mapping.channel)?;
+    (difference != 0).then(|| DriftView {
+        sku: view.mapping.sku.as_str().to_owned(),
+        channel_id: connection.id.as_str().to_owned(),
+        listing: view.mapping.fields.clone(),
+        quantity: observed.quantity,
+        expected,
+        difference,
+        base: view.state.base,
+        read_at: Time(observed.at),
+        status: listing_status(view, connection),
+    })
+}
+
+const DRIFT: &str = "drift";
+
+/// Separates SKU and listing key in a cursor; neither can hold a control character.
+const CURSOR_SEPARATOR: char = '\n';
+
+/// Reads the position of a listing out of a cursor.
+pub(super) fn listing_position(position: &str) -> Option<(Sku, ListingKey)> {
+    let (sku, key) = position.split_once(CURSOR_SEPARATOR)?;
+    Some((Sku::new(sku).ok()?, ListingKey::new(key).ok()?))
+}
+
+/// Makes the cursor of a page of listings.
+pub(super) fn listing_cursor(list: &str, last: &ListingView) -> String {
+    let (sku, key) = (&last.mapping.sku, &last.mapping.key);
+    seal_cursor(list, &format!("{sku}{CURSOR_SEPARATOR}{key}"))
+}
+
+/// Lists listings whose last reading is not what it should be. A page may hold fewer items than
+/// asked for and still have a `nextCursor`.
+#[utoipa::path(get, path = "/sales-channel/inventory/drift", tag = "sync",
+    params(PageParams, ("channel" = Option<String>, Query, description = "Only on this channel")),
+    responses((status = 200, description = "A page", body = Listed<DriftView>)))]
+async fn drift(State(app): State<AppState>, caller: Caller<Read>, mut query: Params) -> Answered {
+    let filter = ListingQuery {
+        channel: query.channel("channel")?,
+        suspicious: true,
+        after: query.cursor(DRIFT, listing_position)?,
+        limit: query.limit()?,
+        ..ListingQuery::default()
+    };
+    query.finish()?;
+    let connections = app.store.connections(&caller.org).await?;
+    let page = app.store.listings(&caller.org, filter).await?;
+    let last = page.items.last().filter(|_| page.more);
+    let next_cursor = last.map(|last| listing_cursor(DRIFT, last));
+    let drifted = page.items.iter().filter_map(|view| drifted(view, &connections));
+    Ok(Reply::ok(&Listed { items: drifted.collect(), next_cursor }))
+}

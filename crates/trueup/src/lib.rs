@@ -1,0 +1,5 @@
+//! The Trueup server as a library: the HTTP API, its authentication and its configuration.
+
+pub mod api;
+pub mod auth;
+pub mod config;
