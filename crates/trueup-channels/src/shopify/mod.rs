@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use http::Method;
 use serde_json::Value;
+use sha2::Digest as _;
 use trueup_core::{ListingKey, Timestamp};
 
 use crate::exchange::{
@@ -128,14 +129,14 @@ impl Channel for Shop {
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
         let mut push = Push::new(batch);
-        for round in 0..PUSH_ROUNDS_MAX {
+        for _ in 0..PUSH_ROUNDS_MAX {
             let open = push.open();
             if open.is_empty() {
                 break;
             }
             let quantities: Vec<&InventoryQuantityInput> =
                 open.iter().filter_map(|&at| push.inputs[at].as_ref()).collect();
-            let key = round_key(&batch.token, round);
+            let key = round_key(&batch.token, &quantities, push.attempt);
             let refusals = self.set(caller, &quantities, &batch.token, &key).await;
             let unstocked = push.settle(&open, refusals);
             self.activate(caller, &mut push, &unstocked, &key).await;
@@ -436,11 +437,26 @@ struct Push {
     inputs: Vec<Option<InventoryQuantityInput>>,
     outcomes: Vec<Option<PushOutcome>>,
     activations: usize,
+    attempt: Attempt,
+}
+
+/// Which attempt at its levels a call is.
+#[derive(Clone, Copy)]
+enum Attempt {
+    /// The first call of a push, under the token itself.
+    First,
+    /// A later one: how often these very levels were tried before.
+    Later(usize),
 }
 
 impl Push {
     fn new(batch: &PushBatch) -> Self {
-        let mut push = Self { inputs: Vec::new(), outcomes: Vec::new(), activations: 0 };
+        let mut push = Self {
+            inputs: Vec::new(),
+            outcomes: Vec::new(),
+            activations: 0,
+            attempt: Attempt::First,
+        };
         for (at, item) in batch.items.iter().enumerate() {
             let fields = &item.listing.fields;
             let input = if at >= wire::ARRAY_ITEMS_MAX {
@@ -500,6 +516,13 @@ impl Push {
                 (Some(at), _) => self.outcomes[at] = Some(failed_push(error)),
             }
         }
+        self.attempt = match self.attempt {
+            Attempt::First | Attempt::Later(_) if self.open().len() < open.len() => {
+                Attempt::Later(0)
+            }
+            Attempt::First => Attempt::Later(1),
+            Attempt::Later(number) => Attempt::Later(number + 1),
+        };
         unstocked.retain(|&at| self.outcomes[at].is_none());
         unstocked.dedup();
         unstocked
@@ -523,11 +546,24 @@ impl Push {
     }
 }
 
-/// A key used again with other parameters is an error, so each round has its own; made of the
-/// token and the round only, the same push sent again meets the same keys.
+/// A key used again with other parameters is an error, and so is one whose attempt failed. So
+/// the key of a call names its levels (never its quantities) and its attempt: a push that is
+/// sent again meets the keys of the calls that were made before, and only those.
 /// <https://shopify.dev/docs/api/usage/idempotent-requests>
-fn round_key(token: &str, round: usize) -> String {
-    if round == 0 { token.to_owned() } else { format!("{token}-{round}") }
+fn round_key(token: &str, quantities: &[&InventoryQuantityInput], attempt: Attempt) -> String {
+    let number = match attempt {
+        Attempt::First => return token.to_owned(),
+        Attempt::Later(number) => number,
+    };
+    let mut hash = sha2::Sha256::new();
+    for quantity in quantities {
+        for id in [&quantity.inventory_item_id, &quantity.location_id] {
+            hash.update(id.as_bytes());
+            hash.update([0]);
+        }
+    }
+    let levels = hex::encode(&hash.finalize()[..8]);
+    format!("{token}-{levels}-{number}")
 }
 
 fn ids(listing: &Listing) -> Option<(&str, &str)> {

@@ -317,7 +317,8 @@ impl ConcatAnswers for [Vec<Answer>; 2] {
 
 #[tokio::test]
 async fn absent_is_never_zero() {
-    let code = |code: &str, quantity: Value| json!([{"fulfillmentChannelCode": code, "quantity": quantity}]);
+    let code =
+        |code: &str, units: Value| json!([{"fulfillmentChannelCode": code, "quantity": units}]);
     let found = json!({"numberOfResults": 3, "items": [
         {"sku": "A", "fulfillmentAvailability": code("DEFAULT", json!(7))},
         {"sku": "B", "fulfillmentAvailability": [{"fulfillmentChannelCode": "AMAZON_EU"}]},

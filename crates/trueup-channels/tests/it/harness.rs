@@ -117,7 +117,6 @@ pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Byte
     Ok(Response { status: StatusCode::from_u16(status).unwrap(), headers: map, body: body.into() })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "reads as `json(200, json!({…}))`")]
 pub(crate) fn json(status: u16, body: Value) -> Answer {
     answer(status, &[], body.to_string())
 }

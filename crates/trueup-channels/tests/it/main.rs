@@ -1,6 +1,8 @@
 //! The connectors against scripted answers, texts as the vendors document or were recorded.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![allow(clippy::needless_pass_by_value, reason = "scripts read as `json(200, json!({…}))`")]
+#![allow(clippy::type_complexity, reason = "tables")]
 
 mod amazon;
 mod ebay;

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a skip must be seen")]
 
 mod amazon;
+mod connectors;
 mod ebay;
 mod shopify;
 mod spec;
