@@ -2,7 +2,9 @@
 //!
 //! Secrets come from the environment only, so that the file may be shown and kept anywhere.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
@@ -13,6 +15,8 @@ use crate::auth::{KeySource, KeySourceError, SECRET_BYTES_MIN, TokenSettings};
 pub const JWT_SECRET: &str = "TRUEUP_JWT_SECRET";
 /// The environment variable of the key that credentials are encrypted with (64 hex digits).
 pub const SECRET_KEY: &str = "TRUEUP_SECRET_KEY";
+/// The environment variable of the log filter.
+const LOG_FILTER: &str = "TRUEUP_LOG";
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +72,13 @@ pub enum LogFormat {
 }
 
 /// What the file may say; everything has a default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The address to listen on.
-    pub listen: String,
+    pub listen: Option<SocketAddr>,
     /// The directory of the embedded store.
-    pub data_dir: PathBuf,
+    pub data_dir: Option<PathBuf>,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
     /// Whether channel endpoints and webhook addresses may be private or loopback.
@@ -85,30 +89,6 @@ pub struct Config {
     pub log: Log,
     /// Bounds that an operator may choose.
     pub limits: Limits,
-    /// The shared secret for tokens, from the environment.
-    #[serde(skip)]
-    pub jwt_secret: Option<JwtSecret>,
-    /// The key that credentials are encrypted with, from the environment.
-    #[serde(skip)]
-    pub secret_key: Option<[u8; 32]>,
-}
-
-/// A secret that `Debug` does not show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JwtSecret(Vec<u8>);
-
-impl JwtSecret {
-    /// Returns the bytes.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for JwtSecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// How tokens are checked.
@@ -142,41 +122,72 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// The most connections at once.
-    pub connections: usize,
-    /// How long a vendor's answer may take, in seconds.
+    /// How long a vendor's answer may take, in seconds: 1 to 300.
     pub channel_timeout_seconds: u64,
-    /// How long stopping may take, in seconds.
-    pub drain_seconds: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8080".to_owned(),
-            data_dir: PathBuf::from("trueup-data"),
-            public_url: None,
-            allow_private_endpoints: false,
-            jwt: Jwt::default(),
-            log: Log::default(),
-            limits: Limits::default(),
-            jwt_secret: None,
-            secret_key: None,
-        }
-    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 10_000, channel_timeout_seconds: 30, drain_seconds: 30 }
+        Self { channel_timeout_seconds: 30 }
     }
 }
 
 /// Reads the process's environment; the one place that does.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
+fn environment(name: &str) -> Result<Option<String>, ConfigError> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(value(name, "is not UTF-8", None)),
+    }
+}
+
+fn value(name: &str, detail: impl Into<String>, hint: Option<&str>) -> ConfigError {
+    let hint = hint.map(str::to_owned);
+    ConfigError::Value { name: name.to_owned(), detail: detail.into(), hint }
+}
+
+/// Returns the shared secret of tokens, where one is set.
+///
+/// # Errors
+/// When it is too short.
+pub fn jwt_secret() -> Result<Option<Vec<u8>>, ConfigError> {
+    environment(JWT_SECRET)?.map(parse_jwt_secret).transpose()
+}
+
+fn parse_jwt_secret(secret: String) -> Result<Vec<u8>, ConfigError> {
+    if secret.len() < SECRET_BYTES_MIN {
+        let detail = format!("must have at least {SECRET_BYTES_MIN} bytes");
+        return Err(value(JWT_SECRET, detail, Some("make one with: openssl rand -base64 48")));
+    }
+    Ok(secret.into_bytes())
+}
+
+/// Returns the key that credentials are encrypted with, where one is set.
+///
+/// # Errors
+/// When it is not 64 hex digits.
+pub fn secret_key() -> Result<Option<[u8; 32]>, ConfigError> {
+    environment(SECRET_KEY)?.map(|key| parse_secret_key(&key)).transpose()
+}
+
+fn parse_secret_key(key: &str) -> Result<[u8; 32], ConfigError> {
+    let mut bytes = [0; 32];
+    match hex::decode_to_slice(key.trim(), &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => {
+            let hint = Some("make one with: openssl rand -hex 32");
+            Err(value(SECRET_KEY, "must be 64 hex digits", hint))
+        }
+    }
+}
+
+/// Returns which log lines are wanted, where the environment says so (`TRUEUP_LOG`).
+///
+/// # Errors
+/// When it is not text.
+pub fn log_filter() -> Result<Option<String>, ConfigError> {
+    environment(LOG_FILTER)
 }
 
 impl Config {
@@ -184,10 +195,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] names the setting, with a hint where there is one.
-    pub fn load(
-        file: Option<&Path>,
-        environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, ConfigError> {
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut config = match file {
             None => Self::default(),
             Some(path) => {
@@ -196,7 +204,7 @@ impl Config {
                 Self::parse(path, &text)?
             }
         };
-        config.overlay(&environment)?;
+        config.overlay(environment)?;
         config.check()?;
         Ok(config)
     }
@@ -211,113 +219,108 @@ impl Config {
 
     fn overlay(
         &mut self,
-        environment: &impl Fn(&str) -> Option<String>,
+        environment: impl Fn(&str) -> Result<Option<String>, ConfigError>,
     ) -> Result<(), ConfigError> {
-        if let Some(listen) = environment("TRUEUP_LISTEN") {
-            self.listen = listen;
+        if let Some(listen) = environment("TRUEUP_LISTEN")? {
+            let refused = |_| {
+                let hint = Some("an address and a port, such as 127.0.0.1:4620");
+                value("TRUEUP_LISTEN", "is not an address to listen on", hint)
+            };
+            self.listen = Some(listen.parse().map_err(refused)?);
         }
-        if let Some(dir) = environment("TRUEUP_DATA_DIR") {
-            self.data_dir = PathBuf::from(dir);
+        if let Some(dir) = environment("TRUEUP_DATA_DIR")? {
+            self.data_dir = Some(PathBuf::from(dir));
         }
-        if let Some(url) = environment("TRUEUP_PUBLIC_URL") {
+        if let Some(url) = environment("TRUEUP_PUBLIC_URL")? {
             self.public_url = Some(url);
         }
-        if let Some(filter) = environment("TRUEUP_LOG") {
+        if let Some(filter) = environment(LOG_FILTER)? {
             self.log.filter = Some(filter);
-        }
-        if let Some(secret) = environment(JWT_SECRET) {
-            if secret.len() < SECRET_BYTES_MIN {
-                let detail = format!("must have at least {SECRET_BYTES_MIN} bytes");
-                let hint = Some("make one with: openssl rand -base64 48".to_owned());
-                return Err(ConfigError::Value { name: JWT_SECRET.to_owned(), detail, hint });
-            }
-            self.jwt_secret = Some(JwtSecret(secret.into_bytes()));
-        }
-        if let Some(key) = environment(SECRET_KEY) {
-            let mut bytes = [0; 32];
-            if hex::decode_to_slice(key.trim(), &mut bytes).is_err() {
-                let detail = "must be 64 hex digits".to_owned();
-                let hint = Some("make one with: openssl rand -hex 32".to_owned());
-                return Err(ConfigError::Value { name: SECRET_KEY.to_owned(), detail, hint });
-            }
-            self.secret_key = Some(bytes);
         }
         Ok(())
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let value = |name: &str, detail: &str| {
-            Err(ConfigError::Value { name: name.to_owned(), detail: detail.to_owned(), hint: None })
+        let is_http = |url: &str| {
+            url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         };
-        if let Some(url) = &self.public_url
-            && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
-        {
-            return value("public_url", "must be an http or https URL");
+        if self.public_url.as_deref().is_some_and(|url| !is_http(url)) {
+            return Err(value("public_url", "must be an http or https URL", None));
         }
         if self.jwt.jwks_file.is_some() && self.jwt.jwks_url.is_some() {
-            return value("jwt", "takes jwks_file or jwks_url, not both");
+            return Err(value("jwt", "takes jwks_file or jwks_url, not both", None));
         }
-        if let Some(url) = &self.jwt.jwks_url
-            && !url::Url::parse(url).is_ok_and(|url| is_trusted(&url))
-        {
-            return value("jwt.jwks_url", "must be an https URL (http only on this machine)");
+        let is_trusted = |url: &str| url::Url::parse(url).is_ok_and(|url| is_trusted(&url));
+        if self.jwt.jwks_url.as_deref().is_some_and(|url| !is_trusted(url)) {
+            let detail = "must be an https URL (http only on this machine)";
+            return Err(value("jwt.jwks_url", detail, None));
         }
-        self.algorithms().map(|_| ())
+        self.request_timeout().map(|_| ())
+    }
+
+    /// Returns how long a vendor's answer may take.
+    ///
+    /// # Errors
+    /// When it is out of bounds.
+    pub fn request_timeout(&self) -> Result<Duration, ConfigError> {
+        match self.limits.channel_timeout_seconds {
+            seconds @ 1..=300 => Ok(Duration::from_secs(seconds)),
+            _ => Err(value("limits.channel_timeout_seconds", "must be from 1 to 300", None)),
+        }
     }
 
     /// Returns the algorithms that tokens may be signed with.
-    fn algorithms(&self) -> Result<Vec<Algorithm>, ConfigError> {
+    fn algorithms(&self, has_secret: bool) -> Result<Vec<Algorithm>, ConfigError> {
         let has_keys = self.jwt.jwks_file.is_some() || self.jwt.jwks_url.is_some();
         let Some(words) = &self.jwt.algorithms else {
-            let shared = self.jwt_secret.iter().map(|_| Algorithm::HS256);
+            let shared = has_secret.then_some(Algorithm::HS256);
             let public = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
-            return Ok(shared.chain(public.into_iter().filter(|_| has_keys)).collect());
+            let public = public.into_iter().filter(|_| has_keys);
+            return Ok(shared.into_iter().chain(public).collect());
         };
-        let refused = |detail: String| ConfigError::Value {
-            name: "jwt.algorithms".to_owned(),
-            detail,
-            hint: Some("known: HS256, RS256, ES256, EdDSA".to_owned()),
-        };
+        let known = Some("known: HS256, RS256, ES256, EdDSA");
+        let refused = |detail: String| Err(value("jwt.algorithms", detail, known));
         let mut algorithms = Vec::new();
         for word in words {
             let (algorithm, possible) = match word.as_str() {
-                "HS256" => (Algorithm::HS256, self.jwt_secret.is_some()),
+                "HS256" => (Algorithm::HS256, has_secret),
                 "RS256" => (Algorithm::RS256, has_keys),
                 "ES256" => (Algorithm::ES256, has_keys),
                 "EdDSA" => (Algorithm::EdDSA, has_keys),
-                _ => return Err(refused(format!("does not know {word:?}"))),
+                _ => return refused(format!("does not know {word:?}")),
             };
             if !possible {
                 let needs = if word == "HS256" { JWT_SECRET } else { "jwks_file or jwks_url" };
-                return Err(refused(format!("has {word}, which needs {needs}")));
+                return refused(format!("has {word}, which needs {needs}"));
             }
             algorithms.push(algorithm);
         }
         Ok(algorithms)
     }
 
-    /// Returns how tokens are checked; `None` = API keys only. A key set is not read yet: call
-    /// [`KeySource::load`] to see a wrong path at start.
+    /// Returns how tokens are checked. A key set is not read yet: [`KeySource::load`] shows a
+    /// wrong path at start.
     ///
     /// # Errors
-    /// When the HTTP client for the key set cannot be made.
-    pub fn token_settings(&self) -> Result<Option<TokenSettings>, ConfigError> {
-        let algorithms = self.algorithms()?;
+    /// When there is neither a shared secret nor a key set to check with.
+    pub fn tokens(&self, secret: Option<Vec<u8>>) -> Result<TokenSettings, ConfigError> {
+        let algorithms = self.algorithms(secret.is_some())?;
         if algorithms.is_empty() {
-            return Ok(None);
+            let hint = "set it to 32 bytes or more, or configure jwt.jwks_file or jwt.jwks_url";
+            return Err(value(JWT_SECRET, "is not set", Some(hint)));
         }
         let keys = match (&self.jwt.jwks_file, &self.jwt.jwks_url) {
             (Some(file), _) => Some(KeySource::file(file.clone())),
             (None, Some(url)) => Some(KeySource::url(url.clone())?),
             (None, None) => None,
         };
-        Ok(Some(TokenSettings {
+        Ok(TokenSettings {
             algorithms,
-            secret: self.jwt_secret.as_ref().map(|secret| secret.0.clone()),
+            secret,
             keys,
             issuer: self.jwt.issuer.clone(),
             audience: self.jwt.audience.clone(),
-        }))
+        })
     }
 }
 
@@ -357,24 +360,25 @@ mod tests {
 
     fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let mut config = Config::parse(Path::new("trueup.toml"), text)?;
-        let find = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
-        config.overlay(&find)?;
+        config.overlay(|name| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            Ok(found.map(|(_, value)| (*value).to_owned()))
+        })?;
         config.check()?;
         Ok(config)
     }
 
-    const SECRET: (&str, &str) = (JWT_SECRET, "0123456789abcdef0123456789abcdef");
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
     fn the_environment_lies_over_the_file() {
         let text = "listen = \"0.0.0.0:80\"\n[jwt]\nissuer = \"shop\"\n";
-        let config = load(text, &[("TRUEUP_LISTEN", "127.0.0.1:1"), SECRET]).unwrap();
-        assert_eq!(config.listen, "127.0.0.1:1");
-        assert_eq!(config.jwt.issuer.as_deref(), Some("shop"));
-        assert_eq!(config.algorithms().unwrap(), [Algorithm::HS256]);
-        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        let config = load(text, &[("TRUEUP_LISTEN", "127.0.0.1:1")]).unwrap();
+        assert_eq!(config.listen, Some("127.0.0.1:1".parse().unwrap()));
+        let tokens = config.tokens(Some(SECRET.into())).unwrap();
+        assert_eq!(tokens.issuer.as_deref(), Some("shop"));
+        assert_eq!(tokens.algorithms, [Algorithm::HS256]);
+        assert!(!format!("{tokens:?}").contains("0123456789abcdef"));
     }
 
     #[test]
@@ -387,17 +391,25 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        for (text, variables) in [
-            ("", vec![(JWT_SECRET, "short")]),
-            ("", vec![(SECRET_KEY, "00")]),
-            ("[jwt]\nalgorithms = [\"HS256\"]", vec![]),
-            ("[jwt]\nalgorithms = [\"none\"]", vec![SECRET]),
-            ("[jwt]\nalgorithms = [\"RS256\"]", vec![SECRET]),
-            ("[jwt]\njwks_url = \"http://example.com/keys\"", vec![]),
-            ("[jwt]\njwks_url = \"https://a/\"\njwks_file = \"b\"", vec![]),
-            ("public_url = \"ftp://example.com\"", vec![]),
+        for text in [
+            "[jwt]\njwks_url = \"http://example.com/keys\"",
+            "[jwt]\njwks_url = \"https://a/\"\njwks_file = \"b\"",
+            "public_url = \"ftp://example.com\"",
+            "listen = \"here\"",
+            "[limits]\nchannel_timeout_seconds = 0",
         ] {
-            assert!(load(text, &variables).is_err(), "{text}");
+            assert!(load(text, &[]).is_err(), "{text}");
         }
+        for (text, secret) in [
+            ("", None),
+            ("[jwt]\nalgorithms = [\"HS256\"]", None),
+            ("[jwt]\nalgorithms = [\"none\"]", Some(SECRET)),
+            ("[jwt]\nalgorithms = [\"RS256\"]", Some(SECRET)),
+        ] {
+            let config = load(text, &[]).unwrap();
+            assert!(config.tokens(secret.map(Into::into)).is_err(), "{text}");
+        }
+        assert!(parse_jwt_secret("short".to_owned()).is_err());
+        assert!(parse_secret_key("00").is_err());
     }
 }
