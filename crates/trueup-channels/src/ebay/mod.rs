@@ -90,13 +90,11 @@ impl Kind for Ebay {
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {
-        // Daily quotas differ by application; the Trading API's short-term limit is 6000 calls
-        // in 15 s, its default day 5000.
+        // The Trading API's short-term limit is 6000 calls in 15 s. Daily quotas differ by
+        // application and API, and no rate is documented for the others.
         // <https://developer.ebay.com/develop/get-started/api-call-limits>
-        const BUDGETS: &[(&str, RateHint)] = &[
-            (INVENTORY, RateHint { per_second: 5.0, burst: Some(50.0), remaining: None }),
-            (TRADING, RateHint { per_second: 5.0, burst: Some(50.0), remaining: None }),
-        ];
+        const BUDGETS: &[(&str, RateHint)] =
+            &[(TRADING, RateHint { per_second: 400.0, burst: Some(6_000.0), remaining: None })];
         BUDGETS
     }
 }
