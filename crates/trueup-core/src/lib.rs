@@ -31,4 +31,4 @@ pub use quantity::{Delta, OutOfRange, QUANTITY_MAX, Quantity};
 pub use reconcile::{Circumstances, Strategy, Verdict};
 pub use rejection::{Rejection, Shortage};
 pub use state::*;
-pub use time::Timestamp;
+pub use time::{MICROS_PER_SECOND, Timestamp};

@@ -5,7 +5,7 @@
 //!
 //! 1. `sku_not_found`, `reservation_not_found`, `listing_not_found`, `conflict_not_found`
 //! 2. `version_mismatch`
-//! 3. `reservation_committed`, `reservation_released`, `reservation_expired`, `conflict_resolved`
+//! 3. `reservation_committed`, `reservation_released`, `reservation_expired`
 //! 4. `bundle_has_no_stock`, `bundle_part_invalid`, `sku_has_stock`
 //! 5. `too_many_locations`, `too_many_parts`
 //! 6. `quantity_out_of_range`

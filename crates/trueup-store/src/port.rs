@@ -23,7 +23,7 @@ pub enum StoreError {
     /// More is waiting than the queue takes; nothing was begun.
     #[error("the ledger is overloaded")]
     Overloaded,
-    /// The disk refused; until a restart nothing is acknowledged any more.
+    /// The disk refused; nothing is acknowledged until a commit goes through again.
     #[error("the store is read-only: {0}")]
     ReadOnly(String),
     /// The store is shutting down.
