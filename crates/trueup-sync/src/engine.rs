@@ -4,9 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use trueup_channels::{Secret, SettingError};
-use trueup_core::{ChannelId, ListingKey, Org, Quantity, Rejection, Resolution, Sku, Strategy, Timestamp};
-use trueup_store::{Connection, Mapping, RuleSettings, Run, Store, StoreError};
+use serde_json::json;
+use tokio::time::Instant;
+use trueup_channels::{Connected, Secret, SettingError, Settings};
+use trueup_core::{
+    ChannelId, Command, ListingKey, Org, Quantity, Rejection, Resolution, Sku, Source, Strategy,
+    Timestamp,
+};
+use trueup_store::{
+    Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, Mapping,
+    Resolved, RuleSettings, Run, RunStatus, Store, StoreError,
+};
+
+use crate::link::{Job, Link};
+use crate::plan;
+use crate::seal::Purpose;
+use crate::shared::{KindFinder, Shared, not_allowed};
+use crate::worker::{Worker, run};
+use crate::{address, deliver, discover, inbox, orders};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -191,7 +206,7 @@ pub enum EngineError {
 /// Push, pull, inbox, schedules and outgoing webhooks over one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
 }
 
 /// How a webhook was taken.
@@ -203,178 +218,858 @@ pub enum Received {
     Repeated,
 }
 
+/// How often [`Engine::quiesce`] looks.
+const QUIET_LOOK: Duration = Duration::from_millis(20);
+/// The most open conflicts that [`Engine::status`] counts one by one.
+const DELIVERIES_PAGE: usize = 500;
+
 impl Engine {
     /// Starts the workers: one per connection, the inbox, the deliveries, the schedules.
-    pub async fn start(
-        _store: Arc<dyn Store>,
-        _options: EngineOptions,
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start(store: Arc<dyn Store>, options: EngineOptions) -> Result<Self, EngineError> {
+        Self::start_with(store, options, trueup_channels::kind).await
+    }
+
+    /// Starts with kinds of channels of one's own: for tests and for other builds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn start_with(
+        store: Arc<dyn Store>,
+        options: EngineOptions,
+        find_kind: KindFinder,
     ) -> Result<Self, EngineError> {
-        todo!()
+        let shared = Arc::new(Shared::new(store, options, find_kind)?);
+        shared.store.abandon_runs(shared.now()).await?;
+        for (org, row) in shared.store.all_connections().await? {
+            let opened = shared.settings_of(&row).and_then(|set| shared.open(&org, &row, set));
+            match opened {
+                Ok(link) => start_link(&shared, link).await,
+                Err(error) => note_broken(&shared, &org, &row, &error).await?,
+            }
+        }
+        let tasks = [
+            tokio::spawn(inbox::work(shared.clone())),
+            tokio::spawn(deliver::work(shared.clone())),
+            tokio::spawn(dispatch(shared.clone())),
+        ];
+        shared.tasks.lock().extend(tasks);
+        Ok(Self { shared })
     }
 
     /// Stops every worker after the request it is in.
     pub async fn stop(&self) {
-        todo!()
+        self.shared.stop.cancel();
+        let links: Vec<Arc<Link>> = self.shared.links.lock().values().cloned().collect();
+        for link in links {
+            link.finish().await;
+        }
+        let tasks = std::mem::take(&mut *self.shared.tasks.lock());
+        for task in tasks {
+            // A panicked task has been reported by the runtime; there is nothing to add.
+            let _ = task.await;
+        }
     }
 
     /// Connects a channel: checks the settings, verifies the connection, keeps it, reads the
     /// first base of every mapped listing, and starts its worker.
+    ///
+    /// # Errors
+    /// What is wrong with the settings, the endpoint or the credentials; nothing is kept then.
     pub async fn enable(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _enable: Enable,
+        org: &Org,
+        channel: &ChannelId,
+        enable: Enable,
     ) -> Result<Connection, EngineError> {
-        todo!()
+        let shared = &self.shared;
+        let earlier = shared.store.connection(org, channel).await?;
+        let draft = self.draft(org, channel, enable, earlier.as_ref()).await?;
+        let Draft { row, settings } = draft;
+        shared.rotated.lock().remove(&(org.clone(), channel.clone()));
+        let link = shared.open(org, &row, settings.clone())?;
+        let connected = link.channel.connect(&link.transport).await;
+        let connected = connected.map_err(EngineError::Channel)?;
+        let (row, settings) = self.complete(org, row, settings, connected);
+        let link = shared.open(org, &row, settings)?;
+        let row = shared
+            .put_connection(org, channel, |known| match known {
+                Some(known) => Connection {
+                    created_at: known.created_at,
+                    last_sync: known.last_sync,
+                    orders_seen_to: known.orders_seen_to,
+                    ..row
+                },
+                None => row,
+            })
+            .await?;
+        if let Some(old) = shared.link(org, channel) {
+            old.finish().await;
+        }
+        start_link(shared, link.clone()).await;
+        self.subscribe(&link).await;
+        if row.sync_inventory && !row.dry_run {
+            self.read_all(&link).await?;
+        }
+        Ok(row)
     }
 
     /// Pauses a channel: nothing is sent, work is kept.
-    pub async fn disable(
-        &self,
-        _org: &Org,
-        _channel: &ChannelId,
-    ) -> Result<Connection, EngineError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
+    pub async fn disable(&self, org: &Org, channel: &ChannelId) -> Result<Connection, EngineError> {
+        self.switch(org, channel, ConnectionState::Paused).await
     }
 
     /// Lets a paused channel go on.
-    pub async fn resume(
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
+    pub async fn resume(&self, org: &Org, channel: &ChannelId) -> Result<Connection, EngineError> {
+        self.switch(org, channel, ConnectionState::Active).await
+    }
+
+    async fn switch(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
+        org: &Org,
+        channel: &ChannelId,
+        state: ConnectionState,
     ) -> Result<Connection, EngineError> {
-        todo!()
+        let now = self.shared.now();
+        let edit = |row: &mut Connection| {
+            if row.state != state {
+                row.state = state;
+                row.updated_at = now;
+            }
+        };
+        let row = self.shared.edit_connection(org, channel, edit).await?;
+        let row = row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))?;
+        if let Some(link) = self.shared.link(org, channel) {
+            if state == ConnectionState::Active && row.sync_orders {
+                link.want_orders(now);
+            }
+            link.ring_sweep();
+        }
+        Ok(row)
     }
 
     /// Removes a channel with its mappings.
-    pub async fn remove(&self, _org: &Org, _channel: &ChannelId) -> Result<(), EngineError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
+    pub async fn remove(&self, org: &Org, channel: &ChannelId) -> Result<(), EngineError> {
+        let link = self.shared.links.lock().remove(&(org.clone(), channel.clone()));
+        if let Some(link) = link {
+            link.finish().await;
+        }
+        if self.shared.store.delete_connection(org, channel).await? {
+            Ok(())
+        } else {
+            Err(EngineError::ChannelNotFound(channel.clone()))
+        }
     }
 
     /// Returns a channel's health.
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
     pub async fn status(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
+        org: &Org,
+        channel: &ChannelId,
     ) -> Result<ChannelStatus, EngineError> {
-        todo!()
+        let row = self.row(org, channel).await?;
+        let link = self.shared.link(org, channel);
+        let quantity_max =
+            link.as_ref().map_or(u64::MAX, |link| link.channel.capabilities().quantity_max);
+        let (mut pending, mut drifted, mut conflicts) = (0_u64, 0_u64, 0_u64);
+        let query = ListingQuery {
+            channel: Some(channel.clone()),
+            suspicious: true,
+            ..ListingQuery::default()
+        };
+        let look = |view: trueup_store::ListingView| {
+            let may_go = plan::barred(&view).is_none() && !plan::is_parked(&view);
+            pending += u64::from(may_go && (view.is_dirty() || view.state.in_flight.is_some()));
+            conflicts += u64::from(view.state.in_conflict);
+            let expected = plan::expected(&view, quantity_max);
+            let observed = view.state.observed.map(|seen| seen.quantity);
+            let counts = view.mapping.enabled && !view.mapping.channel_fulfilled;
+            drifted += u64::from(counts && observed.is_some() && observed != expected);
+        };
+        self.shared.each_listing(org, query, look).await?;
+        let status = match (row.state, &row.last_error) {
+            (ConnectionState::Paused, _) => "paused",
+            (ConnectionState::Active, Some(_)) => "error",
+            (ConnectionState::Active, None) => "ok",
+        };
+        Ok(ChannelStatus {
+            status,
+            connected: row.last_error.is_none() && link.is_some(),
+            last_sync: row.last_sync,
+            last_error: row.last_error.map(|(_, words)| words),
+            pending,
+            drifted,
+            conflicts,
+            rate: link.map(|link| link.transport.figures()).unwrap_or_default(),
+        })
     }
 
     /// Checks mapping drafts against the channel's kind, all or none, and keeps them.
+    ///
+    /// # Errors
+    /// [`EngineError::Mapping`] with everything that is wrong; nothing is kept then.
     pub async fn map(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _drafts: Vec<MappingDraft>,
+        org: &Org,
+        channel: &ChannelId,
+        drafts: Vec<MappingDraft>,
     ) -> Result<Vec<Mapping>, EngineError> {
-        todo!()
+        let (row, link) = self.connected(org, channel).await?;
+        let mut errors = Vec::new();
+        let mut mappings: Vec<Mapping> = Vec::with_capacity(drafts.len());
+        let mut first: BTreeMap<ListingKey, usize> = BTreeMap::new();
+        for (at, draft) in drafts.into_iter().enumerate() {
+            match link.kind.listing(&link.settings, draft.fields) {
+                Ok((key, fields)) => {
+                    if let Some(other) = first.insert(key.clone(), at) {
+                        let detail = format!("is the same listing as that of mapping {other}");
+                        let setting = "listing".to_owned();
+                        errors.push((at, SettingError { setting, detail }));
+                    }
+                    mappings.push(Mapping {
+                        channel: channel.clone(),
+                        key,
+                        sku: draft.sku,
+                        fields,
+                        strategy: draft.strategy,
+                        rules: draft.rules,
+                        channel_fulfilled: draft.channel_fulfilled,
+                        enabled: draft.enabled,
+                    });
+                }
+                Err(wrong) => errors.extend(wrong.into_iter().map(|error| (at, error))),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(EngineError::Mapping(errors));
+        }
+        self.keep_mappings(&row, &link, mappings.clone()).await?;
+        Ok(mappings)
+    }
+
+    async fn keep_mappings(
+        &self,
+        row: &Connection,
+        link: &Link,
+        mappings: Vec<Mapping>,
+    ) -> Result<(), EngineError> {
+        let keys: Vec<(ListingKey, Sku)> =
+            mappings.iter().map(|mapping| (mapping.key.clone(), mapping.sku.clone())).collect();
+        self.shared.store.put_mappings(&link.org, mappings).await?;
+        if row.sync_inventory && !row.dry_run {
+            for (key, sku) in keys {
+                link.ring_hint(key, sku);
+            }
+        }
+        self.shared.inbox_bell.notify_one();
+        Ok(())
     }
 
     /// Reads the channel's catalogue and maps what matches by SKU.
+    ///
+    /// # Errors
+    /// [`EngineError::Channel`] when the catalogue cannot be read.
     pub async fn discover(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _dry_run: bool,
+        org: &Org,
+        channel: &ChannelId,
+        dry_run: bool,
     ) -> Result<Discovery, EngineError> {
-        todo!()
+        let (row, link) = self.connected(org, channel).await?;
+        let found = Box::pin(discover::discover(&self.shared, &link)).await?;
+        let (mut discovery, mappings) = found;
+        if !dry_run && !mappings.is_empty() {
+            discovery.mapped = mappings.len();
+            self.keep_mappings(&row, &link, mappings).await?;
+        }
+        Ok(discovery)
     }
 
     /// Begins a push run and returns its id, which the caller may choose beforehand.
+    ///
+    /// # Errors
+    /// [`EngineError::Paused`], or that there is no such channel, or that too many runs wait.
     pub async fn push(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _scope: PushScope,
-        _run_id: Option<String>,
+        org: &Org,
+        channel: &ChannelId,
+        scope: PushScope,
+        run_id: Option<String>,
     ) -> Result<String, EngineError> {
-        todo!()
+        if let Some(id) = &run_id
+            && self.shared.store.run(org, id).await?.is_some()
+        {
+            return Ok(id.clone());
+        }
+        let (row, link) = self.running(org, channel).await?;
+        let run = run::new_run(&self.shared, &link, run::PUSH, run_id, row.dry_run);
+        let scope = match scope {
+            PushScope::All => None,
+            PushScope::Items(items) => Some(items),
+        };
+        self.begin(&link, run, |run| Job::Push { run, scope }).await
     }
 
     /// Begins a pull run and returns its id.
+    ///
+    /// # Errors
+    /// [`EngineError::Paused`], or that there is no such channel, or that too many runs wait.
     pub async fn pull(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _request: PullRequest,
+        org: &Org,
+        channel: &ChannelId,
+        request: PullRequest,
     ) -> Result<String, EngineError> {
-        todo!()
+        let (row, link) = self.running(org, channel).await?;
+        let dry_run = request.dry_run || row.dry_run;
+        let run = run::new_run(&self.shared, &link, run::PULL, None, dry_run);
+        self.begin(&link, run, |run| Job::Pull { run, request }).await
+    }
+
+    async fn begin(
+        &self,
+        link: &Link,
+        run: Run,
+        job: impl FnOnce(Run) -> Job,
+    ) -> Result<String, EngineError> {
+        let store = &self.shared.store;
+        let id = run.id.clone();
+        store.put_run(&link.org, run.clone()).await?;
+        store.announce(Change::Run { org: link.org.clone(), id: id.clone() });
+        if link.ring_job(job(run.clone())) {
+            return Ok(id);
+        }
+        let (now, error) = (self.shared.now(), Some("too many runs wait".to_owned()));
+        let status = RunStatus::Failed;
+        store.put_run(&link.org, Run { status, error, finished_at: Some(now), ..run }).await?;
+        Err(StoreError::Overloaded.into())
     }
 
     /// Returns a run, waiting for its end at most so long.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], or the store's.
     pub async fn wait_run(
         &self,
-        _org: &Org,
-        _id: &str,
-        _at_most: Duration,
+        org: &Org,
+        id: &str,
+        at_most: Duration,
     ) -> Result<Run, EngineError> {
-        todo!()
+        let until = Instant::now() + at_most;
+        loop {
+            let mut ended = std::pin::pin!(self.shared.run_ended.notified());
+            ended.as_mut().enable();
+            let run = self.shared.store.run(org, id).await?;
+            let run = run.ok_or(EngineError::NotFound("run"))?;
+            if run.status != RunStatus::Running || Instant::now() >= until {
+                return Ok(run);
+            }
+            // Late or early, the run is looked at again.
+            let _ = tokio::time::timeout_at(until, ended).await;
+        }
     }
 
     /// Ends a conflict as an operator decided.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::AlreadyResolved`], or what the ledger refuses.
     pub async fn resolve(
         &self,
-        _org: &Org,
-        _conflict: u64,
-        _resolution: Resolution,
-        _note: Option<String>,
-        _actor: &str,
+        org: &Org,
+        conflict: u64,
+        resolution: Resolution,
+        note: Option<String>,
+        actor: &str,
     ) -> Result<trueup_store::Conflict, EngineError> {
-        todo!()
+        let shared = &self.shared;
+        let found = shared.store.conflict(org, conflict).await?;
+        let found = found.ok_or(EngineError::NotFound("conflict"))?;
+        if found.resolved.is_some() {
+            return Err(EngineError::AlreadyResolved);
+        }
+        let command = Command::Resolve {
+            channel: found.channel.clone(),
+            key: found.key.clone(),
+            resolution,
+            note: note.as_deref().map(Arc::from),
+        };
+        match shared.submit_as(org, command, Source::Api, actor).await {
+            Ok(_) => {}
+            Err(EngineError::Rejected(Rejection::ConflictNotFound)) => {
+                return Err(EngineError::AlreadyResolved);
+            }
+            Err(error) => return Err(error),
+        }
+        let word = match resolution {
+            Resolution::Master => "master",
+            Resolution::Channel => "channel",
+            Resolution::Quantity(_) => "quantity",
+        };
+        let resolved = Resolved {
+            at: shared.now(),
+            by: actor.to_owned(),
+            resolution: word.to_owned(),
+            note: note.clone(),
+        };
+        shared.store.note_resolved(org, conflict, resolved.clone()).await?;
+        let entry = HistoryEntry {
+            id: 0,
+            at: resolved.at,
+            operation: "inventory_conflict".to_owned(),
+            channel: Some(found.channel.clone()),
+            sku: Some(found.sku.clone()),
+            status: "resolved".to_owned(),
+            run: None,
+            detail: json!({
+                "conflictId": conflict, "resolution": word, "by": actor, "note": note,
+                "master": found.master, "channel": found.observed,
+                "expected": found.expected, "base": found.base,
+            }),
+        };
+        shared.note(org, vec![entry]).await;
+        if let Some(link) = shared.link(org, &found.channel) {
+            link.ring_dirty([found.sku.clone()]);
+        }
+        Ok(trueup_store::Conflict { resolved: Some(resolved), ..found })
     }
 
     /// Verifies a webhook and keeps it durably; the work is done after.
+    ///
+    /// # Errors
+    /// [`EngineError::Webhook`] when it is not let in; nothing is kept then.
     pub async fn receive(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _headers: &http::HeaderMap,
-        _body: &[u8],
+        org: &Org,
+        channel: &ChannelId,
+        headers: &http::HeaderMap,
+        body: &[u8],
     ) -> Result<Received, EngineError> {
-        todo!()
+        let (_, link) = self.connected(org, channel).await?;
+        inbox::receive(&self.shared, &link, headers, body).await
     }
 
     /// Answers eBay's endpoint challenge for a connection: the `challengeResponse`.
+    ///
+    /// # Errors
+    /// [`EngineError::Webhook`] when the connection has no verification token.
     pub async fn challenge(
         &self,
-        _org: &Org,
-        _channel: &ChannelId,
-        _code: &str,
-        _url: &str,
+        org: &Org,
+        channel: &ChannelId,
+        code: &str,
+        url: &str,
     ) -> Result<String, EngineError> {
-        todo!()
+        let row = self.row(org, channel).await?;
+        let settings = self.shared.settings_of(&row)?;
+        let token = settings.credentials.get("verificationToken");
+        let token = token.ok_or(EngineError::Webhook(trueup_channels::WebhookError::NoSecret))?;
+        Ok(trueup_channels::ebay::challenge_response(code, token.expose(), url))
     }
 
     /// Encrypts a secret for the store.
-    pub fn seal(&self, _secret: &Secret) -> Vec<u8> {
-        todo!()
+    #[must_use]
+    pub fn seal(&self, secret: &Secret) -> Vec<u8> {
+        self.shared.sealer.seal(Purpose::SigningSecret, secret.expose().as_bytes())
     }
 
     /// Checks an address that events are to be sent to (`https`, or anything public; private
     /// and loopback only with `allow_private_endpoints`).
-    pub async fn check_address(&self, _url: &str) -> Result<(), EngineError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::EndpointNotAllowed`].
+    pub async fn check_address(&self, url: &str) -> Result<(), EngineError> {
+        address::check_url(url, self.shared.reach).await.map_err(not_allowed)?;
+        Ok(())
     }
 
     /// Sends a dead or delivered event again.
-    pub async fn replay_delivery(&self, _org: &Org, _id: &str) -> Result<(), EngineError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], or the store's.
+    pub async fn replay_delivery(&self, org: &Org, id: &str) -> Result<(), EngineError> {
+        let store = &self.shared.store;
+        for subscription in store.subscriptions(org).await? {
+            let mut before: Option<String> = None;
+            loop {
+                let page =
+                    store.deliveries(org, &subscription.id, before.as_deref(), DELIVERIES_PAGE);
+                let page = page.await?;
+                before = page.items.last().map(|delivery| delivery.id.clone());
+                if let Some(mut found) = page.items.into_iter().find(|row| row.id == id) {
+                    found.state = DeliveryState::Pending;
+                    found.attempts = 0;
+                    found.next_at = self.shared.now();
+                    store.put_delivery(org, found).await?;
+                    self.shared.deliveries_bell.notify_one();
+                    return Ok(());
+                }
+                if !page.more || before.is_none() {
+                    break;
+                }
+            }
+        }
+        Err(EngineError::NotFound("delivery"))
     }
 
     /// Waits until nothing owes a push, waits to be verified or stands in the inbox, at most so
     /// long; returns whether all is quiet. Paused channels and conflicts do not count.
-    pub async fn quiesce(&self, _at_most: Duration) -> bool {
-        todo!()
+    pub async fn quiesce(&self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        let mut quiet_before = false;
+        loop {
+            let quiet = self.is_quiet().await;
+            if quiet && quiet_before {
+                return true;
+            }
+            quiet_before = quiet;
+            if Instant::now() >= until {
+                return false;
+            }
+            tokio::time::sleep(QUIET_LOOK).await;
+        }
+    }
+
+    /// Reads a channel's orders now and books them; returns whether they were heard in time.
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
+    pub async fn hear_orders(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        at_most: Duration,
+    ) -> Result<bool, EngineError> {
+        let (row, link) = self.running(org, channel).await?;
+        if !row.sync_orders {
+            return Ok(true);
+        }
+        let since = self.shared.now();
+        link.want_orders(since);
+        let until = Instant::now() + at_most;
+        loop {
+            if link.heard_at().is_some_and(|at| at >= since) {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            tokio::time::sleep(QUIET_LOOK).await;
+        }
+    }
+
+    /// Asks the store for everything that owes a push, on every connection of an org: after
+    /// rows were changed past the engine.
+    pub fn sweep(&self, org: &Org) {
+        for link in self.shared.links_of(org) {
+            link.ring_sweep();
+        }
+    }
+
+    async fn is_quiet(&self) -> bool {
+        let store = &self.shared.store;
+        match store.inbox_waiting(Timestamp::MAX, 1).await {
+            Ok(waiting) if waiting.is_empty() => {}
+            Ok(_) | Err(_) => return false,
+        }
+        let links: Vec<Arc<Link>> = self.shared.links.lock().values().cloned().collect();
+        for link in links {
+            match self.link_is_quiet(&link).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    async fn link_is_quiet(&self, link: &Link) -> Result<bool, EngineError> {
+        let row = self.shared.store.connection(&link.org, &link.id).await?;
+        let Some(row) = row.filter(|row| row.state == ConnectionState::Active) else {
+            return Ok(true);
+        };
+        if !link.is_quiet() {
+            return Ok(false);
+        }
+        if !row.sync_inventory || row.dry_run {
+            return Ok(true);
+        }
+        let mut owes = false;
+        let query =
+            ListingQuery { channel: Some(link.id.clone()), dirty: true, ..ListingQuery::default() };
+        let look = |view: trueup_store::ListingView| {
+            owes |= plan::barred(&view).is_none() && !plan::is_parked(&view);
+        };
+        self.shared.each_listing(&link.org, query, look).await?;
+        Ok(!owes)
+    }
+
+    // --- What the methods above are made of ------------------------------------------------
+
+    async fn row(&self, org: &Org, channel: &ChannelId) -> Result<Connection, EngineError> {
+        let row = self.shared.store.connection(org, channel).await?;
+        row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))
+    }
+
+    async fn connected(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<(Connection, Arc<Link>), EngineError> {
+        let row = self.row(org, channel).await?;
+        if let Some(link) = self.shared.link(org, channel) {
+            return Ok((row, link));
+        }
+        // It could not be opened at the start: say what is wrong with it, or start it now.
+        let settings = self.shared.settings_of(&row)?;
+        let link = self.shared.open(org, &row, settings)?;
+        start_link(&self.shared, link.clone()).await;
+        Ok((row, link))
+    }
+
+    async fn running(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<(Connection, Arc<Link>), EngineError> {
+        let (row, link) = self.connected(org, channel).await?;
+        match row.state {
+            ConnectionState::Active => Ok((row, link)),
+            ConnectionState::Paused => Err(EngineError::Paused),
+        }
+    }
+
+    /// Makes the row that enabling would keep, from what was asked and what was there.
+    async fn draft(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        enable: Enable,
+        earlier: Option<&Connection>,
+    ) -> Result<Draft, EngineError> {
+        let shared = &self.shared;
+        let known_kind = earlier.map(|row| row.kind.clone());
+        let kind = enable.kind.or(known_kind).unwrap_or_else(|| channel.as_str().to_owned());
+        let kind = (shared.find_kind)(&kind).ok_or(EngineError::UnknownKind(kind))?;
+        if let Some(endpoint) = &enable.endpoint {
+            address::check_url(endpoint, shared.reach).await.map_err(not_allowed)?;
+        }
+        // Credentials of another kind, or sealed with a lost key, are of no use.
+        let mut credentials = match earlier {
+            Some(row) if row.kind == kind.name() => {
+                shared.sealer.open_credentials(&row.sealed_credentials).unwrap_or_default()
+            }
+            Some(_) | None => BTreeMap::new(),
+        };
+        credentials.extend(enable.credentials);
+        let settings = Settings { fields: enable.settings, credentials };
+        let mut errors = unknown_settings(kind.setting_names(), &settings);
+        if let Err(wrong) = kind.open(&settings) {
+            errors.extend(wrong);
+        }
+        if !errors.is_empty() {
+            return Err(EngineError::Settings(errors));
+        }
+        let now = shared.now();
+        let row = Connection {
+            id: channel.clone(),
+            kind: kind.name().to_owned(),
+            state: ConnectionState::Active,
+            sync_inventory: enable.sync_inventory,
+            sync_orders: enable.sync_orders.unwrap_or(true),
+            strategy: enable.strategy,
+            rules: enable.rules,
+            poll_interval_minutes: enable.poll_interval_minutes,
+            dry_run: enable.dry_run,
+            endpoint: enable.endpoint,
+            settings: settings.fields.clone(),
+            sealed_credentials: Vec::new(),
+            created_at: now,
+            updated_at: now,
+            last_sync: None,
+            last_error: None,
+            orders_seen_to: None,
+        };
+        tracing::info!(%org, %channel, kind = kind.name(), "enabling a channel");
+        Ok(Draft { row, settings })
+    }
+
+    /// Adds what connecting found and rotated, and seals the credentials.
+    fn complete(
+        &self,
+        org: &Org,
+        mut row: Connection,
+        mut settings: Settings,
+        connected: Connected,
+    ) -> (Connection, Settings) {
+        for (name, value) in connected.found {
+            settings.fields.entry(name).or_insert(serde_json::Value::String(value));
+        }
+        let rotated = self.shared.rotated.lock().remove(&(org.clone(), row.id.clone()));
+        settings.credentials.extend(rotated.into_iter().flatten());
+        row.settings.clone_from(&settings.fields);
+        row.sealed_credentials = self.shared.sealer.seal_credentials(&settings.credentials);
+        (row, settings)
+    }
+
+    /// Tells the vendor where to send webhooks; without them, polling is slower and enough.
+    async fn subscribe(&self, link: &Link) {
+        let Some(base) = &self.shared.options.public_url else { return };
+        let base = base.trim_end_matches('/');
+        let url = format!("{base}/upstream/webhooks/{}/{}", link.org, link.id);
+        let (status, detail) = match link.channel.subscribe(&link.transport, &url).await {
+            Ok(topics) => ("ok", json!({ "subscribed": topics })),
+            Err(error) => (
+                "warning",
+                json!({
+                    "code": plan::error_code(error.kind),
+                    "detail": format!("webhooks could not be subscribed: {}", error.detail),
+                }),
+            ),
+        };
+        let entry = HistoryEntry {
+            id: 0,
+            at: self.shared.now(),
+            operation: "webhook_subscription".to_owned(),
+            channel: Some(link.id.clone()),
+            sku: None,
+            status: status.to_owned(),
+            run: None,
+            detail,
+        };
+        self.shared.note(&link.org, vec![entry]).await;
+    }
+
+    /// Asks that every mapped listing be read: rules may have changed, and a number that is
+    /// not known cannot be compared.
+    async fn read_all(&self, link: &Link) -> Result<(), EngineError> {
+        let query = ListingQuery { channel: Some(link.id.clone()), ..ListingQuery::default() };
+        let look = |view: trueup_store::ListingView| {
+            link.ring_hint(view.mapping.key, view.mapping.sku);
+        };
+        self.shared.each_listing(&link.org, query, look).await
+    }
+}
+
+/// A connection that is about to be made.
+struct Draft {
+    row: Connection,
+    settings: Settings,
+}
+
+fn unknown_settings(known: &[&str], settings: &Settings) -> Vec<SettingError> {
+    let names = settings.fields.keys().cloned();
+    let credentials = settings.credentials.keys().map(|name| format!("credentials.{name}"));
+    let unknown = names.chain(credentials).filter(|name| !known.contains(&name.as_str()));
+    let error = |setting| SettingError {
+        setting,
+        detail: format!("is not a setting of this kind: {}", known.join(", ")),
+    };
+    unknown.map(error).collect()
+}
+
+/// Starts the tasks of a link and puts it in the place of the one before.
+async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
+    let key = (link.org.clone(), link.id.clone());
+    let worker = Worker::new(shared.clone(), link.clone());
+    let tasks =
+        [tokio::spawn(worker.run()), tokio::spawn(orders::listen(shared.clone(), link.clone()))];
+    link.tasks.lock().extend(tasks);
+    let old = shared.links.lock().insert(key, link);
+    if let Some(old) = old {
+        old.finish().await;
+    }
+}
+
+async fn note_broken(
+    shared: &Shared,
+    org: &Org,
+    row: &Connection,
+    error: &EngineError,
+) -> Result<(), EngineError> {
+    tracing::warn!(%org, channel = %row.id, %error, "a connection could not be opened");
+    let (at, words) = (shared.now(), error.to_string());
+    shared.edit_connection(org, &row.id, |row| row.last_error = Some((at, words))).await?;
+    Ok(())
+}
+
+/// Rings the connections of SKUs that owe a push.
+async fn dispatch(shared: Arc<Shared>) {
+    loop {
+        let dirty = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            dirty = shared.store.wait_dirty() => dirty,
+        };
+        let mut by_org: BTreeMap<Org, Vec<Sku>> = BTreeMap::new();
+        for (org, sku) in dirty {
+            by_org.entry(org).or_default().push(sku);
+        }
+        for (org, skus) in by_org {
+            for link in shared.links_of(&org) {
+                link.ring_dirty(skus.iter().cloned());
+            }
+        }
+        // Ledger events for subscribers come with the same commits.
+        shared.deliveries_bell.notify_one();
     }
 }
 
 /// What a listing's status is called in `GET /inventory/{sku}/channels`.
 #[must_use]
-pub fn listing_status(
-    _view: &trueup_store::ListingView,
-    _connection: &Connection,
-) -> &'static str {
-    todo!()
+pub fn listing_status(view: &trueup_store::ListingView, connection: &Connection) -> &'static str {
+    let state = &view.state;
+    let publishes = connection.sync_inventory && !connection.dry_run;
+    if connection.state == ConnectionState::Paused || !view.mapping.enabled {
+        "paused"
+    } else if state.in_conflict {
+        "conflict"
+    } else if plan::is_parked(view) {
+        "error"
+    } else if view.mapping.channel_fulfilled {
+        if state.observed.is_some() { "ok" } else { "stale" }
+    } else if state.in_flight.is_some() {
+        "pending"
+    } else if is_shown(view) {
+        "ok"
+    } else if publishes && view.is_dirty() {
+        "pending"
+    } else {
+        "stale"
+    }
+}
+
+/// Returns whether the channel is known to show what it should.
+fn is_shown(view: &trueup_store::ListingView) -> bool {
+    let expected = plan::expected(view, u64::MAX);
+    let newer = view
+        .state
+        .observed
+        .filter(|seen| view.state.acked_at.is_none_or(|acked_at| seen.at >= acked_at));
+    let shown = newer.map(|seen| seen.quantity).or(view.state.base);
+    expected.is_some() && shown == expected
+}
+
+/// Returns a strategy's word in the API.
+#[must_use]
+pub fn strategy_word(strategy: Strategy) -> &'static str {
+    match strategy {
+        Strategy::MasterWins => "master_wins",
+        Strategy::ChannelWins => "channel_wins",
+        Strategy::LowerWins => "lower_wins",
+        Strategy::Manual => "manual",
+    }
 }
 
 /// Marks a listing key in words for people.

@@ -1,5 +1,28 @@
 //! Push, pull, inbox and schedules: state looked at and made true, again and again.
+//!
+//! [`Engine`] is the door. Behind it, each connection has one worker (`worker`) that pushes and
+//! pulls, and one listener (`orders`) that books its orders; one inbox (`inbox`) takes webhooks
+//! in and one sender (`deliver`) brings events out. What is owed is in the store: a doorbell
+//! only says that there may be something to look at.
 
+pub mod address;
 pub mod engine;
 
+mod backoff;
+mod caller;
+mod deliver;
+mod discover;
+mod inbox;
+mod link;
+mod orders;
+mod plan;
+mod seal;
+mod shared;
+mod throttle;
+mod worker;
+
+pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
+pub use deliver::{DELIVERY_TRIES_MAX, sign};
 pub use engine::*;
+pub use shared::KindFinder;
+pub use worker::{RUN_ITEMS_MAX, VERIFY_TRIES_MAX};

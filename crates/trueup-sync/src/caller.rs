@@ -1,0 +1,377 @@
+//! The one way out to vendors: endpoint, address guard, rate budgets, retries, limits, tokens,
+//! redacted logs and counters, for every connector alike.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use trueup_channels::{
+    Caller, ChannelError, ChannelErrorKind, RateHint, Request, Response, Secret,
+};
+use trueup_core::{ChannelId, Org, Timestamp};
+use url::Url;
+
+use crate::address::{self, AddressError, GuardedResolver, Reach};
+use crate::backoff;
+use crate::engine::Clock;
+use crate::throttle::Throttle;
+
+/// The largest answer that is read, in bytes.
+pub const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// How often a repeatable request is sent at most.
+pub const REQUEST_TRIES_MAX: u32 = 3;
+/// The first pause before a repeat, in milliseconds.
+const RETRY_MS_FIRST: u64 = 200;
+/// The longest pause before a repeat within one call; a longer `Retry-After` is handed on.
+const RETRY_MS_MAX: u64 = 5_000;
+/// How long a connection may take to come about.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a token must still be good to be used.
+const TOKEN_SECONDS_LEFT: u64 = 60;
+/// The most tokens one connection keeps.
+const TOKENS_MAX: usize = 100;
+
+/// Makes the HTTP client: guarded addresses, no proxies, no redirects, a timeout.
+pub(crate) fn client(reach: Reach, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .user_agent(concat!("trueup/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(GuardedResolver(reach))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .timeout(timeout)
+        .connect_timeout(CONNECT_TIME_MAX.min(timeout))
+        .build()
+}
+
+/// Keeps a rotated credential durably.
+#[async_trait]
+pub(crate) trait Keeper: Send + Sync {
+    async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError>;
+}
+
+/// What one connection is lent to talk to its vendor.
+pub(crate) struct Transport {
+    client: reqwest::Client,
+    reach: Reach,
+    org: Org,
+    channel: ChannelId,
+    kind: &'static str,
+    endpoint: Option<Url>,
+    throttle: Mutex<Throttle>,
+    tokens: Mutex<BTreeMap<String, (Secret, Instant)>>,
+    keeper: Arc<dyn Keeper>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+}
+
+/// What a transport is made of.
+pub(crate) struct TransportParts {
+    pub(crate) client: reqwest::Client,
+    pub(crate) reach: Reach,
+    pub(crate) org: Org,
+    pub(crate) channel: ChannelId,
+    pub(crate) kind: &'static str,
+    pub(crate) endpoint: Option<Url>,
+    pub(crate) budgets: &'static [(&'static str, RateHint)],
+    pub(crate) keeper: Arc<dyn Keeper>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Transport {
+    pub(crate) fn new(parts: TransportParts) -> Self {
+        Self {
+            client: parts.client,
+            reach: parts.reach,
+            org: parts.org,
+            channel: parts.channel,
+            kind: parts.kind,
+            endpoint: parts.endpoint,
+            throttle: Mutex::new(Throttle::new(parts.budgets, Instant::now())),
+            tokens: Mutex::new(BTreeMap::new()),
+            keeper: parts.keeper,
+            clock: parts.clock,
+            stop: parts.stop,
+        }
+    }
+
+    /// Returns the rate budgets by name.
+    pub(crate) fn figures(&self) -> BTreeMap<String, (f64, Option<f64>)> {
+        self.throttle.lock().figures(Instant::now())
+    }
+
+    async fn wait_for_budget(&self, request: &Request) -> Result<(), ChannelError> {
+        loop {
+            let taken = self.throttle.lock().take(request.bucket, request.cost, Instant::now());
+            let Err(wait) = taken else { return Ok(()) };
+            metrics::counter!("trueup_channel_throttled_total", "kind" => self.kind,
+                "bucket" => request.bucket)
+            .increment(1);
+            self.sleep(wait).await?;
+        }
+    }
+
+    async fn sleep(&self, time: Duration) -> Result<(), ChannelError> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(stopping()),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// Sends once; the limits of time and size are in force.
+    async fn send(&self, request: &Request, url: Url) -> Result<Response, ChannelError> {
+        let sent = self
+            .client
+            .request(request.method.clone(), url)
+            .headers(request.headers.clone())
+            .body(request.body.clone())
+            .send();
+        let mut answer = sent.await.map_err(|error| failure(&error))?;
+        let too_long = || {
+            let detail = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
+            ChannelError::new(ChannelErrorKind::Protocol, detail)
+        };
+        let known = answer.content_length().and_then(|length| usize::try_from(length).ok());
+        if known.is_some_and(|length| length > ANSWER_BYTES_MAX) {
+            return Err(too_long());
+        }
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let mut body = BytesMut::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| failure(&error))? {
+            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+                return Err(too_long());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Response { status, headers, body: Bytes::from(body) })
+    }
+
+    fn note(&self, request: &Request, url: &Url, began: Instant, status: &str) {
+        let elapsed = began.elapsed();
+        metrics::counter!("trueup_channel_requests_total", "kind" => self.kind,
+            "bucket" => request.bucket, "status" => status.to_owned())
+        .increment(1);
+        metrics::histogram!("trueup_channel_request_seconds", "kind" => self.kind,
+            "bucket" => request.bucket)
+        .record(elapsed.as_secs_f64());
+        // The query may hold names of buyers or cursors: host and path are enough to find it.
+        tracing::debug!(
+            org = %self.org, channel = %self.channel, bucket = request.bucket,
+            method = %request.method, host = url.host_str(), path = url.path(), status,
+            millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), "vendor call"
+        );
+    }
+}
+
+#[async_trait]
+impl Caller for Transport {
+    async fn call(&self, request: Request) -> Result<Response, ChannelError> {
+        let url = rebase(&request.url, self.endpoint.as_ref(), self.reach).map_err(config)?;
+        let tries_max = if request.repeatable { REQUEST_TRIES_MAX } else { 1 };
+        let mut tries = 0;
+        loop {
+            self.wait_for_budget(&request).await?;
+            tries += 1;
+            let began = Instant::now();
+            let answer = self.send(&request, url.clone()).await;
+            let pause = match &answer {
+                Ok(response) => {
+                    self.note(&request, &url, began, response.status.as_str());
+                    self.pause_after(&request, response, tries)
+                }
+                Err(error) => {
+                    self.note(&request, &url, began, crate::plan::error_code(error.kind));
+                    passing(error).then(|| backoff::millis(tries, RETRY_MS_FIRST, RETRY_MS_MAX))
+                }
+            };
+            match pause {
+                Some(millis) if tries < tries_max => {
+                    self.sleep(Duration::from_millis(millis)).await?;
+                }
+                Some(_) | None => return answer,
+            }
+        }
+    }
+
+    fn learn(&self, bucket: &'static str, hint: RateHint) {
+        self.throttle.lock().learn(bucket, hint, Instant::now());
+    }
+
+    fn token(&self, name: &str) -> Option<Secret> {
+        let tokens = self.tokens.lock();
+        let (token, good_until) = tokens.get(name)?;
+        let left = good_until.saturating_duration_since(Instant::now());
+        (left > Duration::from_secs(TOKEN_SECONDS_LEFT)).then(|| token.clone())
+    }
+
+    fn keep_token(&self, name: &str, token: Secret, expires_in_seconds: u64) {
+        // A year is longer than any vendor's token lives.
+        let seconds = expires_in_seconds.min(366 * 86_400);
+        let good_until = Instant::now() + Duration::from_secs(seconds);
+        let mut tokens = self.tokens.lock();
+        if tokens.len() >= TOKENS_MAX && !tokens.contains_key(name) {
+            tokens.clear();
+        }
+        tokens.insert(name.to_owned(), (token, good_until));
+    }
+
+    fn drop_token(&self, name: &str) {
+        self.tokens.lock().remove(name);
+    }
+
+    async fn keep_credential(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
+        self.keeper.keep(name, value).await
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn pause(&self, millis: u64) {
+        // Being stopped only ends the pause early; the next call then says so.
+        let _ = self.sleep(Duration::from_millis(millis)).await;
+    }
+}
+
+impl Transport {
+    /// Returns how long to wait before the request is repeated; `None` = hand the answer on.
+    fn pause_after(&self, request: &Request, response: &Response, tries: u32) -> Option<u64> {
+        let status = response.status.as_u16();
+        let told = retry_after(&response.headers);
+        if status == 429 {
+            self.throttle.lock().rest(request.bucket, told, Instant::now());
+        }
+        let told = told.map(|told| u64::try_from(told.as_millis()).unwrap_or(u64::MAX));
+        match (status, told) {
+            (408 | 425 | 429 | 500 | 502..=504, Some(told)) => {
+                // The rest of a throttled bucket is waited for with the budget.
+                let told = if status == 429 { 0 } else { told };
+                (told <= RETRY_MS_MAX).then_some(told)
+            }
+            (408 | 425 | 429 | 500 | 502..=504, None) => {
+                Some(backoff::millis(tries, RETRY_MS_FIRST, RETRY_MS_MAX))
+            }
+            (_, _) => None,
+        }
+    }
+}
+
+fn passing(error: &ChannelError) -> bool {
+    matches!(error.kind, ChannelErrorKind::Transient | ChannelErrorKind::UnknownOutcome)
+}
+
+/// Reads `Retry-After` in its form of seconds.
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    let seconds: f64 = text.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Puts the connection's endpoint in place of scheme and host; the path stays as it is.
+fn rebase(url: &str, endpoint: Option<&Url>, reach: Reach) -> Result<Url, AddressError> {
+    let Some(endpoint) = endpoint else { return address::parse(url, reach) };
+    let wrong = |error: url::ParseError| AddressError::NotAUrl(error.to_string());
+    let vendor = Url::parse(url).map_err(wrong)?;
+    let mut moved = endpoint.clone();
+    moved.set_path(vendor.path());
+    moved.set_query(vendor.query());
+    moved.set_fragment(None);
+    address::parse(moved.as_str(), reach)
+}
+
+fn config(error: AddressError) -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Config, error.to_string())
+}
+
+fn stopping() -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Transient, "the server is stopping")
+}
+
+/// Tells a request that surely did not go out from one that may have; says nothing of the URL.
+fn failure(error: &reqwest::Error) -> ChannelError {
+    if let Some(refused) = address_error(error) {
+        return config(refused);
+    }
+    if error.is_builder() {
+        return ChannelError::new(ChannelErrorKind::Bug, "the request could not be built");
+    }
+    if error.is_connect() {
+        let detail = format!("the connection failed: {}", root_words(error));
+        return ChannelError::new(ChannelErrorKind::Transient, detail);
+    }
+    let detail = if error.is_timeout() {
+        "no answer in time".to_owned()
+    } else {
+        format!("the connection broke: {}", root_words(error))
+    };
+    ChannelError::new(ChannelErrorKind::UnknownOutcome, detail)
+}
+
+fn address_error(error: &reqwest::Error) -> Option<AddressError> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(refused) = cause.downcast_ref::<AddressError>() {
+            return match refused {
+                AddressError::NotPublic(_) | AddressError::NotAUrl(_) => Some(refused.clone()),
+                AddressError::Unresolved(_) => None,
+            };
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// Returns the innermost cause in words: the outer ones repeat the URL.
+fn root_words(error: &reqwest::Error) -> String {
+    let mut words = "unknown cause".to_owned();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words = cause.to_string();
+        source = cause.source();
+    }
+    words.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_replaces_scheme_and_host_and_nothing_else() {
+        let endpoint = Url::parse("http://127.0.0.1:9100").unwrap();
+        let table = [
+            (
+                "https://acme.myshopify.com/admin/api/2026-07/graphql.json",
+                "http://127.0.0.1:9100/admin/api/2026-07/graphql.json",
+            ),
+            ("https://api.amazon.com/auth/o2/token", "http://127.0.0.1:9100/auth/o2/token"),
+            (
+                "https://h.example/listings/items/A/B%2FC%20D?marketplaceIds=X%2CY&a=%20",
+                "http://127.0.0.1:9100/listings/items/A/B%2FC%20D?marketplaceIds=X%2CY&a=%20",
+            ),
+        ];
+        for (from, to) in table {
+            let moved = rebase(from, Some(&endpoint), Reach::Everywhere).unwrap();
+            assert_eq!(moved.as_str(), to);
+        }
+        assert!(rebase("https://x.example/", Some(&endpoint), Reach::Public).is_err());
+        assert!(rebase("http://10.0.0.1/", None, Reach::Public).is_err());
+    }
+
+    #[test]
+    fn retry_after_is_read_in_seconds() {
+        let headers = |text: &str| {
+            let value = http::HeaderValue::from_str(text).unwrap();
+            http::HeaderMap::from_iter([(http::header::RETRY_AFTER, value)])
+        };
+        assert_eq!(retry_after(&headers("2")), Some(Duration::from_secs(2)));
+        assert_eq!(retry_after(&headers("0.5")), Some(Duration::from_millis(500)));
+        assert_eq!(retry_after(&headers("-1")), None);
+        assert_eq!(retry_after(&headers("soon")), None);
+    }
+}

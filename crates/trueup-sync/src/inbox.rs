@@ -1,0 +1,194 @@
+//! The inbox: webhooks that were let in and kept, worked on one by one, in the order they came.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use trueup_channels::{Notice, VerifiedWebhook, WebhookRequest};
+use trueup_core::{ChannelId, Org};
+use trueup_store::{HistoryEntry, InboxItem, InboxSettled};
+
+use crate::backoff;
+use crate::engine::{EngineError, Received};
+use crate::link::Link;
+use crate::orders::{OWN_TOPIC, read_own};
+use crate::shared::Shared;
+
+/// The most webhooks taken at once.
+const BATCH_MAX: usize = 100;
+/// How often a webhook is tried before it is given up on: for about a day.
+const TRIES_MAX: u32 = 110;
+/// The first and the longest pause before a webhook is tried again, in milliseconds.
+const LATER_MS_FIRST: u64 = 2_000;
+const LATER_MS_MAX: u64 = 900_000;
+/// How often the inbox is looked into when nobody rings.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Checks a webhook and keeps it durably.
+pub(crate) async fn receive(
+    shared: &Shared,
+    link: &Link,
+    headers: &http::HeaderMap,
+    body: &[u8],
+) -> Result<Received, EngineError> {
+    let request = WebhookRequest { headers, body };
+    let verified = link.channel.verify_webhook(&link.transport, request).await;
+    let VerifiedWebhook { delivery_id, topic } = verified.map_err(EngineError::Webhook)?;
+    let item = InboxItem {
+        id: 0,
+        channel: link.id.clone(),
+        delivery_id,
+        topic,
+        body: body.to_vec(),
+        received_at: shared.now(),
+        attempts: 0,
+    };
+    let is_new = shared.store.inbox_put(&link.org, item).await?;
+    let word = if is_new { "new" } else { "repeated" };
+    metrics::counter!("trueup_webhooks_total", "kind" => link.kind.name(), "outcome" => word)
+        .increment(1);
+    if !is_new {
+        return Ok(Received::Repeated);
+    }
+    shared.inbox_bell.notify_one();
+    Ok(Received::New)
+}
+
+/// Works on the inbox until it is stopped.
+pub(crate) async fn work(shared: Arc<Shared>) {
+    while !shared.stop.is_cancelled() {
+        let waiting = shared.store.inbox_waiting(shared.now(), BATCH_MAX).await;
+        let waiting = waiting.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the inbox could not be read");
+            Vec::new()
+        });
+        let is_empty = waiting.is_empty();
+        for (org, item) in waiting {
+            if shared.stop.is_cancelled() {
+                return;
+            }
+            if let Err(error) = Box::pin(work_on(&shared, &org, item)).await {
+                tracing::warn!(%org, %error, "a webhook could not be settled");
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+        if is_empty {
+            tokio::select! {
+                () = shared.stop.cancelled() => {}
+                () = shared.inbox_bell.notified() => {}
+                () = tokio::time::sleep(LOOK_PAUSE) => {}
+            }
+        }
+    }
+}
+
+async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), EngineError> {
+    let Some(link) = shared.link(org, &item.channel) else {
+        return later(shared, org, &item, "the channel is not connected").await;
+    };
+    let notices = if item.topic == OWN_TOPIC {
+        match read_own(&item.body) {
+            Some(order) => vec![Notice::Order(order)],
+            None => return dead(shared, org, &item, "the kept order is damaged").await,
+        }
+    } else {
+        match link.channel.parse_webhook(&item.topic, &item.body) {
+            Ok(notices) => notices,
+            Err(error) => return dead(shared, org, &item, &error.detail).await,
+        }
+    };
+    let mut unresolved = Vec::new();
+    let mut words = Vec::new();
+    let row = shared.store.connection(org, &item.channel).await?;
+    let books = row.is_some_and(|row| row.sync_orders);
+    for notice in notices {
+        match notice {
+            Notice::Order(order) if books => {
+                words.push(format!("order {}", order.order_id));
+                let booking = shared.book(&link, &order).await?;
+                if booking.wants_totals {
+                    // The cursor of the polls stands before this notice, so that a poll after
+                    // a crash hears of it, too.
+                    link.want_orders(shared.now());
+                }
+                unresolved.extend(booking.unresolved);
+            }
+            Notice::Order(_) => words.push("orders are not booked here".to_owned()),
+            Notice::InventoryHint { fields, .. } => {
+                words.push("inventory hint".to_owned());
+                if let Some(view) = shared.find_listing(&link, None, &fields).await? {
+                    link.ring_hint(view.mapping.key, view.mapping.sku);
+                }
+            }
+            Notice::Ignored(why) => words.push(why),
+        }
+    }
+    if item.attempts == 0 {
+        let missing = unresolved.iter().map(|line| {
+            let sku = line.sku.as_deref().and_then(|text| trueup_core::Sku::new(text).ok());
+            let detail = json!({
+                "code": "mapping_missing", "deliveryId": item.delivery_id, "lineId": line.line_id,
+                "channelSku": line.sku, "listing": line.fields,
+                "detail": "an order names a listing that no mapping and no SKU answers to",
+            });
+            HistoryEntry {
+                sku,
+                ..entry(shared, &item.channel, "mapping_missing", "warning", detail)
+            }
+        });
+        let mut entries: Vec<HistoryEntry> = missing.collect();
+        if item.topic != OWN_TOPIC {
+            let detail = json!({
+                "deliveryId": item.delivery_id, "topic": item.topic, "notices": words,
+            });
+            entries.push(entry(shared, &item.channel, "webhook", "ok", detail));
+        }
+        shared.note(org, entries).await;
+    }
+    if !unresolved.is_empty() {
+        return later(shared, org, &item, "a line names no mapped listing").await;
+    }
+    shared.store.inbox_settle(org, item.id, InboxSettled::Done).await?;
+    Ok(())
+}
+
+async fn later(shared: &Shared, org: &Org, item: &InboxItem, why: &str) -> Result<(), EngineError> {
+    let attempts = item.attempts.saturating_add(1);
+    if attempts >= TRIES_MAX {
+        return dead(shared, org, item, why).await;
+    }
+    let millis = backoff::millis(attempts, LATER_MS_FIRST, LATER_MS_MAX);
+    let at = shared.now().plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
+    let settled = InboxSettled::Later { at, why: why.to_owned() };
+    shared.store.inbox_settle(org, item.id, settled).await?;
+    Ok(())
+}
+
+async fn dead(shared: &Shared, org: &Org, item: &InboxItem, why: &str) -> Result<(), EngineError> {
+    let detail = json!({
+        "deliveryId": item.delivery_id, "topic": item.topic, "detail": why, "dead": true,
+    });
+    shared.note(org, vec![entry(shared, &item.channel, "webhook", "error", detail)]).await;
+    let settled = InboxSettled::Dead { why: why.to_owned() };
+    shared.store.inbox_settle(org, item.id, settled).await?;
+    Ok(())
+}
+
+fn entry(
+    shared: &Shared,
+    channel: &ChannelId,
+    operation: &str,
+    status: &str,
+    detail: serde_json::Value,
+) -> HistoryEntry {
+    HistoryEntry {
+        id: 0,
+        at: shared.now(),
+        operation: operation.to_owned(),
+        channel: Some(channel.clone()),
+        sku: None,
+        status: status.to_owned(),
+        run: None,
+        detail,
+    }
+}

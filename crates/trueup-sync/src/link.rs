@@ -1,0 +1,188 @@
+//! A connection at work: its channel, its way out, and the mail its worker takes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use trueup_channels::{Channel, Kind, Settings};
+use trueup_core::{ChannelId, ListingKey, Org, Quantity, Sku, Timestamp};
+use trueup_store::Run;
+
+use crate::caller::Transport;
+use crate::engine::PullRequest;
+
+/// The most SKUs one connection's doorbell remembers; beyond, it asks the store for all.
+pub(crate) const DIRTY_MAX: usize = 50_000;
+/// The most hints that wait at one connection; beyond, the next pull finds them.
+pub(crate) const HINTS_MAX: usize = 50_000;
+/// The most runs that wait at one connection.
+pub(crate) const JOBS_MAX: usize = 100;
+
+/// A push or pull that was asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Push these; `None` = everything that is mapped.
+    Push {
+        /// The run, kept already.
+        run: Run,
+        /// The SKUs, some with a number of their own.
+        scope: Option<Vec<(Sku, Option<Quantity>)>>,
+    },
+    /// Pull.
+    Pull {
+        /// The run, kept already.
+        run: Run,
+        /// What and how.
+        request: PullRequest,
+    },
+}
+
+/// What waits for the worker.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    /// SKUs that may owe a push.
+    pub(crate) dirty: BTreeSet<Sku>,
+    /// Whether to ask the store for everything that owes a push.
+    pub(crate) sweep: bool,
+    /// Listings to read again.
+    pub(crate) hints: BTreeMap<ListingKey, Sku>,
+    /// Runs.
+    pub(crate) jobs: VecDeque<Job>,
+    /// Whether the worker has work of its own.
+    pub(crate) busy: bool,
+}
+
+/// What is known of the channel's orders.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Heard {
+    /// Up to when they have been read and booked.
+    pub(crate) at: Option<Timestamp>,
+    /// Since when somebody waits for newer ones.
+    pub(crate) wanted: Option<Timestamp>,
+}
+
+pub(crate) struct Link {
+    pub(crate) org: Org,
+    pub(crate) id: ChannelId,
+    pub(crate) kind: &'static dyn Kind,
+    pub(crate) settings: Settings,
+    pub(crate) channel: Box<dyn Channel>,
+    pub(crate) transport: Transport,
+    pub(crate) mail: Mutex<Mail>,
+    pub(crate) bell: Notify,
+    pub(crate) heard: Mutex<Heard>,
+    pub(crate) orders_bell: Notify,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// What order lines' identifiers were resolved to before; a hint that is checked.
+    pub(crate) known_lines: Mutex<BTreeMap<String, (Sku, ListingKey)>>,
+    /// Order states that were booked lately, by order id: repeats need not be submitted.
+    pub(crate) booked: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        org: Org,
+        id: ChannelId,
+        kind: &'static dyn Kind,
+        settings: Settings,
+        channel: Box<dyn Channel>,
+        transport: Transport,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            org,
+            id,
+            kind,
+            settings,
+            channel,
+            transport,
+            mail: Mutex::new(Mail { sweep: true, busy: true, ..Mail::default() }),
+            bell: Notify::new(),
+            heard: Mutex::new(Heard::default()),
+            orders_bell: Notify::new(),
+            stop,
+            tasks: Mutex::new(Vec::new()),
+            known_lines: Mutex::new(BTreeMap::new()),
+            booked: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Says that SKUs may owe a push.
+    pub(crate) fn ring_dirty(&self, skus: impl IntoIterator<Item = Sku>) {
+        let mut mail = self.mail.lock();
+        mail.dirty.extend(skus);
+        if mail.dirty.len() > DIRTY_MAX {
+            mail.dirty.clear();
+            mail.sweep = true;
+        }
+        drop(mail);
+        self.bell.notify_one();
+    }
+
+    /// Says that the store is to be asked for everything that owes a push.
+    pub(crate) fn ring_sweep(&self) {
+        self.mail.lock().sweep = true;
+        self.bell.notify_one();
+    }
+
+    /// Says that a listing is to be read again.
+    pub(crate) fn ring_hint(&self, key: ListingKey, sku: Sku) {
+        let mut mail = self.mail.lock();
+        if mail.hints.len() < HINTS_MAX {
+            mail.hints.insert(key, sku);
+        }
+        drop(mail);
+        self.bell.notify_one();
+    }
+
+    /// Hands a run to the worker; false = too many wait.
+    pub(crate) fn ring_job(&self, job: Job) -> bool {
+        let mut mail = self.mail.lock();
+        if mail.jobs.len() >= JOBS_MAX {
+            return false;
+        }
+        mail.jobs.push_back(job);
+        drop(mail);
+        self.bell.notify_one();
+        true
+    }
+
+    /// Asks that the channel's orders be read, up to now at least.
+    pub(crate) fn want_orders(&self, now: Timestamp) {
+        let mut heard = self.heard.lock();
+        let since = heard.wanted.map_or(now, |wanted| wanted.max(now));
+        heard.wanted = Some(since);
+        drop(heard);
+        self.orders_bell.notify_one();
+    }
+
+    pub(crate) fn heard_at(&self) -> Option<Timestamp> {
+        self.heard.lock().at
+    }
+
+    /// Returns whether nothing waits and the worker has nothing of its own to do.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mail = self.mail.lock();
+        let quiet = mail.dirty.is_empty()
+            && !mail.sweep
+            && mail.hints.is_empty()
+            && mail.jobs.is_empty()
+            && !mail.busy;
+        drop(mail);
+        quiet && self.heard.lock().wanted.is_none()
+    }
+
+    /// Stops the workers after the request they are in.
+    pub(crate) async fn finish(self: Arc<Self>) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // A panicked worker has been reported by the runtime; there is nothing to add.
+            let _ = task.await;
+        }
+    }
+}

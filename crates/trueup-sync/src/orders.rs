@@ -1,0 +1,420 @@
+//! Orders of channels: resolved to listings, booked as totals, polled as a backstop.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::Instant;
+use trueup_channels::{LineState, OrderLine, OrderNotice};
+use trueup_core::{
+    ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku, Source,
+    Timestamp,
+};
+use trueup_store::{Connection, ConnectionState, InboxItem, ListingQuery, ListingView};
+
+use crate::backoff;
+use crate::engine::EngineError;
+use crate::link::Link;
+use crate::shared::Shared;
+
+/// The most pages of one poll; the next poll goes on from there.
+const ORDER_PAGES_MAX: usize = 200;
+/// How often orders are polled when nobody asks, in milliseconds.
+const POLL_MS: u64 = 60_000;
+/// How far a poll looks back behind the last one: vendors index late.
+const OVERLAP_MS: i64 = 120_000;
+/// The first and the longest pause after a poll failed, in milliseconds.
+const POLL_MS_FIRST: u64 = 1_000;
+const POLL_MS_MAX: u64 = 120_000;
+/// The most resolved lines and booked orders that a link remembers.
+const REMEMBERED_MAX: usize = 10_000;
+/// The topic of an order that waits in the inbox, in our own words.
+pub(crate) const OWN_TOPIC: &str = "trueup.order";
+
+/// What became of an order.
+#[derive(Debug, Default)]
+pub(crate) struct Booking {
+    /// Lines that no mapping and no SKU answers to.
+    pub(crate) unresolved: Vec<OrderLine>,
+    /// Whether only a poll can tell the totals.
+    pub(crate) wants_totals: bool,
+}
+
+impl Shared {
+    /// Books what can be booked of an order; seeing it again books nothing twice.
+    pub(crate) async fn book(
+        &self,
+        link: &Link,
+        order: &OrderNotice,
+    ) -> Result<Booking, EngineError> {
+        let mut booking = Booking::default();
+        let print = fingerprint(order);
+        if link.booked.lock().get(&order.order_id) == Some(&print) {
+            return Ok(booking);
+        }
+        let mut lines = Vec::with_capacity(order.lines.len());
+        for line in &order.lines {
+            // A part is contained in the totals of the order, so only the totals are booked.
+            booking.wants_totals |= line.state.part.is_some();
+            let nothing = line.state.sold == 0 && line.state.restocked == 0;
+            if line.state.part.is_some() || line.state.channel_fulfilled || nothing {
+                continue;
+            }
+            match self.resolve_line(link, line).await? {
+                Some(line) => lines.push(line),
+                None => booking.unresolved.push(line.clone()),
+            }
+        }
+        if !lines.is_empty() {
+            let command = Command::ChannelOrder(ChannelOrder {
+                channel: link.id.clone(),
+                order: Arc::from(order.order_id.as_str()),
+                occurred_at: order.updated_at,
+                location: Location::main(),
+                lines,
+            });
+            match self.submit(&link.org, command, Source::Channel).await {
+                Ok(_) => {}
+                // A SKU that was in the ledger a moment ago: all lines are tried again.
+                Err(EngineError::Rejected(Rejection::SkuNotFound(_))) => {
+                    booking.unresolved.clone_from(&order.lines);
+                }
+                Err(error) => return Err(error),
+            }
+            metrics::counter!("trueup_channel_orders_total", "kind" => link.kind.name())
+                .increment(1);
+        }
+        if booking.unresolved.is_empty() && !booking.wants_totals {
+            let mut booked = link.booked.lock();
+            if booked.len() >= REMEMBERED_MAX {
+                booked.clear();
+            }
+            booked.insert(order.order_id.clone(), print);
+        }
+        Ok(booking)
+    }
+
+    async fn resolve_line(
+        &self,
+        link: &Link,
+        line: &OrderLine,
+    ) -> Result<Option<ChannelLine>, EngineError> {
+        let sku = line.sku.as_deref().and_then(|text| Sku::new(text).ok());
+        let found = self.find_listing(link, sku.as_ref(), &line.fields).await?;
+        let made = |sku: Sku, listing: Option<ListingKey>, units: Quantity| ChannelLine {
+            line: Arc::from(line.line_id.as_str()),
+            listing,
+            sku,
+            units,
+            sold: line.state.sold,
+            restocked: line.state.restocked,
+        };
+        let one = Quantity::new(1).unwrap_or(Quantity::ZERO);
+        if let Some(view) = found {
+            // A mapping may be there before its SKU is.
+            if view.sku.is_none() {
+                return Ok(None);
+            }
+            let units = view.state.rules.units_per_listing.max(one);
+            return Ok(Some(made(view.mapping.sku, Some(view.mapping.key), units)));
+        }
+        let Some(sku) = sku else { return Ok(None) };
+        let known = self.store.sku(&link.org, &sku).await?.is_some();
+        Ok(known.then(|| made(sku, None, one)))
+    }
+
+    /// Finds the listing that a notice's identifiers name: by SKU where one is said and the
+    /// identifiers agree, by key where they make one, else by looking at every mapping.
+    pub(crate) async fn find_listing(
+        &self,
+        link: &Link,
+        sku: Option<&Sku>,
+        fields: &BTreeMap<String, String>,
+    ) -> Result<Option<ListingView>, EngineError> {
+        let names = |view: &ListingView| link.kind.names_listing(&view.mapping.fields, fields);
+        let mut by_sku = Vec::new();
+        if let Some(sku) = sku {
+            by_sku = self.listings_of(&link.org, &link.id, std::slice::from_ref(sku)).await?;
+            if let Some(at) = by_sku.iter().position(names) {
+                return Ok(Some(by_sku.swap_remove(at)));
+            }
+        }
+        if !fields.is_empty() {
+            if let Some(view) = self.find_by_fields(link, fields).await? {
+                return Ok(Some(view));
+            }
+            by_sku.retain(|view| !contradicts(&view.mapping.fields, fields));
+        }
+        Ok(by_sku.into_iter().next())
+    }
+
+    async fn find_by_fields(
+        &self,
+        link: &Link,
+        fields: &BTreeMap<String, String>,
+    ) -> Result<Option<ListingView>, EngineError> {
+        let names = |view: &ListingView| link.kind.names_listing(&view.mapping.fields, fields);
+        let name = format!("{fields:?}");
+        let known = link.known_lines.lock().get(&name).cloned();
+        let key = match known {
+            Some((_, key)) => Some(key),
+            None => link.kind.listing(&link.settings, fields.clone()).ok().map(|(key, _)| key),
+        };
+        if let Some(key) = key {
+            let query = ListingQuery {
+                channel: Some(link.id.clone()),
+                key: Some(key),
+                limit: 1,
+                ..ListingQuery::default()
+            };
+            let found = self.store.listings(&link.org, query).await?.items.into_iter().next();
+            if let Some(view) = found.filter(names) {
+                return Ok(Some(view));
+            }
+        }
+        let mut found: Option<ListingView> = None;
+        let query = ListingQuery { channel: Some(link.id.clone()), ..ListingQuery::default() };
+        let look = |view: ListingView| {
+            if found.is_none() && names(&view) {
+                found = Some(view);
+            }
+        };
+        self.each_listing(&link.org, query, look).await?;
+        if let Some(view) = &found {
+            let mut known = link.known_lines.lock();
+            if known.len() >= REMEMBERED_MAX {
+                known.clear();
+            }
+            known.insert(name, (view.mapping.sku.clone(), view.mapping.key.clone()));
+        }
+        Ok(found)
+    }
+
+    /// Keeps lines of a polled order that nothing answers to yet, so that the poll can go on.
+    async fn keep_for_later(
+        &self,
+        link: &Link,
+        order: &OrderNotice,
+        lines: Vec<OrderLine>,
+    ) -> Result<(), EngineError> {
+        let order = OrderNotice { lines, ..order.clone() };
+        let item = InboxItem {
+            id: 0,
+            channel: link.id.clone(),
+            delivery_id: format!("order:{}:{:016x}", order.order_id, fingerprint(&order)),
+            topic: OWN_TOPIC.to_owned(),
+            body: serde_json::to_vec(&OwnOrder::from(&order)).unwrap_or_default(),
+            received_at: self.now(),
+            attempts: 0,
+        };
+        self.store.inbox_put(&link.org, item).await?;
+        self.inbox_bell.notify_one();
+        Ok(())
+    }
+}
+
+/// Returns whether two sets of identifiers name one thing by different values.
+fn contradicts(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -> bool {
+    let bare = |text: &str| text.rsplit('/').next().unwrap_or(text).to_owned();
+    theirs
+        .iter()
+        .any(|(name, value)| ours.get(name).is_some_and(|known| bare(known) != bare(value)))
+}
+
+fn fingerprint(order: &OrderNotice) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    order.updated_at.hash(&mut hasher);
+    for line in &order.lines {
+        let state = &line.state;
+        (&line.line_id, &line.sku, state.sold, state.restocked).hash(&mut hasher);
+        (state.channel_fulfilled, state.part).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// An order of the inbox in our own words.
+#[derive(Debug, Serialize, Deserialize)]
+struct OwnOrder {
+    order: String,
+    updated_at: Option<i64>,
+    lines: Vec<OwnLine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct OwnLine {
+    line: String,
+    sku: Option<String>,
+    fields: BTreeMap<String, String>,
+    sold: u64,
+    restocked: u64,
+}
+
+impl From<&OrderNotice> for OwnOrder {
+    fn from(order: &OrderNotice) -> Self {
+        let line = |line: &OrderLine| OwnLine {
+            line: line.line_id.clone(),
+            sku: line.sku.clone(),
+            fields: line.fields.clone(),
+            sold: line.state.sold,
+            restocked: line.state.restocked,
+        };
+        Self {
+            order: order.order_id.clone(),
+            updated_at: order.updated_at.map(Timestamp::micros),
+            lines: order.lines.iter().map(line).collect(),
+        }
+    }
+}
+
+/// Reads an order back that waited in the inbox.
+pub(crate) fn read_own(body: &[u8]) -> Option<OrderNotice> {
+    let own: OwnOrder = serde_json::from_slice(body).ok()?;
+    let line = |line: OwnLine| OrderLine {
+        line_id: line.line,
+        sku: line.sku,
+        fields: line.fields,
+        state: LineState {
+            sold: line.sold,
+            restocked: line.restocked,
+            channel_fulfilled: false,
+            part: None,
+        },
+    };
+    Some(OrderNotice {
+        order_id: own.order,
+        updated_at: own.updated_at.map(Timestamp::from_micros),
+        lines: own.lines.into_iter().map(line).collect(),
+    })
+}
+
+/// Polls a connection's orders until it is stopped: when somebody asks, and now and then.
+pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
+    let mut failures = 0;
+    let mut told = false;
+    let mut next = Instant::now();
+    while !link.stop.is_cancelled() {
+        let wanted = link.heard.lock().wanted.is_some();
+        let due = if wanted && failures == 0 { Instant::now() } else { next };
+        if due > Instant::now() {
+            tokio::select! {
+                () = link.stop.cancelled() => return,
+                () = link.orders_bell.notified() => {}
+                () = tokio::time::sleep_until(due) => {}
+            }
+            continue;
+        }
+        let pause = match Box::pin(poll(&shared, &link)).await {
+            Ok(()) => {
+                failures = 0;
+                told = false;
+                Duration::from_millis(POLL_MS)
+            }
+            Err(error) => {
+                failures += 1;
+                if !link.stop.is_cancelled() && failures > 1 && !told {
+                    told = true;
+                    tell_deaf(&shared, &link, &error).await;
+                }
+                Duration::from_millis(backoff::millis(failures, POLL_MS_FIRST, POLL_MS_MAX))
+            }
+        };
+        next = Instant::now() + pause;
+        link.bell.notify_one();
+    }
+}
+
+async fn tell_deaf(shared: &Shared, link: &Link, error: &EngineError) {
+    let (org, channel) = (&link.org, &link.id);
+    tracing::warn!(%org, %channel, %error, "the channel's orders cannot be read");
+    let words = format!("orders cannot be read: {error}");
+    let at = shared.now();
+    let kept = words.clone();
+    let edited =
+        shared.edit_connection(org, channel, |row| row.last_error = Some((at, kept))).await;
+    if let Err(error) = edited {
+        tracing::warn!(%org, %channel, %error, "the connection could not be noted");
+    }
+    let body = json!({ "channelId": channel.as_str(), "code": "orders", "detail": words });
+    shared.tell(org, "channel.error", body).await;
+}
+
+/// Reads and books the orders that changed since the last poll.
+async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
+    let row = shared.store.connection(&link.org, &link.id).await?;
+    let hears = |row: &Connection| row.sync_orders && row.state == ConnectionState::Active;
+    let Some(row) = row.filter(hears) else {
+        link.heard.lock().wanted = None;
+        return Ok(());
+    };
+    let began = shared.now();
+    let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-OVERLAP_MS);
+    // What was sold before the connection came about is in the first count already.
+    let since = since.max(row.created_at);
+    let mut cursor: Option<String> = None;
+    let mut seen_to = began;
+    for page in 1..=ORDER_PAGES_MAX {
+        let orders = link.channel.orders(&link.transport, since, cursor.as_deref()).await;
+        let orders = orders.map_err(EngineError::Channel)?;
+        let last = orders.items.last().and_then(|order| order.updated_at);
+        for order in &orders.items {
+            let booking = shared.book(link, order).await?;
+            if !booking.unresolved.is_empty() {
+                shared.keep_for_later(link, order, booking.unresolved).await?;
+            }
+        }
+        cursor = orders.next;
+        if cursor.is_none() {
+            break;
+        }
+        if page == ORDER_PAGES_MAX {
+            seen_to = last.unwrap_or(since);
+        }
+    }
+    // Written only when it moved by more than a poll's own look back would cover.
+    let moved = row.orders_seen_to.is_none_or(|to| seen_to.micros_since(to) > 30_000_000);
+    if moved {
+        shared
+            .edit_connection(&link.org, &link.id, |row| row.orders_seen_to = Some(seen_to))
+            .await?;
+    }
+    let mut heard = link.heard.lock();
+    heard.at = Some(seen_to.min(began));
+    if heard.wanted.is_some_and(|wanted| wanted <= began) {
+        heard.wanted = None;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_survives_the_inbox() {
+        let order = OrderNotice {
+            order_id: "1001".to_owned(),
+            updated_at: Some(Timestamp::from_micros(5)),
+            lines: vec![OrderLine {
+                line_id: "1".to_owned(),
+                sku: Some("A".to_owned()),
+                fields: BTreeMap::from([("variantId".to_owned(), "7".to_owned())]),
+                state: LineState { sold: 2, restocked: 1, channel_fulfilled: false, part: None },
+            }],
+        };
+        let body = serde_json::to_vec(&OwnOrder::from(&order)).unwrap();
+        assert_eq!(read_own(&body), Some(order));
+        assert_eq!(read_own(b"{}"), None);
+    }
+
+    #[test]
+    fn identifiers_contradict_by_value_and_not_by_spelling() {
+        let of = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let gid = "gid://shopify/ProductVariant/7";
+        assert!(!contradicts(&of("variantId", gid), &of("variantId", "7")));
+        assert!(contradicts(&of("variantId", gid), &of("variantId", "8")));
+        assert!(!contradicts(&of("inventoryItemId", "1"), &of("variantId", "8")));
+    }
+}

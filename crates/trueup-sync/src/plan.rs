@@ -1,0 +1,338 @@
+//! What a listing should be told, and in which order: pure functions over a listing's view.
+
+use sha2::{Digest, Sha256};
+use trueup_channels::Capabilities;
+use trueup_core::publish::Stock;
+use trueup_core::{ChannelId, ListingPush, Quantity, Terms, Timestamp};
+use trueup_store::{ListingView, Parked};
+
+/// The order in which listings are sent: what could be oversold goes first (I7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Lane {
+    /// Nothing is left to sell.
+    Zero,
+    /// The channel shows more than it should.
+    Decrease,
+    /// The channel shows less than it should, or it is not known what it shows.
+    Increase,
+}
+
+/// Why a listing is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Skip {
+    /// The SKU is not in the ledger.
+    UnknownSku,
+    /// The mapping is switched off.
+    Disabled,
+    /// The channel itself ships it.
+    ChannelFulfilled,
+    /// An operator decides first.
+    Conflict,
+    /// It was refused for good.
+    Parked,
+    /// Nothing is owed.
+    NotOwed,
+    /// The connection only computes.
+    DryRun,
+    /// A raise waits until the channel's orders have been heard.
+    WaitsForOrders,
+}
+
+impl Skip {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownSku => "sku_not_found",
+            Self::Disabled => "disabled",
+            Self::ChannelFulfilled => "channel_fulfilled",
+            Self::Conflict => "conflict",
+            Self::Parked => "parked",
+            Self::NotOwed => "not_owed",
+            Self::DryRun => "dry_run",
+            Self::WaitsForOrders => "waits_for_orders",
+        }
+    }
+}
+
+/// Who wants the push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The listing itself owes it.
+    Owed,
+    /// Somebody asked for it, owed or not; parked listings are tried again.
+    Asked,
+    /// Somebody asked for this number.
+    Exactly(Quantity),
+}
+
+/// What to do about one listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nothing.
+    Skip(Skip),
+    /// Note that the channel shows the number of the newest version already.
+    Shown(ListingPush),
+    /// Note that the number of the newest version is on its way already.
+    OnItsWay(ListingPush),
+    /// Read first: an unclear push of another number may have been applied.
+    ReadFirst,
+    /// Send.
+    Send(Sending),
+}
+
+/// A push to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sending {
+    /// What to send and from which version.
+    pub(crate) push: ListingPush,
+    /// The same number, unsigned.
+    pub(crate) quantity: u64,
+    /// What the channel is believed to show now.
+    pub(crate) expected_before: Option<i64>,
+    /// Its place in the order.
+    pub(crate) lane: Lane,
+}
+
+/// Returns every term of what a listing should show; `None` where the SKU is not in the ledger.
+pub(crate) fn terms(view: &ListingView) -> Option<Terms> {
+    let answer = view.sku.as_ref()?;
+    let rules = &view.state.rules;
+    if !answer.state.is_bundle() {
+        return Some(rules.publish(Stock::Single(&answer.state)));
+    }
+    let parts: Vec<_> = answer.parts.iter().map(Option::as_ref).collect();
+    Some(rules.publish(Stock::Bundle(&answer.state, &parts)))
+}
+
+/// Returns what a listing should show, as far as its channel can show it.
+pub(crate) fn expected(view: &ListingView, quantity_max: u64) -> Option<i64> {
+    let published = terms(view)?.published.min(quantity_max);
+    Some(i64::try_from(published).unwrap_or(i64::MAX))
+}
+
+/// Returns on hand of a listing's SKU; for a bundle, whole bundles.
+pub(crate) fn master(view: &ListingView) -> i64 {
+    let Some(answer) = &view.sku else { return 0 };
+    if !answer.state.is_bundle() {
+        return answer.state.totals().on_hand.get();
+    }
+    let parts: Vec<_> = answer.parts.iter().map(Option::as_ref).collect();
+    let units = |part: &trueup_core::SkuState| part.totals().on_hand;
+    trueup_core::publish::whole_bundles(&answer.state, &parts, units).delta().get()
+}
+
+/// Returns why a listing cannot be told anything, whoever asks.
+pub(crate) fn barred(view: &ListingView) -> Option<Skip> {
+    if view.sku.is_none() {
+        Some(Skip::UnknownSku)
+    } else if !view.mapping.enabled {
+        Some(Skip::Disabled)
+    } else if view.mapping.channel_fulfilled {
+        Some(Skip::ChannelFulfilled)
+    } else if view.state.in_conflict {
+        Some(Skip::Conflict)
+    } else {
+        None
+    }
+}
+
+/// Returns whether a parked listing may be tried again by itself: its value was refused, and
+/// the value has changed since.
+pub(crate) fn is_parked(view: &ListingView) -> bool {
+    let Some(parked) = &view.parked else { return false };
+    let changed = view.sku.as_ref().is_some_and(|sku| sku.state.updated_at > parked.at);
+    !(parked.code == "invalid_value" && changed)
+}
+
+/// Returns whether the push in flight was taken by the channel, so that only a reading is
+/// missing; otherwise its outcome is unclear.
+pub(crate) fn is_accepted(view: &ListingView) -> bool {
+    let (Some(sent), Some(acked_at)) = (view.state.in_flight, view.state.acked_at) else {
+        return false;
+    };
+    acked_at >= sent.at && !view.state.forced
+}
+
+/// Decides what to do about one listing.
+pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) -> Plan {
+    if let Some(skip) = barred(view) {
+        return Plan::Skip(skip);
+    }
+    if wish == Wish::Owed && is_parked(view) {
+        return Plan::Skip(Skip::Parked);
+    }
+    let Some(computed) = expected(view, capabilities.quantity_max) else {
+        return Plan::Skip(Skip::UnknownSku);
+    };
+    let number = match wish {
+        Wish::Owed | Wish::Asked => computed,
+        Wish::Exactly(quantity) => {
+            i64::try_from(quantity.get().min(capabilities.quantity_max)).unwrap_or(i64::MAX)
+        }
+    };
+    let state = &view.state;
+    let version = view.sku.as_ref().map_or(0, |sku| sku.state.version);
+    let push = ListingPush { key: state.key.clone(), quantity: number, version };
+    let owed = view.is_dirty() || (wish != Wish::Owed);
+    match state.in_flight {
+        None if state.base == Some(number) => return Plan::Shown(push),
+        None if !owed => return Plan::Skip(Skip::NotOwed),
+        None => {}
+        Some(sent) if is_accepted(view) && sent.quantity == number => {
+            return Plan::OnItsWay(push);
+        }
+        Some(_) if !owed && is_accepted(view) => return Plan::Skip(Skip::NotOwed),
+        // The same request again meets the same token; a different one is sent only when it is
+        // clear what the channel shows, where the channel compares.
+        Some(sent) if capabilities.compare_and_set => {
+            if sent.quantity != number || sent.version != version {
+                return Plan::ReadFirst;
+            }
+        }
+        Some(_) => {}
+    }
+    let shown = match (state.base, state.in_flight) {
+        (Some(base), Some(sent)) => Some(base.max(sent.quantity)),
+        (Some(base), None) => Some(base),
+        (None, _) => None,
+    };
+    Plan::Send(Sending {
+        quantity: u64::try_from(number).unwrap_or(0),
+        push,
+        expected_before: state.base,
+        lane: lane(number, shown),
+    })
+}
+
+fn lane(number: i64, shown: Option<i64>) -> Lane {
+    match shown {
+        _ if number == 0 => Lane::Zero,
+        Some(shown) if number < shown => Lane::Decrease,
+        Some(_) | None => Lane::Increase,
+    }
+}
+
+/// Returns whether a raise is safe: the channel's orders were heard after it was last told, and
+/// lately. Otherwise units that it has sold meanwhile would be put up for sale again.
+pub(crate) fn may_raise(
+    acked_at: Option<Timestamp>,
+    heard_at: Option<Timestamp>,
+    now: Timestamp,
+    fresh_ms_max: i64,
+) -> bool {
+    let Some(heard_at) = heard_at else { return false };
+    now < heard_at.plus_millis(fresh_ms_max) && acked_at.is_none_or(|acked_at| heard_at > acked_at)
+}
+
+/// Makes the idempotency token of a batch (I8): of the channel and of each listing's key,
+/// version, count of refusals and last acknowledgement, never of a quantity.
+///
+/// The last acknowledgement keeps two pushes of one version apart when settings changed the
+/// number in between; after an unclear outcome all of these stand still, and so does the token.
+pub(crate) fn token(channel: &ChannelId, run: Option<&str>, items: &[TokenPart<'_>]) -> String {
+    let mut hash = Sha256::new();
+    let mut text = |bytes: &[u8]| {
+        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(bytes);
+    };
+    text(channel.as_str().as_bytes());
+    text(run.unwrap_or("").as_bytes());
+    for item in items {
+        text(item.key.as_bytes());
+        text(&item.version.to_be_bytes());
+        text(&item.epoch.to_be_bytes());
+        text(&item.acked_at.map_or(0, Timestamp::micros).to_be_bytes());
+    }
+    let digest = hash.finalize();
+    let mut bytes = [0_u8; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
+}
+
+/// What a token is made of, for one listing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TokenPart<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) version: u64,
+    pub(crate) epoch: u32,
+    pub(crate) acked_at: Option<Timestamp>,
+}
+
+/// Makes the note that a listing is parked.
+pub(crate) fn parked(error: &trueup_channels::ChannelError, at: Timestamp) -> Parked {
+    Parked { code: error_code(error.kind).to_owned(), detail: error.detail.clone(), at }
+}
+
+/// Returns the stable word of a channel's error.
+pub(crate) fn error_code(kind: trueup_channels::ChannelErrorKind) -> &'static str {
+    use trueup_channels::ChannelErrorKind as Kind;
+    match kind {
+        Kind::Transient => "transient",
+        Kind::Throttled => "throttled",
+        Kind::Auth => "auth",
+        Kind::Forbidden => "forbidden",
+        Kind::AccountBlocked => "account_blocked",
+        Kind::ListingNotFound => "listing_not_found",
+        Kind::NotPushable => "not_pushable",
+        Kind::InvalidValue => "invalid_value",
+        Kind::Stale => "stale",
+        Kind::UnknownOutcome => "unknown_outcome",
+        Kind::Protocol => "protocol",
+        Kind::Config => "config",
+        Kind::Bug => "bug",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(version: u64, epoch: u32) -> TokenPart<'static> {
+        TokenPart { key: "K", version, epoch, acked_at: None }
+    }
+
+    #[test]
+    fn a_token_is_shaped_like_a_uuid_and_knows_no_quantity() {
+        let channel = ChannelId::new("shopify").unwrap();
+        let of = |run, items: &[TokenPart<'_>]| token(&channel, run, items);
+        let one = of(None, &[part(7, 0)]);
+        assert_eq!(one.len(), 36);
+        assert!(uuid::Uuid::parse_str(&one).is_ok());
+        assert_eq!(one, of(None, &[part(7, 0)]));
+        assert_ne!(one, of(None, &[part(8, 0)]));
+        assert_ne!(one, of(None, &[part(7, 1)]));
+        assert_ne!(one, of(Some("run"), &[part(7, 0)]));
+        let acked_at = Some(Timestamp::from_micros(5));
+        assert_ne!(one, of(None, &[TokenPart { acked_at, ..part(7, 0) }]));
+        let two = [part(7, 0), TokenPart { key: "L", ..part(7, 0) }];
+        assert_ne!(of(None, &two), of(None, &[two[1], two[0]]));
+    }
+
+    #[test]
+    fn zeroes_go_before_decreases_before_increases() {
+        let table = [
+            (0, Some(5), Lane::Zero),
+            (0, None, Lane::Zero),
+            (3, Some(5), Lane::Decrease),
+            (7, Some(5), Lane::Increase),
+            (7, None, Lane::Increase),
+        ];
+        for (number, shown, expected) in table {
+            assert_eq!(lane(number, shown), expected, "{number} over {shown:?}");
+        }
+        assert!(Lane::Zero < Lane::Decrease && Lane::Decrease < Lane::Increase);
+    }
+
+    #[test]
+    fn a_raise_waits_for_orders_newer_than_the_last_word() {
+        let at = Timestamp::from_micros;
+        let (second, now) = (1_000_000, 100_000_000);
+        let may = |acked: Option<i64>, heard: Option<i64>| {
+            may_raise(acked.map(at), heard.map(at), at(now), 30_000)
+        };
+        assert!(!may(None, None));
+        assert!(may(None, Some(now - second)));
+        assert!(!may(None, Some(now - 31 * second)));
+        assert!(may(Some(now - 2 * second), Some(now - second)));
+        assert!(!may(Some(now - second), Some(now - 2 * second)));
+    }
+}

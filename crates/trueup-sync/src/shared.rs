@@ -1,0 +1,319 @@
+//! What all workers share: the store, the keys, the links, and the helpers over them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use trueup_channels::{ChannelError, ChannelErrorKind, Kind, Secret, SettingError, Settings};
+use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
+use trueup_store::{
+    Connection, HistoryEntry, ListingQuery, ListingView, Outcome, Store, StoreError, Submission,
+};
+
+use crate::address::{self, AddressError, Reach};
+use crate::caller::{self, Keeper, Transport, TransportParts};
+use crate::engine::{EngineError, EngineOptions};
+use crate::link::Link;
+use crate::seal::Sealer;
+
+/// How kinds of channels are found by name.
+pub type KindFinder = fn(&str) -> Option<&'static dyn Kind>;
+
+/// The most listings that one read of the store asks for.
+pub(crate) const VIEWS_MAX: usize = 500;
+/// The most SKUs of which listings are asked for at once.
+pub(crate) const SKUS_MAX: usize = 500;
+/// Who the ledger says did it.
+const ACTOR: &str = "sync";
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) options: EngineOptions,
+    pub(crate) client: reqwest::Client,
+    pub(crate) reach: Reach,
+    pub(crate) sealer: Sealer,
+    pub(crate) find_kind: KindFinder,
+    pub(crate) links: Mutex<BTreeMap<(Org, ChannelId), Arc<Link>>>,
+    /// Credentials that a vendor rotated while a connection was being enabled.
+    pub(crate) rotated: Mutex<BTreeMap<(Org, ChannelId), BTreeMap<String, Secret>>>,
+    /// Held while a connection's row is read, changed and written: the store replaces whole
+    /// rows, and a pause must not be undone by a note of the last sync. No vendor is called
+    /// under it.
+    rows: tokio::sync::Mutex<()>,
+    pub(crate) inbox_bell: Notify,
+    pub(crate) deliveries_bell: Notify,
+    pub(crate) run_ended: Notify,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        options: EngineOptions,
+        find_kind: KindFinder,
+    ) -> Result<Self, EngineError> {
+        let reach = if options.allow_private_endpoints { Reach::Everywhere } else { Reach::Public };
+        let client = caller::client(reach, options.request_timeout)
+            .map_err(|error| StoreError::Failed(format!("make the HTTP client: {error}")))?;
+        let sealer = Sealer::new(&options.secret_key);
+        Ok(Self {
+            store,
+            options,
+            client,
+            reach,
+            sealer,
+            find_kind,
+            links: Mutex::new(BTreeMap::new()),
+            rotated: Mutex::new(BTreeMap::new()),
+            rows: tokio::sync::Mutex::new(()),
+            inbox_bell: Notify::new(),
+            deliveries_bell: Notify::new(),
+            run_ended: Notify::new(),
+            stop: CancellationToken::new(),
+            tasks: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
+    /// Changes a connection's row; `None` where there is none any more.
+    pub(crate) async fn edit_connection(
+        &self,
+        org: &Org,
+        id: &ChannelId,
+        edit: impl FnOnce(&mut Connection) + Send,
+    ) -> Result<Option<Connection>, StoreError> {
+        let _guard = self.rows.lock().await;
+        let Some(mut row) = self.store.connection(org, id).await? else { return Ok(None) };
+        let before = row.clone();
+        edit(&mut row);
+        if row != before {
+            self.store.put_connection(org, row.clone()).await?;
+        }
+        Ok(Some(row))
+    }
+
+    /// Makes or replaces a connection's row from what is there.
+    pub(crate) async fn put_connection(
+        &self,
+        org: &Org,
+        id: &ChannelId,
+        make: impl FnOnce(Option<Connection>) -> Connection + Send,
+    ) -> Result<Connection, StoreError> {
+        let _guard = self.rows.lock().await;
+        let row = make(self.store.connection(org, id).await?);
+        self.store.put_connection(org, row.clone()).await?;
+        Ok(row)
+    }
+
+    pub(crate) async fn submit(
+        &self,
+        org: &Org,
+        command: Command,
+        source: Source,
+    ) -> Result<Answer, EngineError> {
+        self.submit_as(org, command, source, ACTOR).await
+    }
+
+    pub(crate) async fn submit_as(
+        &self,
+        org: &Org,
+        command: Command,
+        source: Source,
+        actor: &str,
+    ) -> Result<Answer, EngineError> {
+        let submission = Submission {
+            org: org.clone(),
+            command,
+            actor: Arc::from(actor),
+            source,
+            idempotency: None,
+        };
+        match self.store.submit(submission).await? {
+            Outcome::Decided(answer) | Outcome::Recorded(answer, _) => Ok(answer?),
+            Outcome::Replayed(_) => {
+                Err(StoreError::Failed("a command without a key was replayed".to_owned()).into())
+            }
+        }
+    }
+
+    /// Loads every listing of these SKUs on a channel.
+    pub(crate) async fn listings_of(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        skus: &[Sku],
+    ) -> Result<Vec<ListingView>, StoreError> {
+        let mut views = Vec::new();
+        for skus in skus.chunks(SKUS_MAX) {
+            let query = ListingQuery {
+                channel: Some(channel.clone()),
+                skus: Some(skus.to_vec()),
+                ..ListingQuery::default()
+            };
+            views.extend(self.all_listings(org, query).await?);
+        }
+        Ok(views)
+    }
+
+    /// Loads every listing that a query names.
+    async fn all_listings(
+        &self,
+        org: &Org,
+        query: ListingQuery,
+    ) -> Result<Vec<ListingView>, StoreError> {
+        let mut views = Vec::new();
+        match self.each_listing(org, query, |view| views.push(view)).await {
+            Ok(()) => Ok(views),
+            Err(EngineError::Store(error)) => Err(error),
+            Err(error) => Err(StoreError::Failed(error.to_string())),
+        }
+    }
+
+    /// Looks at every listing that a query names, page by page.
+    pub(crate) async fn each_listing(
+        &self,
+        org: &Org,
+        mut query: ListingQuery,
+        mut look: impl FnMut(ListingView) + Send,
+    ) -> Result<(), EngineError> {
+        query.limit = VIEWS_MAX;
+        loop {
+            let page = self.store.listings(org, query.clone()).await?;
+            let last = page.items.last().map(|v| (v.mapping.sku.clone(), v.mapping.key.clone()));
+            page.items.into_iter().for_each(&mut look);
+            match last {
+                Some(last) if page.more => query.after = Some(last),
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Adds one entry to the history; a failure to do so is logged and no more.
+    pub(crate) async fn note(&self, org: &Org, entries: Vec<HistoryEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.add_history(org, entries).await {
+            tracing::warn!(%org, %error, "the history could not be written");
+        }
+    }
+
+    /// Adds an event for subscribers; a failure to do so is logged and no more.
+    pub(crate) async fn tell(&self, org: &Org, event: &str, body: serde_json::Value) {
+        if let Err(error) = self.store.add_event(org, event, body, self.now()).await {
+            tracing::warn!(%org, event, %error, "an event could not be kept");
+        }
+        self.deliveries_bell.notify_one();
+    }
+
+    pub(crate) fn link(&self, org: &Org, id: &ChannelId) -> Option<Arc<Link>> {
+        self.links.lock().get(&(org.clone(), id.clone())).cloned()
+    }
+
+    pub(crate) fn links_of(&self, org: &Org) -> Vec<Arc<Link>> {
+        let links = self.links.lock();
+        links.values().filter(|link| link.org == *org).cloned().collect()
+    }
+
+    /// Reads what a connection's row says about its vendor.
+    pub(crate) fn settings_of(&self, row: &Connection) -> Result<Settings, EngineError> {
+        let credentials =
+            self.sealer.open_credentials(&row.sealed_credentials).map_err(|error| {
+                let detail = error.to_string();
+                EngineError::Settings(vec![SettingError {
+                    setting: "credentials".to_owned(),
+                    detail,
+                }])
+            })?;
+        Ok(Settings { fields: row.settings.clone(), credentials })
+    }
+
+    /// Makes the link of a connection; nothing is started or sent.
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        org: &Org,
+        row: &Connection,
+        settings: Settings,
+    ) -> Result<Arc<Link>, EngineError> {
+        let kind = (self.find_kind)(&row.kind);
+        let kind = kind.ok_or_else(|| EngineError::UnknownKind(row.kind.clone()))?;
+        let channel = kind.open(&settings).map_err(EngineError::Settings)?;
+        let endpoint = match &row.endpoint {
+            Some(endpoint) => Some(address::parse(endpoint, self.reach).map_err(not_allowed)?),
+            None => None,
+        };
+        let stop = self.stop.child_token();
+        let keeper = CredentialKeeper {
+            shared: Arc::downgrade(self),
+            org: org.clone(),
+            channel: row.id.clone(),
+        };
+        let transport = Transport::new(TransportParts {
+            client: self.client.clone(),
+            reach: self.reach,
+            org: org.clone(),
+            channel: row.id.clone(),
+            kind: kind.name(),
+            endpoint,
+            budgets: kind.budgets(),
+            keeper: Arc::new(keeper),
+            clock: self.options.clock.clone(),
+            stop: stop.clone(),
+        });
+        Ok(Arc::new(Link::new(
+            org.clone(),
+            row.id.clone(),
+            kind,
+            settings,
+            channel,
+            transport,
+            stop,
+        )))
+    }
+}
+
+pub(crate) fn not_allowed(error: AddressError) -> EngineError {
+    EngineError::EndpointNotAllowed(error.to_string())
+}
+
+/// Writes rotated credentials into the connection's row, sealed.
+struct CredentialKeeper {
+    shared: std::sync::Weak<Shared>,
+    org: Org,
+    channel: ChannelId,
+}
+
+#[async_trait]
+impl Keeper for CredentialKeeper {
+    async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
+        let failed = |why: &str| {
+            let detail = format!("the new credential {name} could not be kept: {why}");
+            ChannelError::new(ChannelErrorKind::Transient, detail)
+        };
+        let shared = self.shared.upgrade().ok_or_else(|| failed("the server is stopping"))?;
+        let place = (self.org.clone(), self.channel.clone());
+        let kept = (name.to_owned(), value.clone());
+        shared.rotated.lock().entry(place).or_default().extend([kept]);
+        let mut sealed_right = Ok(());
+        let edited = shared.edit_connection(&self.org, &self.channel, |row| {
+            match shared.sealer.open_credentials(&row.sealed_credentials) {
+                Ok(mut credentials) => {
+                    credentials.insert(name.to_owned(), value);
+                    row.sealed_credentials = shared.sealer.seal_credentials(&credentials);
+                }
+                Err(error) => sealed_right = Err(error),
+            }
+        });
+        edited.await.map_err(|error| failed(&error.to_string()))?;
+        // Without a row yet, enabling keeps it with the rest when it has succeeded.
+        sealed_right.map_err(|error: crate::seal::Unsealable| failed(&error.to_string()))
+    }
+}

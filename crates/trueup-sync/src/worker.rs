@@ -1,0 +1,587 @@
+//! The worker of one connection: one task, so that its pushes and pulls never overlap.
+//!
+//! Each turn looks at what is owed and does one bounded piece of each kind: a batch of pushes,
+//! a batch of verifying readings, a batch of readings that were asked for, a step of a run.
+//! State that matters is in the store; what is kept here may be lost with the process.
+
+mod pull;
+mod push;
+mod read;
+pub(crate) mod run;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+use trueup_channels::{ChannelError, ChannelErrorKind};
+use trueup_core::{ListingKey, Sku, Timestamp};
+use trueup_store::{Connection, ConnectionState, HistoryEntry, ListingQuery, ListingView};
+
+use crate::backoff;
+use crate::engine::EngineError;
+use crate::link::{Job, Link};
+use crate::plan::{self, Lane, Plan, Wish};
+use crate::shared::Shared;
+
+pub use run::RUN_ITEMS_MAX;
+
+/// The most attempts that an unverified or stale push gets before it is parked.
+pub const VERIFY_TRIES_MAX: u32 = 3;
+/// The first and the longest pause after the connection failed, in milliseconds.
+const OUTAGE_MS_FIRST: u64 = 500;
+const OUTAGE_MS_MAX: u64 = 60_000;
+/// The same when the vendor refuses our credentials or account.
+const REFUSED_MS_FIRST: u64 = 30_000;
+const REFUSED_MS_MAX: u64 = 600_000;
+/// The first and the longest pause before one listing is tried again, in milliseconds.
+const LISTING_MS_FIRST: u64 = 500;
+const LISTING_MS_MAX: u64 = 300_000;
+/// How old heard orders may be when a number is raised.
+const RAISE_FRESH_MS_MAX: i64 = 30_000;
+/// How long a reading or a run waits for orders to be heard.
+const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often the note of the last sync is written at most.
+const SYNC_NOTE_MS: u64 = 2_000;
+/// How long the worker rests after the store failed.
+const STORE_REST: Duration = Duration::from_secs(1);
+/// How long the worker sleeps at most.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// Listings that owe a push, in the order they go out.
+#[derive(Debug, Default)]
+struct Queue {
+    order: BTreeSet<(Lane, u64, ListingKey)>,
+    places: BTreeMap<ListingKey, (Lane, u64, Sku)>,
+    next: u64,
+}
+
+impl Queue {
+    fn put(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
+        let number = match self.places.get(&key) {
+            Some((old, number, _)) => {
+                let (old, number) = (*old, *number);
+                self.order.remove(&(old, number, key.clone()));
+                number
+            }
+            None => {
+                self.next += 1;
+                self.next
+            }
+        };
+        self.order.insert((lane, number, key.clone()));
+        self.places.insert(key, (lane, number, sku));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    fn first_lane(&self) -> Option<(Lane, usize)> {
+        let (lane, _, _) = self.order.first()?;
+        let count = self.order.iter().take_while(|(other, _, _)| other == lane).count();
+        Some((*lane, count))
+    }
+
+    /// Takes up to so many of the first lane.
+    fn take(&mut self, lane: Lane, count: usize) -> Vec<(Sku, ListingKey)> {
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            let Some((first, _, key)) = self.order.first().cloned() else { break };
+            if first != lane {
+                break;
+            }
+            self.order.pop_first();
+            if let Some((_, _, sku)) = self.places.remove(&key) {
+                taken.push((sku, key));
+            }
+        }
+        taken
+    }
+
+    fn clear(&mut self) {
+        self.order.clear();
+        self.places.clear();
+    }
+}
+
+/// A listing to be tried again later.
+#[derive(Debug, Clone)]
+struct Later {
+    sku: Sku,
+    at: Instant,
+}
+
+/// A reading that was asked for.
+#[derive(Debug, Clone)]
+struct Reread {
+    sku: Sku,
+    not_before: Instant,
+    /// Waits until orders were heard after this, or until the deadline.
+    orders_since: Option<Timestamp>,
+    deadline: Instant,
+    /// The channel itself said that its number is another: no reading is too early.
+    surely_changed: bool,
+}
+
+/// A push whose application is to be seen.
+#[derive(Debug, Clone)]
+struct Check {
+    sku: Sku,
+    due: Instant,
+    pause: Duration,
+    settles_at: Instant,
+    /// Numbers that the channel showed or was told before, newest last: seeing one of them
+    /// means "not yet", not "the channel moved".
+    earlier: Vec<i64>,
+    /// The number that was told last.
+    sent: i64,
+}
+
+/// Whether the vendor can be talked to.
+#[derive(Debug, Default)]
+struct Outage {
+    failures: u32,
+    until: Option<Instant>,
+    told: bool,
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    queue: Queue,
+    later: BTreeMap<ListingKey, Later>,
+    raising: BTreeMap<ListingKey, Sku>,
+    rereads: BTreeMap<ListingKey, Reread>,
+    checks: BTreeMap<ListingKey, Check>,
+    /// Listings that gave no number when they were read before a first push.
+    unreadable: BTreeSet<ListingKey>,
+    /// How often in a row a listing's push was taken and not applied.
+    lies: BTreeMap<ListingKey, u32>,
+    jobs: VecDeque<Job>,
+    run: Option<run::ActiveRun>,
+    outage: Outage,
+    synced: Option<Timestamp>,
+    synced_noted: Option<Instant>,
+    next_pull: Option<Instant>,
+    started: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        Self {
+            shared,
+            link,
+            queue: Queue::default(),
+            later: BTreeMap::new(),
+            raising: BTreeMap::new(),
+            rereads: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            lies: BTreeMap::new(),
+            jobs: VecDeque::new(),
+            run: None,
+            outage: Outage::default(),
+            synced: None,
+            synced_noted: None,
+            next_pull: None,
+            started: false,
+        }
+    }
+
+    /// Works until it is stopped.
+    pub(crate) async fn run(mut self) {
+        let stop = self.link.stop.clone();
+        while !stop.is_cancelled() {
+            match Box::pin(self.turn()).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    let (org, channel) = (&self.link.org, &self.link.id);
+                    tracing::warn!(%org, %channel, %error, "the worker could not go on");
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(STORE_REST) => {}
+                    }
+                    continue;
+                }
+            }
+            let wake = self.rest();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.link.bell.notified() => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+        self.abandon().await;
+    }
+
+    /// Does one piece of each kind of work; returns whether there was any.
+    async fn turn(&mut self) -> Result<bool, EngineError> {
+        let row = self.shared.store.connection(&self.link.org, &self.link.id).await?;
+        let Some(row) = row else {
+            self.link.stop.cancel();
+            return Ok(true);
+        };
+        if !self.started {
+            self.begin().await?;
+            self.started = true;
+        }
+        self.take_mail(&row).await?;
+        if row.state == ConnectionState::Paused {
+            return self.stand_by(&row).await;
+        }
+        self.schedule(&row).await?;
+        let mut worked = false;
+        if !self.is_out() {
+            worked |= self.push_step(&row).await?;
+        }
+        if !self.is_out() {
+            worked |= self.check_step(&row).await?;
+        }
+        if !self.is_out() {
+            worked |= self.reread_step(&row).await?;
+        }
+        worked |= self.run_step(&row).await?;
+        self.note_sync(worked).await?;
+        Ok(worked)
+    }
+
+    /// Looks for pushes that a stop or a crash left without an outcome.
+    async fn begin(&mut self) -> Result<(), EngineError> {
+        let query = ListingQuery {
+            channel: Some(self.link.id.clone()),
+            suspicious: true,
+            ..ListingQuery::default()
+        };
+        let (shared, org) = (self.shared.clone(), self.link.org.clone());
+        let expect = |view: ListingView| self.expect_applied(&view, Vec::new());
+        shared.each_listing(&org, query, expect).await
+    }
+
+    async fn take_mail(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let (dirty, sweep, hints) = {
+            let mut mail = self.link.mail.lock();
+            mail.busy = true;
+            self.jobs.append(&mut mail.jobs);
+            let dirty = std::mem::take(&mut mail.dirty);
+            (dirty, std::mem::take(&mut mail.sweep), std::mem::take(&mut mail.hints))
+        };
+        let now = Instant::now();
+        if row.state == ConnectionState::Active {
+            for (key, sku) in hints {
+                self.rereads.entry(key).or_insert(Reread {
+                    sku,
+                    not_before: now,
+                    orders_since: None,
+                    deadline: now,
+                    surely_changed: false,
+                });
+            }
+        }
+        if !publishes(row) {
+            // What is owed stays owed in the store.
+            self.queue.clear();
+            self.raising.clear();
+            self.later.clear();
+            return Ok(());
+        }
+        if let Err(error) = self.enqueue_owed(&dirty, sweep).await {
+            // Nothing that was taken is lost: the next turn asks the store for all of it.
+            self.link.mail.lock().sweep = true;
+            return Err(error);
+        }
+        self.wake_later(now);
+        self.wake_raising();
+        Ok(())
+    }
+
+    async fn enqueue_owed(
+        &mut self,
+        dirty: &BTreeSet<Sku>,
+        sweep: bool,
+    ) -> Result<(), EngineError> {
+        let org = &self.link.org;
+        if sweep {
+            let query = ListingQuery {
+                channel: Some(self.link.id.clone()),
+                dirty: true,
+                ..ListingQuery::default()
+            };
+            let (shared, org) = (self.shared.clone(), org.clone());
+            return shared.each_listing(&org, query, |view| self.enqueue(&view)).await;
+        }
+        let skus: Vec<Sku> = dirty.iter().cloned().collect();
+        for view in self.shared.listings_of(org, &self.link.id, &skus).await? {
+            self.enqueue(&view);
+        }
+        Ok(())
+    }
+
+    /// Puts a listing that owes something in line.
+    fn enqueue(&mut self, view: &ListingView) {
+        if !view.is_dirty() {
+            return;
+        }
+        let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+        match plan::plan(view, Wish::Owed, self.link.channel.capabilities()) {
+            Plan::Skip(_) => {}
+            // What only needs a note goes last; what is to be read first may be anything.
+            Plan::Shown(_) | Plan::OnItsWay(_) => self.queue.put(Lane::Increase, sku, key),
+            Plan::ReadFirst => self.queue.put(Lane::Decrease, sku, key),
+            Plan::Send(sending) => self.queue.put(sending.lane, sku, key),
+        }
+    }
+
+    fn wake_later(&mut self, now: Instant) {
+        let due: Vec<ListingKey> = self
+            .later
+            .iter()
+            .filter(|(_, later)| later.at <= now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            if let Some(later) = self.later.remove(&key) {
+                self.queue.put(Lane::Decrease, later.sku, key);
+            }
+        }
+    }
+
+    fn wake_raising(&mut self) {
+        if self.raising.is_empty() || self.link.heard.lock().wanted.is_some() {
+            return;
+        }
+        for (key, sku) in std::mem::take(&mut self.raising) {
+            self.queue.put(Lane::Increase, sku, key);
+        }
+    }
+
+    /// A paused connection keeps its work and ends the runs that wait for it.
+    async fn stand_by(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        self.queue.clear();
+        self.rereads.clear();
+        self.checks.clear();
+        let mut worked = false;
+        while self.next_run(row).await? {
+            worked = true;
+            self.fail_run("the channel is paused").await?;
+        }
+        Ok(worked)
+    }
+
+    fn is_out(&self) -> bool {
+        self.outage.until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// Notes that the vendor could not be talked to; the longer, the rarer it is tried.
+    async fn fell_out(&mut self, error: &ChannelError) -> Result<(), EngineError> {
+        if self.link.stop.is_cancelled() {
+            return Ok(());
+        }
+        self.outage.failures = self.outage.failures.saturating_add(1);
+        let (first, max) = match error.kind {
+            ChannelErrorKind::Auth
+            | ChannelErrorKind::Forbidden
+            | ChannelErrorKind::AccountBlocked
+            | ChannelErrorKind::Config => (REFUSED_MS_FIRST, REFUSED_MS_MAX),
+            ChannelErrorKind::Transient
+            | ChannelErrorKind::Throttled
+            | ChannelErrorKind::ListingNotFound
+            | ChannelErrorKind::NotPushable
+            | ChannelErrorKind::InvalidValue
+            | ChannelErrorKind::Stale
+            | ChannelErrorKind::UnknownOutcome
+            | ChannelErrorKind::Protocol
+            | ChannelErrorKind::Bug => (OUTAGE_MS_FIRST, OUTAGE_MS_MAX),
+        };
+        let told = error.retry_after_ms.unwrap_or(0).min(OUTAGE_MS_MAX);
+        let millis = backoff::millis(self.outage.failures, first, max).max(told);
+        self.outage.until = Some(Instant::now() + Duration::from_millis(millis));
+        if self.outage.told {
+            return Ok(());
+        }
+        self.outage.told = true;
+        let (shared, link) = (&self.shared, &self.link);
+        let at = shared.now();
+        let words = error.detail.clone();
+        shared
+            .edit_connection(&link.org, &link.id, |row| row.last_error = Some((at, words)))
+            .await?;
+        let code = plan::error_code(error.kind);
+        tracing::warn!(org = %link.org, channel = %link.id, code, detail = error.detail,
+            "the channel cannot be reached");
+        let body = json!({ "channelId": link.id.as_str(), "code": code, "detail": error.detail });
+        shared.tell(&link.org, "channel.error", body.clone()).await;
+        shared.note(&link.org, vec![self.entry("channel", "error", None, body)]).await;
+        Ok(())
+    }
+
+    /// Notes that the vendor answered.
+    fn came_through(&mut self) {
+        self.synced = Some(self.shared.now());
+        if self.outage.failures > 0 {
+            self.outage = Outage { failures: 0, until: None, told: self.outage.told };
+        }
+    }
+
+    /// Writes when a push or pull last came through: at once after an outage, else seldom.
+    async fn note_sync(&mut self, working: bool) -> Result<(), EngineError> {
+        let Some(at) = self.synced else { return Ok(()) };
+        let pause = Duration::from_millis(SYNC_NOTE_MS);
+        let lately = self.synced_noted.is_some_and(|noted| noted.elapsed() < pause);
+        let recovered = self.outage.told && self.outage.failures == 0;
+        if working && lately && !recovered {
+            return Ok(());
+        }
+        self.synced = None;
+        self.synced_noted = Some(Instant::now());
+        if recovered {
+            self.outage.told = false;
+        }
+        let still_out = self.outage.told;
+        let edit = |row: &mut Connection| {
+            row.last_sync = Some(at);
+            if !still_out {
+                row.last_error = None;
+            }
+        };
+        self.shared.edit_connection(&self.link.org, &self.link.id, edit).await?;
+        Ok(())
+    }
+
+    /// Begins the pulls of the connection's interval.
+    async fn schedule(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let Some(minutes) = row.poll_interval_minutes.filter(|minutes| *minutes > 0) else {
+            self.next_pull = None;
+            return Ok(());
+        };
+        let pause = Duration::from_secs(u64::from(minutes) * 60);
+        let now = Instant::now();
+        let due = *self.next_pull.get_or_insert(now + pause);
+        if due > now {
+            return Ok(());
+        }
+        self.next_pull = Some(now + pause);
+        if self.run.is_none() && self.jobs.is_empty() {
+            let request = crate::engine::PullRequest::default();
+            let run = run::new_run(&self.shared, &self.link, run::PULL, None, false);
+            self.shared.store.put_run(&self.link.org, run.clone()).await?;
+            self.jobs.push_back(Job::Pull { run, request });
+        }
+        Ok(())
+    }
+
+    /// Says whether the worker is idle, and returns when it must look again.
+    fn rest(&mut self) -> Instant {
+        let idle = self.queue.is_empty()
+            && self.later.is_empty()
+            && self.raising.is_empty()
+            && self.rereads.is_empty()
+            && self.checks.is_empty()
+            && self.jobs.is_empty()
+            && self.run.is_none();
+        self.link.mail.lock().busy = !idle;
+        let now = Instant::now();
+        let out_until = self.outage.until.unwrap_or(now);
+        let mut wake = now + SLEEP_MAX;
+        let mut at = |instant: Instant| wake = wake.min(instant);
+        if !self.queue.is_empty() {
+            at(out_until);
+        }
+        self.later.values().for_each(|later| at(later.at));
+        self.checks.values().for_each(|check| at(check.due.max(out_until)));
+        for reread in self.rereads.values() {
+            let due =
+                if reread.orders_since.is_some() { reread.deadline } else { reread.not_before };
+            at(due.max(reread.not_before).max(out_until));
+        }
+        if let Some(run) = &self.run {
+            at(run.wakes_at().max(if run.waits_for_channel() { out_until } else { now }));
+        }
+        if let Some(next) = self.next_pull {
+            at(next);
+        }
+        // A deadline in the past that nothing could be done about must not spin.
+        wake.max(now + Duration::from_millis(5))
+    }
+
+    fn entry(
+        &self,
+        operation: &str,
+        status: &str,
+        sku: Option<&Sku>,
+        detail: serde_json::Value,
+    ) -> HistoryEntry {
+        HistoryEntry {
+            id: 0,
+            at: self.shared.now(),
+            operation: operation.to_owned(),
+            channel: Some(self.link.id.clone()),
+            sku: sku.cloned(),
+            status: status.to_owned(),
+            run: None,
+            detail,
+        }
+    }
+
+    /// Tries one listing again after a while, longer each time.
+    fn try_later(&mut self, sku: Sku, key: ListingKey, attempts: u32) {
+        let millis = backoff::millis(attempts, LISTING_MS_FIRST, LISTING_MS_MAX);
+        let at = Instant::now() + Duration::from_millis(millis);
+        self.later.insert(key, Later { sku, at });
+    }
+}
+
+/// Returns whether a connection sends by itself.
+fn publishes(row: &Connection) -> bool {
+    row.state == ConnectionState::Active && row.sync_inventory && !row.dry_run
+}
+
+/// Returns whether an error is about the connection and not about one listing.
+fn is_connection_wide(kind: ChannelErrorKind) -> bool {
+    match kind {
+        ChannelErrorKind::Transient
+        | ChannelErrorKind::Throttled
+        | ChannelErrorKind::Auth
+        | ChannelErrorKind::Forbidden
+        | ChannelErrorKind::AccountBlocked
+        | ChannelErrorKind::UnknownOutcome
+        | ChannelErrorKind::Config => true,
+        ChannelErrorKind::ListingNotFound
+        | ChannelErrorKind::NotPushable
+        | ChannelErrorKind::InvalidValue
+        | ChannelErrorKind::Stale
+        | ChannelErrorKind::Protocol
+        | ChannelErrorKind::Bug => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sku(text: &str) -> Sku {
+        Sku::new(text).unwrap()
+    }
+
+    fn key(text: &str) -> ListingKey {
+        ListingKey::new(text).unwrap()
+    }
+
+    #[test]
+    fn the_queue_gives_lanes_in_order_and_each_listing_once() {
+        let mut queue = Queue::default();
+        queue.put(Lane::Increase, sku("A"), key("a"));
+        queue.put(Lane::Decrease, sku("B"), key("b"));
+        queue.put(Lane::Zero, sku("C"), key("c"));
+        queue.put(Lane::Increase, sku("D"), key("d"));
+        queue.put(Lane::Zero, sku("D"), key("d"));
+        assert_eq!(queue.first_lane(), Some((Lane::Zero, 2)));
+        let taken = queue.take(Lane::Zero, 10);
+        assert_eq!(taken, [(sku("C"), key("c")), (sku("D"), key("d"))]);
+        assert_eq!(queue.take(Lane::Decrease, 10), [(sku("B"), key("b"))]);
+        assert_eq!(queue.take(Lane::Increase, 10), [(sku("A"), key("a"))]);
+        assert!(queue.is_empty());
+    }
+}

@@ -1,0 +1,413 @@
+//! Pulling: readings are compared with what was published, and what they call for is done.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use trueup_channels::Reading;
+use trueup_core::{
+    Answer, Book, ChannelId, Command, LineBooked, ListingKey, ListingReading, ListingState,
+    Location, Moment, OrderId, Reconcile, ReconcileAction, Reconciled, Reservation, ReservationId,
+    Sku, SkuState, Source, Strategy, Timestamp, book,
+};
+use trueup_store::{Connection, ListingQuery, ListingView};
+
+use super::push::Want;
+use super::read::Settling;
+use super::{ORDERS_WAIT_MAX, Worker};
+use crate::engine::{EngineError, PullRequest, strategy_word};
+use crate::plan::{self, Wish};
+
+/// How often a pull asks for one batch before its listings count as failed.
+const READ_TRIES_MAX: u32 = 3;
+
+/// What a pull still has to read.
+pub(super) struct PullWork {
+    pub(super) pending: VecDeque<Pending>,
+    strategy: Option<Strategy>,
+    dry_run: bool,
+}
+
+/// A listing to read.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    sku: Sku,
+    key: ListingKey,
+    /// Whether it was read before and showed less than orders explained.
+    second_look: bool,
+}
+
+impl Worker {
+    pub(super) async fn begin_pull(
+        &mut self,
+        row: &Connection,
+        request: PullRequest,
+    ) -> Result<(), EngineError> {
+        let mut query =
+            ListingQuery { channel: Some(self.link.id.clone()), ..ListingQuery::default() };
+        let (shared, org) = (self.shared.clone(), self.link.org.clone());
+        let mut pending = VecDeque::new();
+        let mut mapped = BTreeSet::new();
+        let mut look = |view: ListingView| {
+            mapped.insert(view.mapping.sku.clone());
+            if view.mapping.enabled {
+                let (sku, key) = (view.mapping.sku, view.mapping.key);
+                pending.push_back(Pending { sku, key, second_look: false });
+            }
+        };
+        let mut missing = Vec::new();
+        match &request.skus {
+            None => shared.each_listing(&org, query, &mut look).await?,
+            Some(skus) => {
+                let unique: BTreeSet<Sku> = skus.iter().cloned().collect();
+                let unique: Vec<Sku> = unique.into_iter().collect();
+                for skus in unique.chunks(crate::shared::SKUS_MAX) {
+                    query.skus = Some(skus.to_vec());
+                    shared.each_listing(&org, query.clone(), &mut look).await?;
+                }
+                missing = unique.into_iter().filter(|sku| !mapped.contains(sku)).collect();
+            }
+        }
+        let Some(run) = &mut self.run else { return Ok(()) };
+        run.count("total", u64::try_from(pending.len()).unwrap_or(u64::MAX));
+        for counter in ["checked", "matched", "adopted", "pushed", "conflicts", "skipped", "failed"]
+        {
+            run.count(counter, 0);
+        }
+        let dry_run = request.dry_run || row.dry_run;
+        run.run.dry_run = dry_run;
+        run.pull = Some(PullWork { pending, strategy: request.strategy, dry_run });
+        if row.sync_orders && !dry_run {
+            self.link.want_orders(self.shared.now());
+            run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
+            run.waits_for_orders = true;
+        }
+        self.note_missing(missing).await;
+        Ok(())
+    }
+
+    /// Reads and settles one batch.
+    pub(super) async fn pull_step(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let size = self.link.channel.capabilities().read_items_max.max(1);
+        let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) else {
+            return Ok(());
+        };
+        let size = size.min(pull.pending.len());
+        let batch: Vec<Pending> = pull.pending.drain(..size).collect();
+        let (strategy, dry_run) = (pull.strategy, pull.dry_run);
+        let keys: Vec<(Sku, ListingKey)> =
+            batch.iter().map(|pending| (pending.sku.clone(), pending.key.clone())).collect();
+        let read = self.read(&keys).await;
+        let readings = match read {
+            Ok(Some(readings)) => readings,
+            Ok(None) => {
+                self.put_back(batch);
+                return Ok(());
+            }
+            Err(error) => {
+                self.put_back(batch);
+                return Err(error);
+            }
+        };
+        if let Some(run) = &mut self.run {
+            run.failures = 0;
+            let read: BTreeSet<&ListingKey> =
+                readings.items.iter().map(|(view, _)| &view.mapping.key).collect();
+            let gone = batch.iter().filter(|pending| !read.contains(&pending.key)).count();
+            run.count("skipped", u64::try_from(gone).unwrap_or(0));
+        }
+        let settling = Settling {
+            read_at: readings.read_at,
+            settle_ms: self.link.channel.capabilities().settle_ms,
+            strategy,
+        };
+        let seen: BTreeSet<ListingKey> =
+            batch.iter().filter(|p| p.second_look).map(|p| p.key.clone()).collect();
+        let mut known = Vec::new();
+        for (view, reading) in readings.items {
+            let second_look = seen.contains(&view.mapping.key);
+            if let Some(observed) = self.pull_one(row, &view, &reading, second_look, dry_run) {
+                known.push((view, observed));
+            }
+        }
+        let done = if dry_run {
+            self.rehearse(settling, &known)
+        } else {
+            self.submit_readings(settling, &known).await?
+        };
+        self.take_reconciled(&known, done, dry_run);
+        Ok(())
+    }
+
+    fn put_back(&mut self, batch: Vec<Pending>) {
+        let Some(run) = &mut self.run else { return };
+        run.failures += 1;
+        if run.failures < READ_TRIES_MAX {
+            if let Some(pull) = &mut run.pull {
+                batch.into_iter().rev().for_each(|pending| pull.pending.push_front(pending));
+            }
+            return;
+        }
+        let rest = run.pull.as_mut().map(|pull| std::mem::take(&mut pull.pending));
+        run.run.error = Some("the channel could not be read".to_owned());
+        for pending in batch.into_iter().chain(rest.into_iter().flatten()) {
+            run.count("failed", 1);
+            let item = json!({
+                "sku": pending.sku.as_str(), "listing": pending.key.as_str(), "master": null,
+                "channel": null, "expected": null, "strategy": null, "action": "error",
+                "quantity": null, "reason": "channel_unreachable",
+            });
+            run.item(Some(&pending.key), item);
+        }
+    }
+
+    /// Looks at one reading; returns the number when it is to be settled.
+    fn pull_one(
+        &mut self,
+        row: &Connection,
+        view: &ListingView,
+        reading: &Reading,
+        second_look: bool,
+        dry_run: bool,
+    ) -> Option<i64> {
+        let expected = plan::expected(view, self.link.channel.capabilities().quantity_max);
+        let observed = match (reading, expected) {
+            (Reading::Quantity(observed), Some(_)) => *observed,
+            (Reading::Quantity(observed), None) => {
+                let words = "the SKU is not in the ledger";
+                self.pull_unknown(view, Some(*observed), expected, words);
+                return None;
+            }
+            (Reading::Unknown(why), _) => {
+                self.pull_unknown(view, None, expected, why);
+                return None;
+            }
+        };
+        let on_its_way = self.checks.get(&view.mapping.key).is_some_and(|check| {
+            observed != check.sent && check.earlier.contains(&observed) && !check.is_settled()
+        });
+        if on_its_way {
+            let action = ReconcileAction::Pending;
+            let item = self.compared(view, observed, expected.unwrap_or(0), action);
+            self.close_pulled(&item);
+            return None;
+        }
+        let is_lower = view.state.base.is_some_and(|base| observed < base);
+        let explained =
+            Some(observed) == expected || view.state.in_conflict || view.mapping.channel_fulfilled;
+        if row.sync_orders && !dry_run && !second_look && is_lower && !explained {
+            // It may be a sale that was not heard of: hear the orders, then read again.
+            let since = self.shared.now();
+            self.link.want_orders(since);
+            if let Some(run) = &mut self.run
+                && let Some(pull) = &mut run.pull
+            {
+                let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+                pull.pending.push_back(Pending { sku, key, second_look: true });
+                run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
+                run.waits_for_orders = true;
+            }
+            return None;
+        }
+        Some(observed)
+    }
+
+    fn pull_unknown(
+        &mut self,
+        view: &ListingView,
+        observed: Option<i64>,
+        expected: Option<i64>,
+        why: &str,
+    ) {
+        let master = view.sku.as_ref().map(|_| plan::master(view));
+        let Some(run) = &mut self.run else { return };
+        run.count("checked", 1);
+        run.count("skipped", 1);
+        let item = json!({
+            "sku": view.mapping.sku.as_str(), "listing": view.mapping.key.as_str(),
+            "master": master, "channel": observed, "expected": expected,
+            "strategy": strategy_word(view.state.strategy), "action": "unknown",
+            "quantity": expected, "reason": why,
+        });
+        run.item(Some(&view.mapping.key), item);
+    }
+
+    fn compared(
+        &self,
+        view: &ListingView,
+        observed: i64,
+        expected: i64,
+        action: ReconcileAction,
+    ) -> Reconciled {
+        Reconciled {
+            key: view.mapping.key.clone(),
+            sku: view.mapping.sku.clone(),
+            master: plan::master(view),
+            observed,
+            expected,
+            strategy: view.state.strategy,
+            action,
+            quantity: expected,
+        }
+    }
+
+    fn take_reconciled(
+        &mut self,
+        known: &[(ListingView, i64)],
+        done: Vec<Reconciled>,
+        dry_run: bool,
+    ) {
+        let mut by_key: BTreeMap<ListingKey, Reconciled> =
+            done.into_iter().map(|item| (item.key.clone(), item)).collect();
+        let quantity_max = self.link.channel.capabilities().quantity_max;
+        for (view, observed) in known {
+            // Not in the answer: at the channel's own limit, which the ledger does not know.
+            let item = by_key.remove(&view.mapping.key).unwrap_or_else(|| {
+                let expected = plan::expected(view, quantity_max).unwrap_or(*observed);
+                self.compared(view, *observed, expected, ReconcileAction::Matched)
+            });
+            self.close_pulled(&item);
+            let owes = match item.action {
+                ReconcileAction::Push => true,
+                // With a buffer or a share, what was adopted may change the number again.
+                ReconcileAction::Adopted => {
+                    !view.mapping.channel_fulfilled && item.quantity != item.observed
+                }
+                ReconcileAction::Matched | ReconcileAction::Conflict | ReconcileAction::Pending => {
+                    false
+                }
+            };
+            if owes
+                && !dry_run
+                && let Some(run) = &mut self.run
+            {
+                let (sku, key) = (item.sku, item.key);
+                run.push.push_back((Want { sku, key, wish: Wish::Asked }, 0));
+            }
+        }
+    }
+
+    /// Counts a comparison and keeps its item; pushes are counted when they are done.
+    fn close_pulled(&mut self, item: &Reconciled) {
+        let Some(run) = &mut self.run else { return };
+        let dry_run = run.pull.as_ref().is_some_and(|pull| pull.dry_run);
+        let word = match item.action {
+            ReconcileAction::Matched => "matched",
+            ReconcileAction::Push => "pushed",
+            ReconcileAction::Adopted => "adopted",
+            ReconcileAction::Conflict => "conflict",
+            ReconcileAction::Pending => "pending",
+        };
+        run.count("checked", 1);
+        match item.action {
+            ReconcileAction::Matched => run.count("matched", 1),
+            ReconcileAction::Push if dry_run => run.count("pushed", 1),
+            ReconcileAction::Push => {}
+            ReconcileAction::Adopted => run.count("adopted", 1),
+            ReconcileAction::Conflict => run.count("conflicts", 1),
+            ReconcileAction::Pending => run.count("skipped", 1),
+        }
+        run.item(Some(&item.key), pulled(item, word));
+        if item.action == ReconcileAction::Adopted {
+            // A push that follows is counted and does not replace the word.
+            run.places.remove(&item.key);
+        }
+    }
+
+    /// Decides as the ledger would, on a copy that is thrown away.
+    fn rehearse(&self, settling: Settling, known: &[(ListingView, i64)]) -> Vec<Reconciled> {
+        let command = Command::Reconcile(Reconcile {
+            channel: self.link.id.clone(),
+            read_at: settling.read_at,
+            settle_ms: settling.settle_ms,
+            strategy: settling.strategy,
+            readings: known
+                .iter()
+                .map(|(view, observed)| ListingReading {
+                    key: view.mapping.key.clone(),
+                    observed: *observed,
+                })
+                .collect(),
+        });
+        let mut copy = Book::new();
+        let Ok(()) = copy.load(&command, &Copied::new(known));
+        let moment =
+            Moment { now: self.shared.now(), actor: Arc::from("sync"), source: Source::Pull };
+        match trueup_core::decide(&mut copy, &command, &moment) {
+            Ok(Answer::Reconciled(done)) => done,
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl super::Check {
+    fn is_settled(&self) -> bool {
+        Instant::now() >= self.settles_at
+    }
+}
+
+fn pulled(item: &Reconciled, word: &str) -> Value {
+    json!({
+        "sku": item.sku.as_str(), "listing": item.key.as_str(), "master": item.master,
+        "channel": item.observed, "expected": item.expected,
+        "strategy": strategy_word(item.strategy), "action": word, "quantity": item.quantity,
+    })
+}
+
+/// What was loaded of the ledger, as a source for a rehearsal.
+struct Copied<'a> {
+    listings: BTreeMap<&'a ListingKey, &'a ListingState>,
+    skus: BTreeMap<&'a Sku, &'a SkuState>,
+}
+
+impl<'a> Copied<'a> {
+    fn new(known: &'a [(ListingView, i64)]) -> Self {
+        let mut copied = Self { listings: BTreeMap::new(), skus: BTreeMap::new() };
+        for (view, _) in known {
+            copied.listings.insert(&view.mapping.key, &view.state);
+            let Some(answer) = &view.sku else { continue };
+            copied.skus.insert(&answer.sku, &answer.state);
+            for (part, state) in answer.state.parts.iter().zip(&answer.parts) {
+                if let Some(state) = state {
+                    copied.skus.insert(&part.sku, state);
+                }
+            }
+        }
+        copied
+    }
+}
+
+impl book::Source for Copied<'_> {
+    type Error = Infallible;
+
+    fn sku(&self, sku: &Sku) -> Result<Option<SkuState>, Infallible> {
+        Ok(self.skus.get(sku).map(|state| (*state).clone()))
+    }
+
+    fn reservation(&self, _: ReservationId) -> Result<Option<Reservation>, Infallible> {
+        Ok(None)
+    }
+
+    fn active_of_order(&self, _: &OrderId) -> Result<Option<ReservationId>, Infallible> {
+        Ok(None)
+    }
+
+    fn listing(&self, _: &ChannelId, key: &ListingKey) -> Result<Option<ListingState>, Infallible> {
+        Ok(self.listings.get(key).map(|state| (*state).clone()))
+    }
+
+    fn order_line(
+        &self,
+        _: &ChannelId,
+        _: &str,
+        _: &str,
+    ) -> Result<Option<LineBooked>, Infallible> {
+        Ok(None)
+    }
+
+    fn moved_since(&self, _: &Sku, _: &Location, _: Timestamp) -> Result<i64, Infallible> {
+        Ok(0)
+    }
+}

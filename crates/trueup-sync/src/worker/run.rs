@@ -1,0 +1,472 @@
+//! Runs: pushes and pulls that somebody asked for, a step at a time, with progress kept.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use trueup_channels::{ChannelError, ChannelErrorKind};
+use trueup_core::{ListingKey, Quantity, Sku};
+use trueup_store::{Change, Connection, ListingQuery, Run, RunStatus};
+
+use super::pull::PullWork;
+use super::push::{End, Report, Want};
+use super::{ORDERS_WAIT_MAX, Worker, is_connection_wide};
+use crate::backoff;
+use crate::engine::EngineError;
+use crate::link::{Job, Link};
+use crate::plan::{self, Lane, Plan, Skip, Wish};
+use crate::shared::Shared;
+
+/// The operation of a push run.
+pub(crate) const PUSH: &str = "inventory_push";
+/// The operation of a pull run.
+pub(crate) const PULL: &str = "inventory_pull";
+/// The most items and the most warnings that a run keeps one by one.
+pub const RUN_ITEMS_MAX: usize = 10_000;
+/// How often a run tries one listing.
+const ITEM_TRIES_MAX: u32 = 4;
+/// How often in a row a run's requests may fail before it gives up.
+const RUN_FAILURES_MAX: u32 = 3;
+/// The first and the longest pause between two tries, in milliseconds.
+const TRY_MS_FIRST: u64 = 100;
+const TRY_MS_MAX: u64 = 2_000;
+/// How often the progress of a run is kept.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Makes a run that has just begun.
+pub(crate) fn new_run(
+    shared: &Shared,
+    link: &Link,
+    operation: &str,
+    id: Option<String>,
+    dry_run: bool,
+) -> Run {
+    Run {
+        id: id.unwrap_or_else(|| format!("run_{}", uuid::Uuid::now_v7().simple())),
+        operation: operation.to_owned(),
+        channel: link.id.clone(),
+        status: RunStatus::Running,
+        dry_run,
+        counters: BTreeMap::new(),
+        warnings: json!([]),
+        items: json!([]),
+        error: None,
+        started_at: shared.now(),
+        finished_at: None,
+    }
+}
+
+/// A run under way.
+pub(super) struct ActiveRun {
+    pub(super) run: Run,
+    /// Listings to push, each with how often it was tried.
+    pub(super) push: VecDeque<(Want, u32)>,
+    /// Listings to push again after a pause.
+    again: Vec<(Want, u32)>,
+    /// What is to be read, for a pull.
+    pub(super) pull: Option<PullWork>,
+    pub(super) items: Vec<Value>,
+    /// Where a listing's item stands in `items`.
+    pub(super) places: BTreeMap<ListingKey, usize>,
+    warnings: Vec<Value>,
+    /// Requests that failed in a row.
+    pub(super) failures: u32,
+    pub(super) wait_until: Instant,
+    /// Whether the wait ends when the channel's orders have been heard.
+    pub(super) waits_for_orders: bool,
+    noted: Instant,
+}
+
+impl ActiveRun {
+    fn new(run: Run) -> Self {
+        let now = Instant::now();
+        Self {
+            run,
+            push: VecDeque::new(),
+            again: Vec::new(),
+            pull: None,
+            items: Vec::new(),
+            places: BTreeMap::new(),
+            warnings: Vec::new(),
+            failures: 0,
+            wait_until: now,
+            waits_for_orders: false,
+            noted: now,
+        }
+    }
+
+    pub(super) fn wakes_at(&self) -> Instant {
+        self.wait_until
+    }
+
+    pub(super) fn waits_for_channel(&self) -> bool {
+        self.failures > 0
+    }
+
+    pub(super) fn count(&mut self, counter: &str, by: u64) {
+        *self.run.counters.entry(counter.to_owned()).or_default() += by;
+    }
+
+    pub(super) fn counted(&self, counter: &str) -> u64 {
+        self.run.counters.get(counter).copied().unwrap_or(0)
+    }
+
+    /// Keeps what became of one listing; the first [`RUN_ITEMS_MAX`] are kept one by one.
+    pub(super) fn item(&mut self, key: Option<&ListingKey>, item: Value) {
+        if let Some(place) = key.and_then(|key| self.places.get(key)) {
+            self.items[*place] = item;
+            return;
+        }
+        if self.items.len() >= RUN_ITEMS_MAX {
+            return;
+        }
+        if let Some(key) = key {
+            self.places.insert(key.clone(), self.items.len());
+        }
+        self.items.push(item);
+    }
+
+    fn warn(&mut self, warning: Value) {
+        if self.warnings.len() < RUN_ITEMS_MAX {
+            self.warnings.push(warning);
+        }
+    }
+
+    fn row(&self) -> Run {
+        Run {
+            items: Value::Array(self.items.clone()),
+            warnings: Value::Array(self.warnings.clone()),
+            ..self.run.clone()
+        }
+    }
+}
+
+impl Worker {
+    /// Does one step of the run under way, or begins the next one.
+    pub(super) async fn run_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        if !self.next_run(row).await? {
+            return Ok(false);
+        }
+        let heard_all = self.link.heard.lock().wanted.is_none();
+        let is_out = self.is_out();
+        let Some(run) = &mut self.run else { return Ok(false) };
+        let waited = Instant::now() >= run.wait_until || (run.waits_for_orders && heard_all);
+        if !waited || (is_out && run.failures > 0) {
+            return Ok(false);
+        }
+        run.waits_for_orders = false;
+        let reads = run.pull.as_ref().is_some_and(|pull| !pull.pending.is_empty());
+        if reads {
+            self.pull_step(row).await?;
+        } else if !run.push.is_empty() {
+            self.run_push_step(row).await?;
+        } else if run.again.is_empty() {
+            self.finish_run().await?;
+            return Ok(true);
+        } else {
+            let tries = run.again.iter().map(|(_, tries)| *tries).max().unwrap_or(1);
+            let millis = backoff::millis(tries, TRY_MS_FIRST, TRY_MS_MAX);
+            if !run.again.iter().any(|(want, _)| self.raising.contains_key(&want.key)) {
+                run.wait_until = Instant::now() + Duration::from_millis(millis);
+            }
+            run.push = std::mem::take(&mut run.again).into();
+            return Ok(false);
+        }
+        self.keep_progress().await?;
+        Ok(true)
+    }
+
+    /// Makes sure that a run is under way; returns whether one is.
+    pub(super) async fn next_run(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        if self.run.is_some() {
+            return Ok(true);
+        }
+        let Some(job) = self.jobs.pop_front() else { return Ok(false) };
+        match job {
+            Job::Push { run, scope } => {
+                self.run = Some(ActiveRun::new(run));
+                self.begin_push(scope).await?;
+            }
+            Job::Pull { run, request } => {
+                self.run = Some(ActiveRun::new(run));
+                self.begin_pull(row, request).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn begin_push(
+        &mut self,
+        scope: Option<Vec<(Sku, Option<Quantity>)>>,
+    ) -> Result<(), EngineError> {
+        let mut exact: BTreeMap<Sku, Option<Quantity>> = BTreeMap::new();
+        let mut query =
+            ListingQuery { channel: Some(self.link.id.clone()), ..ListingQuery::default() };
+        let mut wanted: Vec<(Lane, Want)> = Vec::new();
+        let capabilities = self.link.channel.capabilities().clone();
+        let (shared, org) = (self.shared.clone(), self.link.org.clone());
+        let all = scope.is_none();
+        exact.extend(scope.into_iter().flatten());
+        let skus: Vec<Sku> = exact.keys().cloned().collect();
+        let mut mapped = BTreeSet::new();
+        let mut look = |view: trueup_store::ListingView| {
+            mapped.insert(view.mapping.sku.clone());
+            let quantity = exact.get(&view.mapping.sku).copied().flatten();
+            let wish = quantity.map_or(Wish::Asked, Wish::Exactly);
+            // What needs no sending is found out when its turn comes.
+            let lane = match plan::plan(&view, wish, &capabilities) {
+                Plan::Send(sending) => sending.lane,
+                Plan::ReadFirst => Lane::Decrease,
+                Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
+            };
+            wanted.push((lane, Want { sku: view.mapping.sku, key: view.mapping.key, wish }));
+        };
+        if all {
+            shared.each_listing(&org, query, &mut look).await?;
+        } else {
+            for skus in skus.chunks(crate::shared::SKUS_MAX) {
+                query.skus = Some(skus.to_vec());
+                query.after = None;
+                shared.each_listing(&org, query.clone(), &mut look).await?;
+            }
+        }
+        wanted.sort_by_key(|(lane, _)| *lane);
+        let missing: Vec<Sku> = skus.into_iter().filter(|sku| !mapped.contains(sku)).collect();
+        if let Some(run) = &mut self.run {
+            run.count("total", u64::try_from(wanted.len()).unwrap_or(u64::MAX));
+            for counter in ["pushed", "skipped", "failed"] {
+                run.count(counter, 0);
+            }
+            run.push = wanted.into_iter().map(|(_, want)| (want, 0)).collect();
+        }
+        self.note_missing(missing).await;
+        Ok(())
+    }
+
+    /// Warns of SKUs that were asked for and have no listing on the channel.
+    pub(super) async fn note_missing(&mut self, missing: Vec<Sku>) {
+        let mut history = Vec::new();
+        for sku in missing {
+            let detail = "the SKU has no mapping on this channel";
+            let mut entry = self.entry(
+                "mapping_missing",
+                "warning",
+                Some(&sku),
+                json!({ "code": "mapping_missing", "detail": detail }),
+            );
+            let Some(run) = &mut self.run else { return };
+            entry.run = Some(run.run.id.clone());
+            history.push(entry);
+            run.count("total", 1);
+            run.count("skipped", 1);
+            run.warn(json!({ "sku": sku.as_str(), "code": "mapping_missing", "detail": detail }));
+        }
+        self.shared.note(&self.link.org, history).await;
+    }
+
+    async fn run_push_step(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let Some(run) = &self.run else { return Ok(()) };
+        let id = run.run.id.clone();
+        let (way, count) = self.way(run.push.len());
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let count = count.min(run.push.len());
+        let mut tries = BTreeMap::new();
+        let mut wants = Vec::with_capacity(count);
+        for (want, tried) in run.push.drain(..count) {
+            tries.insert(want.key.clone(), tried);
+            wants.push(want);
+        }
+        let reports = match self.push_batch(row, wants.clone(), Some(&id), way).await {
+            Ok(reports) => reports,
+            Err(error) => {
+                if let Some(run) = &mut self.run {
+                    run.push.extend(wants.into_iter().map(|want| (want, 1)));
+                }
+                return Err(error);
+            }
+        };
+        self.take_reports(reports, &tries);
+        Ok(())
+    }
+
+    fn take_reports(&mut self, reports: Vec<Report>, tries: &BTreeMap<ListingKey, u32>) {
+        let waits_for_orders = !self.raising.is_empty();
+        let Some(run) = &mut self.run else { return };
+        let wide = |end: &End| matches!(end, End::Again(e) if is_connection_wide(e.kind));
+        let tried: Vec<&Report> =
+            reports.iter().filter(|r| !matches!(r.end, End::Skipped(_) | End::Gone)).collect();
+        // A listing that is to be read first says nothing of the connection.
+        let failed =
+            !tried.is_empty() && tried.iter().all(|r| wide(&r.end)) && self.outage.failures > 0;
+        run.failures = if failed { run.failures + 1 } else { 0 };
+        let refused = reports.iter().any(|report| match &report.end {
+            End::Again(error) => {
+                matches!(
+                    error.kind,
+                    ChannelErrorKind::Auth
+                        | ChannelErrorKind::Forbidden
+                        | ChannelErrorKind::AccountBlocked
+                        | ChannelErrorKind::Config
+                )
+            }
+            End::Sent(_) | End::Shown(_) | End::Skipped(_) | End::Refused(_) | End::Gone => false,
+        });
+        let gives_up = run.failures >= RUN_FAILURES_MAX || (failed && refused);
+        for Report { want, end } in reports {
+            let tried = tries.get(&want.key).copied().unwrap_or(0) + 1;
+            match end {
+                End::Again(_) if tried < ITEM_TRIES_MAX && !gives_up => {
+                    run.again.push((want, tried));
+                }
+                // The orders were asked for; one more try when they have been heard.
+                End::Skipped(Skip::WaitsForOrders) if tried < 3 => {
+                    run.again.push((want, tried));
+                    run.waits_for_orders = waits_for_orders;
+                    run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
+                }
+                end => close_push(run, &want, end),
+            }
+        }
+        if gives_up {
+            let error =
+                ChannelError::new(ChannelErrorKind::Transient, "the channel is not reached");
+            let rest: Vec<(Want, u32)> = run.push.drain(..).chain(run.again.drain(..)).collect();
+            for (want, _) in rest {
+                close_push(run, &want, End::Again(error.clone()));
+            }
+        }
+    }
+
+    async fn keep_progress(&mut self) -> Result<(), EngineError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        if run.noted.elapsed() < PROGRESS_PAUSE {
+            return Ok(());
+        }
+        run.noted = Instant::now();
+        let (row, id) = (run.row(), run.run.id.clone());
+        self.shared.store.put_run(&self.link.org, row).await?;
+        self.shared.store.announce(Change::Run { org: self.link.org.clone(), id });
+        Ok(())
+    }
+
+    /// Ends the run under way before its work is done.
+    pub(super) async fn fail_run(&mut self, why: &str) -> Result<(), EngineError> {
+        if let Some(run) = &mut self.run {
+            run.run.error = Some(why.to_owned());
+            run.push.clear();
+            run.again.clear();
+            run.pull = None;
+        }
+        self.finish_run().await
+    }
+
+    async fn finish_run(&mut self) -> Result<(), EngineError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let done: u64 = ["pushed", "skipped", "matched", "adopted", "conflicts"]
+            .map(|c| run.counted(c))
+            .iter()
+            .sum();
+        let failed = run.counted("failed");
+        run.run.status = match (run.run.error.is_some(), failed, done) {
+            (false, 0, _) => RunStatus::Completed,
+            (_, _, 0) => RunStatus::Failed,
+            (_, _, _) => RunStatus::Partial,
+        };
+        run.run.finished_at = Some(self.shared.now());
+        let row = run.row();
+        let org = self.link.org.clone();
+        self.shared.store.put_run(&org, row.clone()).await?;
+        self.run = None;
+        let status = match row.status {
+            RunStatus::Completed => "ok",
+            RunStatus::Partial => "partial",
+            RunStatus::Failed | RunStatus::Running => "error",
+        };
+        let detail = json!({
+            "counters": row.counters, "dryRun": row.dry_run, "error": row.error,
+        });
+        let mut entry = self.entry(&row.operation, status, None, detail);
+        entry.run = Some(row.id.clone());
+        self.shared.note(&org, vec![entry]).await;
+        if row.status != RunStatus::Completed {
+            let body = json!({
+                "runId": row.id, "channelId": self.link.id.as_str(), "operation": row.operation,
+                "status": status, "counters": row.counters, "error": row.error,
+            });
+            self.shared.tell(&org, "sync.failed", body).await;
+        }
+        metrics::counter!("trueup_runs_total", "operation" => row.operation.clone(),
+            "status" => status)
+        .increment(1);
+        self.shared.store.announce(Change::Run { org, id: row.id });
+        self.shared.run_ended.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends what will not be worked on any more, because the worker stops.
+    pub(super) async fn abandon(&mut self) {
+        let why = "the worker was stopped";
+        loop {
+            if self.run.is_none() {
+                let job = {
+                    let mut mail = self.link.mail.lock();
+                    self.jobs.append(&mut mail.jobs);
+                    self.jobs.pop_front()
+                };
+                let Some(Job::Push { run, .. } | Job::Pull { run, .. }) = job else { return };
+                self.run = Some(ActiveRun::new(run));
+            }
+            if self.fail_run(why).await.is_err() {
+                // The store is gone; `abandon_runs` ends them at the next start.
+                return;
+            }
+        }
+    }
+}
+
+/// Counts what finally became of a push, and keeps its item.
+fn close_push(run: &mut ActiveRun, want: &Want, end: End) {
+    let (counter, action, quantity, reason, detail) = match end {
+        End::Sent(quantity) | End::Shown(quantity) => {
+            ("pushed", "pushed", Some(quantity), None, None)
+        }
+        End::Skipped(skip) => ("skipped", "skipped", None, Some(skip.as_str()), None),
+        End::Gone => ("skipped", "skipped", None, Some("mapping_missing"), None),
+        End::Again(error) | End::Refused(error) => {
+            ("failed", "failed", None, Some(plan::error_code(error.kind)), Some(error.detail))
+        }
+    };
+    run.count(counter, 1);
+    if let Some(place) = run.places.get(&want.key).copied().filter(|_| run.pull.is_some()) {
+        let item = &mut run.items[place];
+        item["action"] = json!(match counter {
+            "pushed" => "pushed",
+            "skipped" => "pending",
+            _ => "error",
+        });
+        if let Some(quantity) = quantity {
+            item["quantity"] = json!(quantity);
+        }
+        if let Some(reason) = reason {
+            item["reason"] = json!(reason);
+        }
+        if let Some(detail) = detail {
+            item["detail"] = json!(detail);
+        }
+        return;
+    }
+    let mut item = json!({
+        "sku": want.sku.as_str(), "listing": want.key.as_str(), "action": action,
+        "quantity": quantity,
+    });
+    if let Some(reason) = reason {
+        item["reason"] = json!(reason);
+    }
+    if let Some(detail) = detail {
+        item["detail"] = json!(detail);
+    }
+    if run.pull.is_none() {
+        run.item(Some(&want.key), item);
+    }
+}
