@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use bytes::Bytes;
 use http::StatusCode;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
@@ -43,7 +44,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// A CSV text with its header.
 pub(super) struct Table {
     columns: Vec<String>,
-    reader: csv::Reader<std::io::Cursor<Vec<u8>>>,
+    text: Bytes,
+    reader: csv::Reader<std::io::Cursor<Bytes>>,
 }
 
 /// A line that is wrong.
@@ -77,13 +79,14 @@ impl Table {
     /// Reads the header. Comma, semicolon or tab; with or without a byte order mark.
     pub(super) fn read(body: &[u8]) -> Result<Self, Problem> {
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let text = Bytes::copy_from_slice(body);
         let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let count = |delimiter: u8| first.iter().filter(|byte| **byte == delimiter).count();
         let most = [b',', b';', b'\t'].into_iter().rev().max_by_key(|d| count(*d));
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(most.unwrap_or(b','))
             .flexible(true)
-            .from_reader(std::io::Cursor::new(body.to_vec()));
+            .from_reader(std::io::Cursor::new(text.clone()));
         let malformed = |error: csv::Error| {
             Problem::bad("malformed_csv", format!("the header cannot be read: {error}"))
         };
@@ -96,22 +99,23 @@ impl Table {
             let detail = format!("there are more than {COLUMNS_MAX} columns");
             return Err(Problem::bad("malformed_csv", detail));
         }
-        Ok(Self { columns, reader })
+        Ok(Self { columns, text, reader })
     }
 
     /// Returns the lines; empty ones are left out.
     pub(super) fn lines(self) -> impl Iterator<Item = Result<Line, LineError>> {
         let columns = self.columns;
+        let mut counter = LineCounter { text: self.text, at: 0, line: 1 };
         self.reader.into_records().filter_map(move |record| {
             let record = match record {
                 Ok(record) => record,
                 Err(error) => {
-                    let line = error.position().map_or(0, csv::Position::line);
+                    let line = error.position().map_or(0, |position| counter.line(position));
                     let detail = "the line is not CSV in UTF-8";
                     return Some(Err(LineError::new(line, "malformed_line", detail)));
                 }
             };
-            let number = record.position().map_or(0, csv::Position::line);
+            let number = record.position().map_or(0, |position| counter.line(position));
             if record.iter().all(|cell| cell.trim().is_empty()) {
                 return None;
             }
@@ -123,6 +127,28 @@ impl Table {
             let cells = cells.map(|(name, cell)| (name.clone(), cell.trim().to_owned()));
             Some(Ok(Line { number, cells: cells.collect() }))
         })
+    }
+}
+
+/// Counts lines: the reader's own count is off where lines are empty or end in `\r\n`.
+struct LineCounter {
+    text: Bytes,
+    at: usize,
+    line: u64,
+}
+
+impl LineCounter {
+    /// Returns the number of the line that a record begins in; records come in order.
+    fn line(&mut self, position: &csv::Position) -> u64 {
+        let from = usize::try_from(position.byte()).unwrap_or(usize::MAX).min(self.text.len());
+        // The position is before the end of the line above and before empty lines.
+        let skipped = self.text[from..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+        let begin = from + skipped.count();
+        let passed = self.text.get(self.at..begin).unwrap_or_default();
+        let breaks = passed.iter().filter(|byte| **byte == b'\n').count();
+        self.line += u64::try_from(breaks).unwrap_or(u64::MAX);
+        self.at = begin.max(self.at);
+        self.line
     }
 }
 
