@@ -3,3 +3,5 @@
 pub mod api;
 pub mod auth;
 pub mod config;
+pub mod cli;
+pub mod web;

@@ -149,7 +149,7 @@ fn missing(pointer: String, name: &str) -> Problem {
 }
 
 /// Reads one of `mappings`.
-fn one_of_many(index: usize, mapping: MappingBody) -> Result<MappingDraft, Problem> {
+fn one_of_many(index: usize, mapping: &MappingBody) -> Result<MappingDraft, Problem> {
     let prefix = format!("/mappings/{index}");
     if mapping.listings.is_some() {
         let detail = "goes with PUT …/mappings/{sku} only; give one mapping per listing";
@@ -338,8 +338,9 @@ async fn put_many(
     let channel = path.channel()?;
     let body: MappingsBody = incoming.json()?;
     check_len("/mappings", body.mappings.len(), ITEMS_MAX)?;
-    let read = |(index, Strict(mapping))| one_of_many(index, mapping);
-    let drafts: Result<Vec<_>, Problem> = body.mappings.into_iter().enumerate().map(read).collect();
+    let read =
+        |(index, Strict(mapping)): (usize, &Strict<MappingBody>)| one_of_many(index, mapping);
+    let drafts: Result<Vec<_>, Problem> = body.mappings.iter().enumerate().map(read).collect();
     let drafts = drafts?;
     let work = async {
         let rows = app.engine.map(&caller.org, &channel, drafts).await?;

@@ -11,11 +11,14 @@ use super::Identity;
 /// The most credentials that are remembered; beyond it the expired go, then all.
 pub(super) const REMEMBERED_MAX: usize = 10_000;
 
+/// An identity and until when it holds.
+type Remembered = (Arc<Identity>, Timestamp);
+
 /// Identities by the digest of their credential. The keys are SHA-256, so that a quick hash of
 /// them cannot be steered by a caller.
 #[derive(Default)]
 pub(super) struct Cache {
-    known: RwLock<FxHashMap<[u8; 32], (Arc<Identity>, Timestamp)>>,
+    known: RwLock<FxHashMap<[u8; 32], Remembered>>,
 }
 
 impl Cache {

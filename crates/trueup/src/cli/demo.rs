@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::json;
 use trueup_core::Org;
 use trueup_sync::Clock;
-use trueup_testkit::{SeedItem, Shop};
+use trueup_testkit::SeedItem;
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};

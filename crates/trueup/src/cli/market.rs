@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use trueup_testkit::{
-    AnySimulator, Chance, Faults, SeedItem, Shop, SimServer, amazon, ebay, shopify, spawn,
+    AnySimulator, Chance, Faults, SeedItem, SimServer, amazon, ebay, shopify, spawn,
 };
 
 /// The most simulated channels.

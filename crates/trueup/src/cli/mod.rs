@@ -43,11 +43,6 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
-    /// Measure durable reservations per second beside an empty endpoint.
-    Bench(crate::bench::BenchOptions),
-    /// The empty endpoint that `bench` measures beside the server.
-    #[command(hide = true)]
-    BenchFloor,
     /// Print the OpenAPI 3.1 description.
     Openapi,
     /// Print completions for a shell.
@@ -86,8 +81,6 @@ async fn dispatch(command: Command) -> Ended {
         Command::Export(args) => files::export(args).await.map(|()| true),
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
         Command::Verify(args) => verify::run(args).await,
-        Command::Bench(options) => bench(options).await,
-        Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
         Command::Openapi => Ok(data(crate::api::openapi()).map(|()| true)?),
         Command::Completions { shell } => {
             let mut command = Cli::command();
@@ -97,23 +90,19 @@ async fn dispatch(command: Command) -> Ended {
     }
 }
 
-async fn bench(options: crate::bench::BenchOptions) -> Ended {
-    let json = options.json;
-    let report = crate::bench::run(options).await?;
-    data(if json { report.to_json() } else { report.to_table() })?;
-    Ok(report.is_valid())
-}
-
 /// Says what may help with an error.
-fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     use trueup_store::embedded::OpenError;
+    if let Some(config) = error.downcast_ref::<crate::config::ConfigError>() {
+        return config.hint().map(str::to_owned);
+    }
     let open = error.downcast_ref::<OpenError>().or_else(|| {
         match error.downcast_ref::<assembly::StartError>() {
             Some(assembly::StartError::Open(open)) => Some(open),
             Some(_) | None => None,
         }
     });
-    match open {
+    let words = match open {
         Some(OpenError::InUse(_)) => {
             Some("stop the other process, or name another directory with --data-dir")
         }
@@ -122,5 +111,6 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         }
         Some(OpenError::Newer { .. }) => Some("use the newer program that wrote it"),
         Some(OpenError::Io { .. } | OpenError::Sql { .. }) | None => None,
-    }
+    };
+    words.map(str::to_owned)
 }

@@ -17,7 +17,7 @@ use trueup_core::{
     Adjust, Answer, Command, Delta, Item, Location, OrderId, Org, Quantity, Rejection,
     ReservationId, Reserve, SetOnHand, Sku, SkuSettings, Source, publish::Stock,
 };
-use trueup_store::{ListingQuery, Outcome, SkuQuery, Store, StoreError, Submission};
+use trueup_store::{ListingQuery, Outcome, SkuQuery, StoreError, Submission};
 use trueup_testkit::{SeedItem, Shop, ShopError};
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};

@@ -13,7 +13,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use trueup::api::{ApiOptions, App, Parts, openapi, router};
-use trueup::auth::{Auth, Mint, Scope, TokenSettings, mint};
+use trueup::auth::{Auth, KeySource, Mint, Scope, TokenSettings, mint};
 use trueup_core::{Org, Timestamp};
 use trueup_store::Store;
 use trueup_store::embedded::Embedded;
@@ -99,6 +99,10 @@ fn token() -> String {
 
 impl Api {
     async fn start() -> Self {
+        Self::start_with(TokenSettings::shared_secret(SECRET)).await
+    }
+
+    async fn start_with(tokens: TokenSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = TestClock(Arc::new(AtomicI64::new(START)));
         let now = clock.clone();
@@ -115,7 +119,7 @@ impl Api {
         let app = App::new(Parts {
             store: Arc::clone(&store),
             engine: engine.clone(),
-            auth: Auth::new(Arc::clone(&store), Some(TokenSettings::shared_secret(SECRET))),
+            auth: Auth::new(Arc::clone(&store), Some(tokens)),
             clock: Arc::new(clock.clone()),
             metrics: None,
             options: ApiOptions::default(),
@@ -579,6 +583,85 @@ async fn only_good_credentials_come_in() {
     api.advance(120);
     let got = api.raw("GET", "/sales-channel/inventory/A", &headers, "").await;
     got.is_problem(401, "token_expired");
+    api.stop().await;
+}
+
+/// A key pair of the tests: the private half for signing, the public half as a JWK.
+fn key_pair(seed: u8, id: &str) -> (EncodingKey, Value) {
+    use base64::Engine as _;
+    use p256::elliptic_curve::sec1::ToEncodedPoint;
+    use p256::pkcs8::EncodePrivateKey;
+    let secret = p256::SecretKey::from_slice(&[seed; 32]).unwrap();
+    let point = secret.public_key().to_encoded_point(false);
+    let text = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": id,
+        "x": text(point.x().unwrap()), "y": text(point.y().unwrap()),
+    });
+    (EncodingKey::from_ec_der(secret.to_pkcs8_der().unwrap().as_bytes()), jwk)
+}
+
+#[tokio::test]
+async fn public_keys_are_read_and_read_again_and_never_taken_for_a_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.json");
+    let (one, one_public) = key_pair(1, "one");
+    let (two, two_public) = key_pair(2, "two");
+    let write = |keys: &[&Value]| {
+        std::fs::write(&file, json!({ "keys": keys }).to_string()).unwrap();
+    };
+    write(&[&one_public]);
+    let api = Api::start_with(TokenSettings {
+        algorithms: vec![Algorithm::HS256, Algorithm::ES256],
+        secret: Some(SECRET.to_vec()),
+        keys: Some(KeySource::file(file.clone())),
+        issuer: Some("idp".to_owned()),
+        audience: Some("trueup".to_owned()),
+    })
+    .await;
+    let exp = START / 1_000_000 + 3_600;
+    let claims = |issuer: &str, audience: Value| json!({"sub": "x", "org": "acme", "exp": exp, "iss": issuer, "aud": audience});
+    let good = claims("idp", json!(["other", "trueup"]));
+    let sign = |key: &EncodingKey, id: Option<&str>, algorithm: Algorithm, claims: &Value| {
+        let mut header = Header::new(algorithm);
+        header.kid = id.map(str::to_owned);
+        jsonwebtoken::encode(&header, claims, key).unwrap()
+    };
+    let es = Algorithm::ES256;
+    // The public key is no secret: who signs with its bytes is not let in.
+    let confused = EncodingKey::from_secret(one_public["x"].as_str().unwrap().as_bytes());
+    let whole = EncodingKey::from_secret(one_public.to_string().as_bytes());
+    let ask = async |token: String| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("orgid", "acme")];
+        let got = api.raw("GET", "/sales-channel/inventory", &headers, "").await;
+        got.status.as_u16()
+    };
+    for (token, status) in [
+        (sign(&one, Some("one"), es, &good), 200),
+        (sign(&one, None, es, &good), 200),
+        (sign(&one, Some("two"), es, &good), 401),
+        (sign(&two, Some("one"), es, &good), 401),
+        (sign(&two, Some("two"), es, &good), 401),
+        (sign(&confused, Some("one"), Algorithm::HS256, &good), 401),
+        (sign(&whole, Some("one"), Algorithm::HS256, &good), 401),
+        (sign(&one, Some("one"), es, &claims("other", json!("trueup"))), 401),
+        (sign(&one, Some("one"), es, &claims("idp", json!("other"))), 401),
+        (sign(&one, Some("one"), es, &json!({"org": "acme", "exp": exp})), 401),
+        (sign(&EncodingKey::from_secret(SECRET), None, Algorithm::HS256, &good), 200),
+    ] {
+        assert_eq!(ask(token.clone()).await, status, "{token}");
+    }
+    // Keys are rolled: an unknown id makes the file be read again, soon but not at once.
+    write(&[&one_public, &two_public]);
+    let rolled = || sign(&two, Some("two"), es, &good);
+    assert_eq!(ask(rolled()).await, 401);
+    api.advance(20);
+    assert_eq!(ask(rolled()).await, 200);
+    // A source that is gone leaves the keys that were read.
+    std::fs::remove_file(&file).unwrap();
+    api.advance(1_200);
+    assert_eq!(ask(sign(&one, Some("one"), es, &good)).await, 200);
     api.stop().await;
 }
 

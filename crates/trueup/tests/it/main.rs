@@ -1,0 +1,11 @@
+//! The program and its API, as users meet them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test that cannot go on stops"
+)]
+
+mod crash;
+mod process;
+mod readme;

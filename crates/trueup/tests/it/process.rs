@@ -1,0 +1,127 @@
+//! The program as a user runs it: a child process, spoken to over HTTP.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub(crate) const SECRET: &str = "a secret of the tests that is long enough";
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// A server as a child process; killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Server {
+    /// Starts `trueup serve` on a free port and waits until it listens.
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_trueup"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-endpoints"])
+            .arg("--data-dir")
+            .arg(data_dir)
+            .env("TRUEUP_JWT_SECRET", SECRET)
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let url = listening(&mut child);
+        Self { child, url }
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop and returns whether it did so in order.
+    pub(crate) fn terminate(mut self) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().success()
+    }
+}
+
+/// Reads the address that a child says it listens on; the rest of its talk is let go.
+fn listening(child: &mut Child) -> String {
+    let talk = BufReader::new(child.stderr.take().unwrap());
+    let (found, url) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in talk.lines().map_while(Result::ok) {
+            if let Some((_, url)) = line.split_once("listening on ") {
+                drop(found.send(url.trim().to_owned()));
+            }
+        }
+    });
+    url.recv_timeout(START_MAX).expect("the program says where it listens")
+}
+
+/// Runs a command of the program to its end.
+pub(crate) fn run(args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_trueup"))
+        .args(args)
+        .env("TRUEUP_JWT_SECRET", SECRET)
+        .output()
+        .unwrap()
+}
+
+pub(crate) fn token(org: &str) -> String {
+    let made = run(&["token", "--org", org]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap().trim().to_owned()
+}
+
+/// A client of one org.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str, token: &str) -> Self {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { http, url: url.to_owned(), token: token.to_owned() }
+    }
+
+    /// Calls a route under `/sales-channel`; `None` when no answer came.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Option<(u16, Value)> {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self
+            .http
+            .request(method, format!("{}/sales-channel{path}", self.url))
+            .bearer_auth(&self.token)
+            .header("orgid", "acme");
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.ok()?;
+        let status = answer.status().as_u16();
+        let bytes = answer.bytes().await.ok()?;
+        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    pub(crate) async fn must(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let (status, answer) = self.call(method, path, body).await.expect("an answer");
+        assert!((200..300).contains(&status), "{method} {path}: {status} {answer}");
+        answer
+    }
+}
