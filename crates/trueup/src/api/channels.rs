@@ -397,7 +397,8 @@ async fn enable(
 ) -> Answered {
     let channel = path.new_channel()?;
     let enable = read_enable(&channel, &incoming)?;
-    let work = async { answer(app.engine.enable(&caller.org, &channel, enable).await?) };
+    // Boxed: connecting to a vendor is a long conversation, and its future is large.
+    let work = Box::pin(async { answer(app.engine.enable(&caller.org, &channel, enable).await?) });
     incoming.once(&app, &caller, work).await
 }
 

@@ -56,13 +56,15 @@ async fn accompany(State(app): State<AppState>, request: Request, next: Next) ->
     let method = method_word(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     let status = response.status();
-    metrics::histogram!(
-        "trueup_http_request_seconds",
-        "method" => method, "route" => route, "status" => class(status)
-    )
-    .record(began.elapsed().as_secs_f64());
+    if app.metrics.is_some() {
+        let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
+        metrics::histogram!(
+            "trueup_http_request_seconds",
+            "method" => method, "route" => route, "status" => class(status)
+        )
+        .record(began.elapsed().as_secs_f64());
+    }
     if status.is_server_error() {
         tracing::warn!(request_id = ?id, status = status.as_u16(), "a request failed");
     }

@@ -620,7 +620,12 @@ async fn public_keys_are_read_and_read_again_and_never_taken_for_a_secret() {
     })
     .await;
     let exp = START / 1_000_000 + 3_600;
-    let claims = |issuer: &str, audience: Value| json!({"sub": "x", "org": "acme", "exp": exp, "iss": issuer, "aud": audience});
+    let claims = |issuer: &str, audience: Value| {
+        let mut claims = json!({"sub": "x", "org": "acme", "exp": exp});
+        claims["iss"] = json!(issuer);
+        claims["aud"] = audience;
+        claims
+    };
     let good = claims("idp", json!(["other", "trueup"]));
     let sign = |key: &EncodingKey, id: Option<&str>, algorithm: Algorithm, claims: &Value| {
         let mut header = Header::new(algorithm);
@@ -725,7 +730,10 @@ async fn reserving_again_replaces_and_never_stacks() {
 async fn a_batch_is_each_its_own_outcome() {
     let api = Api::start().await;
     api.stock("A", 3).await;
-    let one = |order: &str, quantity: u64| json!({"orderId": order, "items": [{"sku": "A", "quantity": quantity}]});
+    let one = |order: &str, quantity: u64| {
+        let items = json!([{"sku": "A", "quantity": quantity}]);
+        json!({ "orderId": order, "items": items })
+    };
     let body = json!({"reservations": [one("a", 2), one("b", 2), one("c", 1), one("a", 2)]});
     let got = api.call("POST", "/inventory/reserve/batch", &body.to_string()).await.is(200);
     let results = got["results"].as_array().unwrap();

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on stops"
 )]
 
+mod api;
 mod crash;
 mod process;
 mod readme;
