@@ -118,10 +118,12 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [a, b, ..] = ip.segments();
     let global = (0x2000..=0x3fff).contains(&a);
-    let special = (a == 0x2001 && b < 0x0200)
-        || (a == 0x2001 && b == 0x0db8)
-        || a == 0x3ffe
-        || (a == 0x3fff && b < 0x1000);
+    let special = match a {
+        0x2001 => b < 0x0200 || b == 0x0db8,
+        0x3ffe => true,
+        0x3fff => b < 0x1000,
+        _ => false,
+    };
     global && !special
 }
 

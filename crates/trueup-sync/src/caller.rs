@@ -171,7 +171,8 @@ impl Transport {
 #[async_trait]
 impl Caller for Transport {
     async fn call(&self, request: Request) -> Result<Response, ChannelError> {
-        let url = rebase(&request.url, self.endpoint.as_ref(), self.reach).map_err(config)?;
+        let url = rebase(&request.url, self.endpoint.as_ref(), self.reach)
+            .map_err(|error| config(&error))?;
         let tries_max = if request.repeatable { REQUEST_TRIES_MAX } else { 1 };
         let mut tries = 0;
         loop {
@@ -284,7 +285,7 @@ fn rebase(url: &str, endpoint: Option<&Url>, reach: Reach) -> Result<Url, Addres
     address::parse(moved.as_str(), reach)
 }
 
-fn config(error: AddressError) -> ChannelError {
+fn config(error: &AddressError) -> ChannelError {
     ChannelError::new(ChannelErrorKind::Config, error.to_string())
 }
 
@@ -295,7 +296,7 @@ fn stopping() -> ChannelError {
 /// Tells a request that surely did not go out from one that may have; says nothing of the URL.
 fn failure(error: &reqwest::Error) -> ChannelError {
     if let Some(refused) = address_error(error) {
-        return config(refused);
+        return config(&refused);
     }
     if error.is_builder() {
         return ChannelError::new(ChannelErrorKind::Bug, "the request could not be built");

@@ -692,7 +692,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::EndpointNotAllowed`].
     pub async fn check_address(&self, url: &str) -> Result<(), EngineError> {
-        address::check_url(url, self.shared.reach).await.map_err(not_allowed)?;
+        address::check_url(url, self.shared.reach).await.map_err(|error| not_allowed(&error))?;
         Ok(())
     }
 
@@ -864,7 +864,9 @@ impl Engine {
         let kind = enable.kind.or(known_kind).unwrap_or_else(|| channel.as_str().to_owned());
         let kind = (shared.find_kind)(&kind).ok_or(EngineError::UnknownKind(kind))?;
         if let Some(endpoint) = &enable.endpoint {
-            address::check_url(endpoint, shared.reach).await.map_err(not_allowed)?;
+            address::check_url(endpoint, shared.reach)
+                .await
+                .map_err(|error| not_allowed(&error))?;
         }
         // Credentials of another kind, or sealed with a lost key, are of no use.
         let mut credentials = match earlier {

@@ -183,10 +183,11 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         Some(_) if !owed && is_accepted(view) => return Plan::Skip(Skip::NotOwed),
         // The same request again meets the same token; a different one is sent only when it is
         // clear what the channel shows, where the channel compares.
-        Some(sent) if capabilities.compare_and_set => {
-            if sent.quantity != number || sent.version != version {
-                return Plan::ReadFirst;
-            }
+        Some(sent)
+            if capabilities.compare_and_set
+                && (sent.quantity != number || sent.version != version) =>
+        {
+            return Plan::ReadFirst;
         }
         Some(_) => {}
     }

@@ -247,7 +247,9 @@ impl Shared {
         let kind = kind.ok_or_else(|| EngineError::UnknownKind(row.kind.clone()))?;
         let channel = kind.open(&settings).map_err(EngineError::Settings)?;
         let endpoint = match &row.endpoint {
-            Some(endpoint) => Some(address::parse(endpoint, self.reach).map_err(not_allowed)?),
+            Some(endpoint) => {
+                Some(address::parse(endpoint, self.reach).map_err(|error| not_allowed(&error))?)
+            }
             None => None,
         };
         let stop = self.stop.child_token();
@@ -280,7 +282,7 @@ impl Shared {
     }
 }
 
-pub(crate) fn not_allowed(error: AddressError) -> EngineError {
+pub(crate) fn not_allowed(error: &AddressError) -> EngineError {
     EngineError::EndpointNotAllowed(error.to_string())
 }
 

@@ -1,0 +1,335 @@
+//! A channel in memory that does as it is told: a kind for each set of capabilities.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use tokio::time::{Duration, Instant};
+use trueup_channels::{
+    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
+    LineState, Listing, Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
+    Reading, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+};
+use trueup_core::{ListingKey, Timestamp};
+
+static SHOPS: LazyLock<Mutex<BTreeMap<String, Arc<FakeShop>>>> = LazyLock::new(Mutex::default);
+
+/// What a fake shop holds and how it behaves.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) shown: BTreeMap<String, i64>,
+    /// Numbers that show later.
+    coming: Vec<(Instant, String, i64)>,
+    /// Every item that was sent: listing, quantity, token.
+    pub(crate) sent: Vec<(String, u64, String)>,
+    pub(crate) down: bool,
+    /// Applies the next push and loses the answer.
+    pub(crate) lose_answers: u32,
+    pub(crate) refused: BTreeSet<String>,
+    pub(crate) lying: BTreeSet<String>,
+    pub(crate) unreadable: BTreeSet<String>,
+    pub(crate) lag: Duration,
+    pub(crate) orders: Vec<OrderNotice>,
+    pub(crate) reads: u64,
+    pub(crate) catalogue: Vec<CatalogueEntry>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeShop {
+    state: Mutex<State>,
+}
+
+impl FakeShop {
+    /// Opens the shop of a name.
+    pub(crate) fn named(name: &str) -> Arc<Self> {
+        SHOPS.lock().unwrap().entry(name.to_owned()).or_default().clone()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap();
+        let now = Instant::now();
+        let coming = std::mem::take(&mut state.coming);
+        for (at, key, quantity) in coming {
+            if at <= now {
+                state.shown.insert(key, quantity);
+            } else {
+                state.coming.push((at, key, quantity));
+            }
+        }
+        state
+    }
+
+    pub(crate) fn shown(&self, key: &str) -> Option<i64> {
+        self.state().shown.get(key).copied()
+    }
+
+    pub(crate) fn sent_to(&self, key: &str) -> Vec<u64> {
+        let state = self.state();
+        state.sent.iter().filter(|(of, ..)| of == key).map(|(_, quantity, _)| *quantity).collect()
+    }
+
+    /// Sells on the channel: its number falls, and its orders tell of it.
+    pub(crate) fn sell(&self, order: &str, key: &str, units: u64, at: Timestamp) {
+        let mut state = self.state();
+        *state.shown.entry(key.to_owned()).or_default() -= i64::try_from(units).unwrap();
+        state.orders.push(order_of(order, key, units, 0, at));
+    }
+}
+
+pub(crate) fn order_of(
+    order: &str,
+    key: &str,
+    sold: u64,
+    restocked: u64,
+    at: Timestamp,
+) -> OrderNotice {
+    OrderNotice {
+        order_id: order.to_owned(),
+        updated_at: Some(at),
+        lines: vec![OrderLine {
+            line_id: format!("{order}-1"),
+            sku: None,
+            fields: BTreeMap::from([("id".to_owned(), key.to_owned())]),
+            state: LineState { sold, restocked, channel_fulfilled: false, part: None },
+        }],
+    }
+}
+
+pub(crate) struct FakeKind {
+    name: &'static str,
+    capabilities: Capabilities,
+}
+
+const PLAIN: Capabilities = Capabilities {
+    push_items_max: 10,
+    bulk_items_max: 0,
+    bulk_from: 0,
+    read_items_max: 10,
+    compare_and_set: false,
+    verify_by_reading: false,
+    settle_ms: 60,
+    quantity_max: 1_000,
+};
+
+/// Takes numbers as they are.
+static PLAIN_KIND: FakeKind = FakeKind { name: "plain", capabilities: PLAIN };
+/// Compares before it sets.
+static CAREFUL_KIND: FakeKind =
+    FakeKind { name: "careful", capabilities: Capabilities { compare_and_set: true, ..PLAIN } };
+/// Takes now and applies later.
+static SLOW_KIND: FakeKind = FakeKind {
+    name: "slow",
+    capabilities: Capabilities { verify_by_reading: true, settle_ms: 80, ..PLAIN },
+};
+
+pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
+    let kinds: [&'static FakeKind; 3] = [&PLAIN_KIND, &CAREFUL_KIND, &SLOW_KIND];
+    kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
+}
+
+impl Kind for FakeKind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn setting_names(&self) -> &'static [&'static str] {
+        &["shop", "credentials.token"]
+    }
+
+    fn open(&self, settings: &Settings) -> Result<Box<dyn Channel>, Vec<SettingError>> {
+        let mut errors = Vec::new();
+        let wrong = |setting: &str| SettingError {
+            setting: setting.to_owned(),
+            detail: "is required".to_owned(),
+        };
+        let shop = settings.fields.get("shop").and_then(|value| value.as_str());
+        if shop.is_none() {
+            errors.push(wrong("shop"));
+        }
+        if !settings.credentials.contains_key("token") {
+            errors.push(wrong("credentials.token"));
+        }
+        match shop {
+            Some(shop) if errors.is_empty() => {
+                let shop = FakeShop::named(shop);
+                Ok(Box::new(FakeChannel { shop, capabilities: self.capabilities.clone() }))
+            }
+            Some(_) | None => Err(errors),
+        }
+    }
+
+    fn listing(
+        &self,
+        _: &Settings,
+        fields: BTreeMap<String, String>,
+    ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
+        match fields.get("id").and_then(|id| ListingKey::new(id).ok()) {
+            Some(key) => Ok((key, fields)),
+            None => Err(vec![SettingError {
+                setting: "id".to_owned(),
+                detail: "is required".to_owned(),
+            }]),
+        }
+    }
+
+    fn names_listing(
+        &self,
+        listing: &BTreeMap<String, String>,
+        fields: &BTreeMap<String, String>,
+    ) -> bool {
+        fields.contains_key("id") && listing.get("id") == fields.get("id")
+    }
+}
+
+struct FakeChannel {
+    shop: Arc<FakeShop>,
+    capabilities: Capabilities,
+}
+
+fn down() -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Transient, "the shop is down")
+}
+
+impl FakeChannel {
+    fn push_one(&self, state: &mut State, item: &PushItem, token: &str) -> PushOutcome {
+        let key = item.listing.key.as_str().to_owned();
+        if state.refused.contains(&key) {
+            let detail = "the listing has ended";
+            return PushOutcome::Refused(ChannelError::new(ChannelErrorKind::NotPushable, detail));
+        }
+        let shown = state.shown.get(&key).copied().unwrap_or(0);
+        if self.capabilities.compare_and_set
+            && item.expected_before.is_some_and(|expected| expected != shown)
+        {
+            return PushOutcome::Stale;
+        }
+        state.sent.push((key.clone(), item.quantity, token.to_owned()));
+        let quantity = i64::try_from(item.quantity).unwrap();
+        if !state.lying.contains(&key) {
+            if state.lag.is_zero() {
+                state.shown.insert(key, quantity);
+            } else {
+                let at = Instant::now() + state.lag;
+                state.coming.push((at, key, quantity));
+            }
+        }
+        if self.capabilities.verify_by_reading {
+            PushOutcome::Accepted
+        } else {
+            PushOutcome::Applied
+        }
+    }
+}
+
+#[async_trait]
+impl Channel for FakeChannel {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn connect(&self, _: &dyn Caller) -> Result<Connected, ChannelError> {
+        if self.shop.state().down {
+            return Err(ChannelError::new(ChannelErrorKind::Auth, "wrong token"));
+        }
+        Ok(Connected::default())
+    }
+
+    async fn push(&self, _: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let mut state = self.shop.state();
+        if state.down {
+            return batch.items.iter().map(|_| PushOutcome::NotSent(down())).collect();
+        }
+        let outcomes: Vec<PushOutcome> =
+            batch.items.iter().map(|item| self.push_one(&mut state, item, &batch.token)).collect();
+        if state.lose_answers > 0 {
+            state.lose_answers -= 1;
+            let lost = ChannelError::new(ChannelErrorKind::UnknownOutcome, "no answer");
+            return outcomes.iter().map(|_| PushOutcome::Unknown(lost.clone())).collect();
+        }
+        outcomes
+    }
+
+    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        self.push(caller, batch).await
+    }
+
+    async fn read(
+        &self,
+        _: &dyn Caller,
+        listings: &[Listing],
+    ) -> Result<Vec<Reading>, ChannelError> {
+        let mut state = self.shop.state();
+        if state.down {
+            return Err(down());
+        }
+        state.reads += 1;
+        let reading = |listing: &Listing| {
+            let key = listing.key.as_str();
+            match state.shown.get(key) {
+                Some(shown) if !state.unreadable.contains(key) => Reading::Quantity(*shown),
+                Some(_) | None => Reading::Unknown("untracked".to_owned()),
+            }
+        };
+        Ok(listings.iter().map(reading).collect())
+    }
+
+    async fn catalogue(
+        &self,
+        _: &dyn Caller,
+        _: Option<&str>,
+    ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        Ok(Page { items: self.shop.state().catalogue.clone(), next: None })
+    }
+
+    async fn orders(
+        &self,
+        _: &dyn Caller,
+        _: Timestamp,
+        _: Option<&str>,
+    ) -> Result<Page<OrderNotice>, ChannelError> {
+        let state = self.shop.state();
+        if state.down {
+            return Err(down());
+        }
+        Ok(Page { items: state.orders.clone(), next: None })
+    }
+
+    async fn verify_webhook(
+        &self,
+        _: &dyn Caller,
+        request: WebhookRequest<'_>,
+    ) -> Result<VerifiedWebhook, WebhookError> {
+        let text = |name: &str| {
+            request.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        };
+        if text("signature").as_deref() != Some("good") {
+            return Err(WebhookError::Signature);
+        }
+        let delivery_id = text("id").ok_or(WebhookError::Signature)?;
+        Ok(VerifiedWebhook { delivery_id, topic: text("topic").unwrap_or_default() })
+    }
+
+    /// `order ID KEY SOLD RESTOCKED` or `hint KEY`.
+    fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
+        let text = String::from_utf8_lossy(body).into_owned();
+        let words: Vec<&str> = text.split(' ').collect();
+        match (topic, words.as_slice()) {
+            ("order", [order, key, sold, restocked]) => {
+                let at = Timestamp::from_micros(1);
+                let (sold, restocked) = (sold.parse().unwrap(), restocked.parse().unwrap());
+                let mut order = order_of(order, key, sold, restocked, at);
+                order.updated_at = None;
+                Ok(vec![Notice::Order(order)])
+            }
+            ("hint", [key]) => {
+                let fields = BTreeMap::from([("id".to_owned(), (*key).to_owned())]);
+                Ok(vec![Notice::InventoryHint { fields, at: None }])
+            }
+            (_, _) => Err(ChannelError::new(ChannelErrorKind::Protocol, "not ours")),
+        }
+    }
+
+    async fn subscribe(&self, _: &dyn Caller, _: &str) -> Result<Vec<String>, ChannelError> {
+        Ok(Vec::new())
+    }
+}

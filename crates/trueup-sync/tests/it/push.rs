@@ -1,0 +1,262 @@
+//! Pushes: what is owed arrives, in the right order, once, and honestly.
+
+use std::time::Duration;
+
+use trueup_core::Strategy;
+use trueup_store::{ConnectionState, RunStatus, Store};
+use trueup_sync::{EngineError, PushScope, listing_status};
+
+use crate::house::{House, action, counter, quantity, sku, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_reaches_every_kind_of_channel() {
+    for kind in ["plain", "careful", "slow"] {
+        let house = House::open().await;
+        let (id, shop) = house.connect(kind, &[("A", "a", 3), ("B", "b", 0)], |_| {}).await;
+        house.count("A", 42, true).await;
+        house.count("B", 5, true).await;
+        house.settle().await;
+        assert_eq!((shop.shown("a"), shop.shown("b")), (Some(42), Some(5)), "{kind}");
+        let view = house.listing(&id, "A").await;
+        assert_eq!(view.state.base, Some(42), "{kind}");
+        assert_eq!(view.state.in_flight, None, "{kind}");
+        let row = house.store.connection(&house.org, &id).await.unwrap().unwrap();
+        assert_eq!(listing_status(&view, &row), "ok");
+        house.count("A", 0, true).await;
+        house.settle().await;
+        assert_eq!(shop.shown("a"), Some(0), "{kind}");
+        house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_changes_of_one_sku_become_few_pushes() {
+    let house = House::open().await;
+    let (_, shop) = house.connect("plain", &[("A", "a", 0)], |_| {}).await;
+    for units in (1..=200).rev() {
+        house.count("A", units, true).await;
+    }
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(1));
+    let sent = shop.sent_to("a").len();
+    assert!(sent <= 200, "{sent}");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_does_not_publish_waits_for_a_run() {
+    let house = House::open().await;
+    house.count("A", 7, false).await;
+    let (id, shop) = house.connect("careful", &[("A", "a", 7)], |e| e.sync_inventory = false).await;
+    house.count("A", 9, false).await;
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(7));
+    let row = house.store.connection(&house.org, &id).await.unwrap().unwrap();
+    assert_eq!(listing_status(&house.listing(&id, "A").await, &row), "stale");
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Completed, "{run:?}");
+    assert_eq!((counter(&run, "total"), counter(&run, "pushed")), (1, 1));
+    assert_eq!(shop.shown("a"), Some(9));
+    assert_eq!(house.history("inventory_push").await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_warns_of_what_is_not_mapped_and_sends_a_given_number() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 1)], |_| {}).await;
+    house.count("A", 10, true).await;
+    house.settle().await;
+    let items = vec![(sku("A"), Some(quantity(4))), (sku("NONE"), None)];
+    let run = house.push(&id, PushScope::Items(items)).await;
+    assert_eq!(shop.shown("a"), Some(4));
+    assert_eq!(house.on_hand("A").await, 10);
+    assert_eq!(run.warnings[0]["code"], "mapping_missing");
+    assert_eq!(run.warnings[0]["sku"], "NONE");
+    assert_eq!((counter(&run, "pushed"), counter(&run, "skipped")), (1, 1));
+    assert_eq!(house.history("mapping_missing").await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_run_id_is_one_run() {
+    let house = House::open().await;
+    let (id, _) = house.connect("plain", &[("A", "a", 1)], |_| {}).await;
+    let push = || house.engine.push(&house.org, &id, PushScope::All, Some("r1".to_owned()));
+    assert_eq!(push().await.unwrap(), "r1");
+    assert_eq!(push().await.unwrap(), "r1");
+    house.settle().await;
+    assert_eq!(house.history("inventory_push").await.len(), 1);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_item_is_parked_and_blocks_nobody() {
+    let house = House::open().await;
+    let listings = [("A", "a", 1), ("BAD", "bad", 1), ("C", "c", 1)];
+    let (id, shop) = house.connect("plain", &listings, |_| {}).await;
+    shop.state().refused.insert("bad".to_owned());
+    for of in ["A", "BAD", "C"] {
+        house.count(of, 9, true).await;
+    }
+    house.settle().await;
+    assert_eq!((shop.shown("a"), shop.shown("c")), (Some(9), Some(9)));
+    let view = house.listing(&id, "BAD").await;
+    assert_eq!(view.parked.clone().unwrap().code, "not_pushable");
+    let row = house.store.connection(&house.org, &id).await.unwrap().unwrap();
+    assert_eq!(listing_status(&view, &row), "error");
+    // A run tries it again, and says that it failed.
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Partial);
+    assert_eq!(action(&run, "BAD"), "failed");
+    shop.state().refused.clear();
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Completed);
+    assert_eq!(shop.shown("bad"), Some(9));
+    assert_eq!(house.listing(&id, "BAD").await.parked, None);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unclear_push_is_repeated_under_its_token() {
+    for kind in ["plain", "careful", "slow"] {
+        let house = House::open().await;
+        let (_, shop) = house.connect(kind, &[("A", "a", 1)], |_| {}).await;
+        house.count("A", 5, true).await;
+        house.settle().await;
+        shop.state().lose_answers = 1;
+        house.count("A", 3, true).await;
+        house.settle().await;
+        assert_eq!(shop.shown("a"), Some(3), "{kind}");
+        if kind == "plain" {
+            let sent = shop.state().sent.clone();
+            let tokens: Vec<&String> =
+                sent.iter().filter(|(_, quantity, _)| *quantity == 3).map(|(.., t)| t).collect();
+            assert_eq!(tokens.len(), 2);
+            assert_eq!(tokens[0], tokens[1]);
+        }
+        house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_lies_is_found_out_and_parked() {
+    for kind in ["plain", "careful", "slow"] {
+        let house = House::open().await;
+        let strategy = |e: &mut trueup_sync::Enable| e.strategy = Some(Strategy::ChannelWins);
+        let (id, shop) = house.connect(kind, &[("A", "a", 8)], strategy).await;
+        house.count("A", 8, true).await;
+        house.settle().await;
+        shop.state().lying.insert("a".to_owned());
+        house.count("A", 4, true).await;
+        house.settle().await;
+        let view = house.listing(&id, "A").await;
+        assert_eq!(view.parked.map(|parked| parked.code).as_deref(), Some("not_applied"), "{kind}");
+        // The old number is not taken for a change of the channel's own.
+        assert_eq!(house.on_hand("A").await, 4, "{kind}");
+        let entries = house.history("inventory_push").await;
+        assert!(entries.iter().any(|entry| entry.detail["code"] == "not_applied"), "{kind}");
+        house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_channel_is_not_a_lying_one() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("slow", &[("A", "a", 8)], |_| {}).await;
+    shop.state().lag = Duration::from_millis(60);
+    for units in [7, 6, 5, 9, 4] {
+        house.count("A", units, true).await;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(4));
+    assert_eq!(house.on_hand("A").await, 4);
+    assert_eq!(house.listing(&id, "A").await.parked, None);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_channels_down_do_not_hold_up_the_third() {
+    let house = House::open().await;
+    let (one, first) = house.connect("plain", &[("A", "a", 1)], |_| {}).await;
+    let (_, second) = house.connect("careful", &[("A", "a", 1)], |_| {}).await;
+    let (_, third) = house.connect("slow", &[("A", "a", 1)], |_| {}).await;
+    house.settle().await;
+    first.state().down = true;
+    second.state().down = true;
+    house.count("A", 6, true).await;
+    until("the third shows it", || third.shown("a") == Some(6)).await;
+    let run = house.push(&one, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Failed, "{run:?}");
+    let status = house.engine.status(&house.org, &one).await.unwrap();
+    assert_eq!((status.status, status.connected), ("error", false));
+    first.state().down = false;
+    second.state().down = false;
+    house.settle().await;
+    assert_eq!((first.shown("a"), second.shown("a")), (Some(6), Some(6)));
+    let status = house.engine.status(&house.org, &one).await.unwrap();
+    assert_eq!((status.status, status.pending), ("ok", 0));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_channel_keeps_its_work() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 1)], |_| {}).await;
+    house.count("A", 2, true).await;
+    house.settle().await;
+    let row = house.engine.disable(&house.org, &id).await.unwrap();
+    assert_eq!(row.state, ConnectionState::Paused);
+    house.count("A", 3, true).await;
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(2));
+    let refused = house.engine.push(&house.org, &id, PushScope::All, None).await;
+    assert_eq!(refused, Err(EngineError::Paused));
+    house.engine.resume(&house.org, &id).await.unwrap();
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(3));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_connection_computes_and_sends_nothing() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 1)], |e| e.dry_run = true).await;
+    house.count("A", 2, true).await;
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!((run.status, run.dry_run), (RunStatus::Completed, true));
+    assert_eq!(counter(&run, "skipped"), 1);
+    assert_eq!(shop.sent_to("a"), Vec::<u64>::new());
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raise_is_made_of_what_is_left_after_unheard_orders() {
+    for kind in ["plain", "careful"] {
+        let house = House::open().await;
+        let (_, shop) = house.connect(kind, &[("A", "a", 5)], |_| {}).await;
+        house.count("A", 5, true).await;
+        house.settle().await;
+        // The channel sells two; nobody tells us. Then the merchant finds ten more.
+        let now = trueup_sync::Clock::now(&crate::house::WallClock);
+        shop.sell("o1", "a", 2, now);
+        house.count("A", 15, true).await;
+        house.settle().await;
+        assert_eq!(house.on_hand("A").await, 13, "{kind}");
+        assert_eq!(shop.shown("a"), Some(13), "{kind}");
+        house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_above_the_channels_limit_is_capped_and_matched() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 0)], |_| {}).await;
+    house.count("A", 5_000, true).await;
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(1_000));
+    let run = house.pull(&id, trueup_sync::PullRequest::default()).await;
+    assert_eq!(action(&run, "A"), "matched");
+    house.close().await;
+}
