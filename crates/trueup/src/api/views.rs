@@ -403,7 +403,9 @@ struct DriftView {
 }
 
 fn drifted(view: &ListingView, connections: &[Connection]) -> Option<DriftView> {
-    let observed = view.state.observed?;
+    // A reading from before the last acknowledged push says nothing about now.
+    let is_newest = |at| view.state.acked_at.is_none_or(|acked| at >= acked);
+    let observed = view.state.observed.filter(|observed| is_newest(observed.at))?;
     let expected = terms(view)?.published;
     let difference = observed.quantity.saturating_sub(expected.cast_signed());
     let connection = connections.iter().find(|row| row.id == view.mapping.channel)?;

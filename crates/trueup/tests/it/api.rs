@@ -34,7 +34,7 @@ impl Clock for TestClock {
 }
 
 /// A server without a socket.
-struct Api {
+pub(super) struct Api {
     router: Router,
     clock: TestClock,
     engine: Engine,
@@ -44,8 +44,8 @@ struct Api {
 
 /// An answer with its body read.
 #[derive(Debug)]
-struct Got {
-    status: StatusCode,
+pub(super) struct Got {
+    pub(super) status: StatusCode,
     headers: HeaderMap,
     bytes: Vec<u8>,
 }
@@ -55,7 +55,7 @@ impl Got {
         serde_json::from_slice(&self.bytes).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
@@ -64,14 +64,14 @@ impl Got {
     }
 
     #[track_caller]
-    fn is(&self, status: u16) -> Value {
+    pub(super) fn is(&self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         if self.bytes.is_empty() { Value::Null } else { self.json() }
     }
 
     /// Checks that it is a problem with a code, and returns it.
     #[track_caller]
-    fn is_problem(&self, status: u16, code: &str) -> Value {
+    pub(super) fn is_problem(&self, status: u16, code: &str) -> Value {
         let problem = self.is(status);
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
         assert_eq!(problem["code"], code, "{problem}");
@@ -98,7 +98,7 @@ fn token() -> String {
 }
 
 impl Api {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(TokenSettings::shared_secret(SECRET)).await
     }
 
@@ -128,17 +128,17 @@ impl Api {
         Self { router: router(app), clock, engine, store, _dir: dir }
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.engine.stop().await;
         self.store.close().await.unwrap();
     }
 
-    fn advance(&self, seconds: i64) {
+    pub(super) fn advance(&self, seconds: i64) {
         self.clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
     /// Sends a request with exactly these headers.
-    async fn raw(
+    pub(super) async fn raw(
         &self,
         method: &str,
         path: &str,
@@ -170,15 +170,15 @@ impl Api {
         self.raw(method, &format!("/sales-channel{path}"), &headers, body).await
     }
 
-    async fn call(&self, method: &str, path: &str, body: &str) -> Got {
+    pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Got {
         self.with(method, path, &[], body.to_owned()).await
     }
 
-    async fn get(&self, path: &str) -> Got {
+    pub(super) async fn get(&self, path: &str) -> Got {
         self.call("GET", path, "").await
     }
 
-    async fn stock(&self, sku: &str, quantity: u64) {
+    pub(super) async fn stock(&self, sku: &str, quantity: u64) {
         let body = json!({ "quantity": quantity }).to_string();
         self.call("PUT", &format!("/inventory/{sku}"), &body).await.is(200);
     }

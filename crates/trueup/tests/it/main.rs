@@ -7,6 +7,7 @@
 )]
 
 mod api;
+mod api_channels;
 mod crash;
 mod process;
 mod readme;
