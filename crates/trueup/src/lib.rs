@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod auth;
-pub mod config;
+pub mod bench;
 pub mod cli;
+pub mod config;
 pub mod web;

@@ -1,5 +1,7 @@
 //! The engine over the embedded store: scripted channels in memory, then the simulators.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod fake;
 mod house;
 

@@ -18,9 +18,9 @@ use trueup_store::embedded::{Embedded, OpenError};
 use trueup_sync::{Clock, Engine, EngineError, EngineOptions};
 
 use crate::api::{ApiOptions, App, Parts, router};
-use crate::web;
 use crate::auth::Auth;
 use crate::auth::TokenSettings;
+use crate::web;
 
 /// The file that credentials are encrypted with, when no key is configured.
 pub const KEY_FILE: &str = "secret.key";

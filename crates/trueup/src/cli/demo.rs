@@ -185,7 +185,11 @@ async fn sell(
     let verb = if chance.random_bool(0.85) { "commit" } else { "release" };
     let path = format!("/inventory/reservation/{id}/{verb}");
     client.must(Method::POST, &path, None).await?;
-    if verb == "commit" { sales.storefront += 1 } else { sales.abandoned += 1 }
+    if verb == "commit" {
+        sales.storefront += 1
+    } else {
+        sales.abandoned += 1
+    }
     Ok(())
 }
 
@@ -196,11 +200,7 @@ async fn restock(client: &Client, sku: &str) -> Result<(), MarketError> {
     Ok(())
 }
 
-async fn summarize(
-    client: &Client,
-    market: &Market,
-    sales: &Sales,
-) -> Result<(), MarketError> {
+async fn summarize(client: &Client, market: &Market, sales: &Sales) -> Result<(), MarketError> {
     let mut words = format!("storefront {} sold", sales.storefront);
     words += &format!(" {} abandoned {} refused", sales.abandoned, sales.refused);
     for stall in &market.stalls {

@@ -43,6 +43,11 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
+    /// Measure durable reservations per second beside an empty endpoint.
+    Bench(crate::bench::BenchOptions),
+    /// The empty endpoint that `bench` measures beside the server.
+    #[command(hide = true)]
+    BenchFloor,
     /// Print the OpenAPI 3.1 description.
     Openapi,
     /// Print completions for a shell.
@@ -81,6 +86,8 @@ async fn dispatch(command: Command) -> Ended {
         Command::Export(args) => files::export(args).await.map(|()| true),
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
         Command::Verify(args) => verify::run(args).await,
+        Command::Bench(options) => bench(options).await,
+        Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
         Command::Openapi => Ok(data(crate::api::openapi()).map(|()| true)?),
         Command::Completions { shell } => {
             let mut command = Cli::command();
@@ -88,6 +95,18 @@ async fn dispatch(command: Command) -> Ended {
             Ok(true)
         }
     }
+}
+
+async fn bench(options: crate::bench::BenchOptions) -> Ended {
+    let json = options.json;
+    let report = crate::bench::run(options).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        report.write_json(&mut out)?
+    } else {
+        report.write_table(&mut out)?
+    }
+    Ok(report.is_valid())
 }
 
 /// Says what may help with an error.

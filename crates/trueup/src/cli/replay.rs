@@ -498,11 +498,7 @@ fn tally(report: &mut ReplayReport, net: &mut BTreeMap<String, i64>, done: Done)
 }
 
 /// Waits for quiet, has every channel read back, and waits again.
-async fn settle(
-    running: &Running,
-    client: &Client,
-    market: &Market,
-) -> Result<(), ReplayError> {
+async fn settle(running: &Running, client: &Client, market: &Market) -> Result<(), ReplayError> {
     running.engine.quiesce(QUIET_MAX).await;
     for stall in &market.stalls {
         let path = format!("/inventory/pull/{}", stall.channel);
@@ -524,8 +520,7 @@ async fn drifted(
         let query = ListingQuery { after, limit: 1_000, ..ListingQuery::default() };
         let page = running.store.listings(&args.org, query).await?;
         for view in &page.items {
-            let stall =
-                market.stalls.iter().find(|s| s.channel == view.mapping.channel.as_str());
+            let stall = market.stalls.iter().find(|s| s.channel == view.mapping.channel.as_str());
             let (Some(stall), Some(sku)) = (stall, &view.sku) else { continue };
             let published = view.state.rules.publish(Stock::Single(&sku.state)).published;
             let shown = stall.shop.quantity(view.mapping.sku.as_str());

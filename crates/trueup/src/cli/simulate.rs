@@ -39,8 +39,7 @@ pub struct SimulateArgs {
 /// When the address is not loopback or is taken.
 pub async fn run(args: SimulateArgs) -> std::io::Result<()> {
     use SimulatedVendor::{Amazon, Ebay, Shopify};
-    let chosen =
-        if args.vendors.is_empty() { vec![Shopify, Amazon, Ebay] } else { args.vendors };
+    let chosen = if args.vendors.is_empty() { vec![Shopify, Amazon, Ebay] } else { args.vendors };
     let simulator = |vendor| -> AnySimulator {
         match vendor {
             Shopify => shopify::Simulator::default().into(),

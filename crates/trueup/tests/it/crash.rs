@@ -114,9 +114,8 @@ async fn twelve_buyers_of_a_hot_sku_lose_nothing_through_twenty_power_cuts() {
             assert!(server.terminate(), "it stops in order");
             break;
         }
-        let buyers: Vec<_> = (0..BUYERS)
-            .map(|_| tokio::spawn(buy(client.clone(), orders.clone())))
-            .collect();
+        let buyers: Vec<_> =
+            (0..BUYERS).map(|_| tokio::spawn(buy(client.clone(), orders.clone()))).collect();
         tokio::time::sleep(Duration::from_millis(80 + cycle * 17 % 120)).await;
         server.kill();
         for buyer in buyers {

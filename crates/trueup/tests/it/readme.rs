@@ -52,9 +52,8 @@ async fn the_examples_of_the_readme_work_word_for_word() {
     assert_eq!(examples.len(), 11, "every published example is there");
     let mut reservation = String::new();
     for block in examples {
-        let (status, answer) = tokio::task::block_in_place(|| {
-            paste(block, &server, &token, &reservation)
-        });
+        let (status, answer) =
+            tokio::task::block_in_place(|| paste(block, &server, &token, &reservation));
         let line = block.lines().next().unwrap();
         if line.contains("/reserve ") {
             assert_eq!(status, "201", "{line}: {answer}");

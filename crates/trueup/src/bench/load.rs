@@ -1,0 +1,461 @@
+//! The loads: what is asked over and over, and what came of it.
+//!
+//! Cost per request here: one formatted body in a reused buffer, one write, one or two reads,
+//! one histogram entry; no allocation but for the first few.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use hdrhistogram::Histogram;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::client::{Connection, WireError};
+use super::floor::FLOOR_PATH;
+use super::{HOLD_SECONDS, HOT_SKU, ORG, sku_name};
+
+/// Reservations in one request of the batch load.
+pub(super) const BATCH_RESERVATIONS: u64 = 1_000;
+/// Connections of the batch load.
+const BATCH_CONNECTIONS: u32 = 16;
+/// The most requests of one connection in one measure.
+const REQUESTS_MAX: u64 = 50_000_000;
+/// How long the last answers of a measure, or all connections, may take.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How much of a refusal is shown.
+const EXAMPLE_CHARS_MAX: usize = 300;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Load {
+    /// Nothing: the empty endpoint, with the body of a reserve request.
+    #[value(skip)]
+    Floor,
+    /// One unit of a random SKU.
+    ReserveSpread,
+    /// One unit of always the same SKU.
+    ReserveHot,
+    /// One unit of a random SKU, and then its commit.
+    ReserveCommit,
+    /// 1000 reservations in a request, each of a random SKU.
+    ReserveBatch,
+    /// The level of a random SKU.
+    Read,
+}
+
+impl Load {
+    /// Every load of the server, in the order of the report.
+    pub(super) const ALL: [Self; 5] = [
+        Self::ReserveSpread,
+        Self::ReserveHot,
+        Self::ReserveCommit,
+        Self::ReserveBatch,
+        Self::Read,
+    ];
+
+    /// Returns its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "empty endpoint",
+            Self::ReserveSpread => "reserve-spread",
+            Self::ReserveHot => "reserve-hot",
+            Self::ReserveCommit => "reserve-commit",
+            Self::ReserveBatch => "reserve-batch",
+            Self::Read => "read",
+        }
+    }
+
+    /// Returns what is counted per second.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Floor | Self::Read => "requests",
+            Self::ReserveSpread | Self::ReserveHot | Self::ReserveBatch => "reservations",
+            Self::ReserveCommit => "pairs",
+        }
+    }
+
+    /// Returns how many connections it uses when so many are wanted.
+    pub(super) fn connections(self, wanted: u32) -> u32 {
+        match self {
+            Self::ReserveBatch => BATCH_CONNECTIONS,
+            Self::Floor
+            | Self::ReserveSpread
+            | Self::ReserveHot
+            | Self::ReserveCommit
+            | Self::Read => wanted,
+        }
+    }
+
+    /// Returns the only status that its first request may be answered with. Order ids are
+    /// unique, so that a reserve that is not 201 was not a new hold.
+    fn status_wanted(self) -> u16 {
+        match self {
+            Self::Floor | Self::ReserveSpread | Self::ReserveHot | Self::ReserveCommit => 201,
+            Self::ReserveBatch | Self::Read => 200,
+        }
+    }
+}
+
+/// Whom to ask, and how.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) addr: SocketAddr,
+    /// The bearer token.
+    pub(super) token: String,
+    /// How many SKUs there are.
+    pub(super) skus: u32,
+    /// Whether every order carries an idempotency key.
+    pub(super) keyed: bool,
+}
+
+/// How long and with how many connections.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) connections: u32,
+    pub(super) length: Duration,
+    /// Tells this measure's order ids from every other's of the run.
+    pub(super) measure: u32,
+}
+
+/// What came of a measure.
+pub(super) struct Outcome {
+    pub(super) tally: Tally,
+    pub(super) elapsed: Duration,
+}
+
+/// Counts of a measure.
+pub(super) struct Tally {
+    /// Units that were done as asked.
+    pub(super) done: u64,
+    /// Answers by status.
+    pub(super) statuses: BTreeMap<u16, u64>,
+    /// Answers with another status than the one wanted, and refusals inside a batch.
+    pub(super) refused: u64,
+    /// What the first refusal said.
+    pub(super) example: Option<String>,
+    /// Microseconds per unit of work (a request, or a pair).
+    pub(super) took: Histogram<u64>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        let (statuses, took) = (BTreeMap::new(), latencies());
+        Self { done: 0, statuses, refused: 0, example: None, took }
+    }
+
+    /// Counts an answer; returns whether it is the one wanted.
+    fn count(&mut self, status: u16, wanted: u16, body: &[u8]) -> bool {
+        *self.statuses.entry(status).or_default() += 1;
+        if status != wanted {
+            self.refuse(1, body);
+        }
+        status == wanted
+    }
+
+    fn refuse(&mut self, count: u64, body: &[u8]) {
+        self.refused += count;
+        self.example.get_or_insert_with(|| {
+            String::from_utf8_lossy(body).chars().take(EXAMPLE_CHARS_MAX).collect()
+        });
+    }
+
+    fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.refused += other.refused;
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        self.example = self.example.take().or(other.example);
+        self.took.add(other.took).expect("it grows on its own");
+    }
+}
+
+/// Makes a histogram of microseconds, to three figures.
+pub(super) fn latencies() -> Histogram<u64> {
+    Histogram::new(3).expect("three figures are allowed")
+}
+
+/// Notes how long something took.
+pub(super) fn note(took: &mut Histogram<u64>, elapsed: Duration) {
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX / 2);
+    took.record(micros).expect("it grows on its own");
+}
+
+/// Asks over all connections for as long as the shape says, and counts what came of it.
+pub(super) async fn run(load: Load, target: &Target, shape: Shape) -> Result<Outcome, WireError> {
+    let late = |_| WireError::Malformed("it did not come in time");
+    let mut connections = Vec::new();
+    for _ in 0..shape.connections {
+        let opened = timeout(ANSWER_WAIT_MAX, Connection::open(target.addr)).await;
+        connections.push(opened.map_err(late)??);
+    }
+    let began = Instant::now();
+    let stop_at = began + shape.length;
+    let mut workers = JoinSet::new();
+    for (number, connection) in (0_u32..).zip(connections) {
+        let requests = Requests::new(load, target, shape.measure, number);
+        let worker = Worker { load, connection, requests, tally: Tally::new() };
+        workers.spawn(worker.work(stop_at));
+    }
+    // Dropping the set on an early return aborts the other workers.
+    let mut tally = Tally::new();
+    let all = async {
+        while let Some(ended) = workers.join_next().await {
+            tally.add(ended.expect("a worker does not panic and is not aborted")?);
+        }
+        Ok::<(), WireError>(())
+    };
+    timeout_at(stop_at + ANSWER_WAIT_MAX, all).await.map_err(late)??;
+    Ok(Outcome { tally, elapsed: began.elapsed() })
+}
+
+/// One connection at work.
+struct Worker {
+    load: Load,
+    connection: Connection,
+    requests: Requests,
+    tally: Tally,
+}
+
+impl Worker {
+    /// Asks until the time is up; what was asked is always waited for, so that every
+    /// acknowledgement is counted.
+    async fn work(mut self, stop_at: Instant) -> Result<Tally, WireError> {
+        let mut before = Instant::now();
+        for _ in 0..REQUESTS_MAX {
+            if before >= stop_at {
+                break;
+            }
+            self.ask_once().await?;
+            let after = Instant::now();
+            note(&mut self.tally.took, after - before);
+            before = after;
+        }
+        Ok(self.tally)
+    }
+
+    async fn ask_once(&mut self) -> Result<(), WireError> {
+        let Self { load, connection, requests, tally } = self;
+        let answer = connection.exchange(requests.next()).await?;
+        if !tally.count(answer.status, load.status_wanted(), answer.body) {
+            return Ok(());
+        }
+        match load {
+            Load::Floor | Load::ReserveSpread | Load::ReserveHot | Load::Read => tally.done += 1,
+            Load::ReserveBatch => {
+                let held = held_in(answer.body);
+                tally.done += held;
+                if held != BATCH_RESERVATIONS {
+                    tally.refuse(BATCH_RESERVATIONS.abs_diff(held), answer.body);
+                }
+            }
+            Load::ReserveCommit => {
+                let id = reservation_id(answer.body)
+                    .ok_or(WireError::Malformed("there is no reservationId"))?;
+                let request = requests.commit(id);
+                let answer = connection.exchange(request).await?;
+                tally.done += u64::from(tally.count(answer.status, 200, answer.body));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the id in the answer to a reserve request without parsing the rest.
+fn reservation_id(body: &[u8]) -> Option<&str> {
+    let (_, rest) = std::str::from_utf8(body).ok()?.split_once("\"reservationId\":\"")?;
+    rest.split_once('"').map(|(id, _)| id)
+}
+
+/// Counts the holds in the answer to a batch: a 200 may have refusals inside.
+fn held_in(body: &[u8]) -> u64 {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    u64::try_from(text.matches("\"status\":\"active\"").count()).unwrap_or(u64::MAX)
+}
+
+/// Writes requests into one buffer.
+struct Requests {
+    load: Load,
+    /// The headers that all requests share.
+    headers: String,
+    keyed: bool,
+    skus: u32,
+    chance: SmallRng,
+    /// What the order ids of this connection begin with.
+    prefix: String,
+    orders: u64,
+    body: Vec<u8>,
+    request: Vec<u8>,
+}
+
+const WRITES: &str = "a Vec takes every byte";
+
+impl Requests {
+    fn new(load: Load, target: &Target, measure: u32, connection: u32) -> Self {
+        let headers = format!(
+            "host: {}\r\nauthorization: Bearer {}\r\norgid: {ORG}\r\n",
+            target.addr, target.token
+        );
+        Self {
+            load,
+            headers,
+            keyed: target.keyed,
+            skus: target.skus,
+            chance: SmallRng::seed_from_u64(u64::from(measure) << 32 | u64::from(connection)),
+            prefix: format!("b{measure:05}-{connection:04}"),
+            orders: 0,
+            body: Vec::new(),
+            request: Vec::new(),
+        }
+    }
+
+    /// Returns the next request of the load.
+    fn next(&mut self) -> &[u8] {
+        self.body.clear();
+        match self.load {
+            Load::Floor => {
+                self.order_of_any();
+                self.post(FLOOR_PATH)
+            }
+            Load::ReserveSpread | Load::ReserveCommit => {
+                self.order_of_any();
+                self.post("/sales-channel/inventory/reserve")
+            }
+            Load::ReserveHot => {
+                self.order_of(HOT_SKU);
+                self.post("/sales-channel/inventory/reserve")
+            }
+            Load::ReserveBatch => {
+                self.batch();
+                self.post("/sales-channel/inventory/reserve/batch")
+            }
+            Load::Read => self.get(),
+        }
+    }
+
+    /// Returns the request that commits a reservation.
+    fn commit(&mut self, id: &str) -> &[u8] {
+        self.body.clear();
+        self.body.extend_from_slice(b"{}");
+        self.post(&format!("/sales-channel/inventory/reservation/{id}/commit"))
+    }
+
+    fn batch(&mut self) {
+        self.body.extend_from_slice(b"{\"reservations\":[");
+        for index in 0..BATCH_RESERVATIONS {
+            if index > 0 {
+                self.body.push(b',');
+            }
+            self.order_of_any();
+        }
+        self.body.extend_from_slice(b"]}");
+    }
+
+    fn order_of_any(&mut self) {
+        let sku = sku_name(self.chance.random_range(0..self.skus));
+        self.order_of(&sku);
+    }
+
+    fn order_of(&mut self, sku: &str) {
+        self.orders += 1;
+        write!(
+            self.body,
+            r#"{{"items":[{{"sku":"{sku}","quantity":1}}],"orderId":"{}-{:08}","ttlSeconds":{}}}"#,
+            self.prefix, self.orders, HOLD_SECONDS,
+        )
+        .expect(WRITES);
+    }
+
+    fn post(&mut self, path: &str) -> &[u8] {
+        self.request.clear();
+        write!(self.request, "POST {path} HTTP/1.1\r\n{}", self.headers).expect(WRITES);
+        if self.keyed {
+            let (prefix, orders, length) = (&self.prefix, self.orders, path.len());
+            // The path's length tells the commit's key from the reserve's.
+            write!(self.request, "idempotency-key: {prefix}-{orders:08}-{length}\r\n")
+                .expect(WRITES);
+        }
+        let length = self.body.len();
+        write!(self.request, "content-type: application/json\r\ncontent-length: {length}\r\n\r\n")
+            .expect(WRITES);
+        self.request.extend_from_slice(&self.body);
+        &self.request
+    }
+
+    fn get(&mut self) -> &[u8] {
+        let sku = sku_name(self.chance.random_range(0..self.skus));
+        self.request.clear();
+        let headers = &self.headers;
+        let path = "/sales-channel/inventory";
+        write!(self.request, "GET {path}/{sku} HTTP/1.1\r\n{headers}\r\n").expect(WRITES);
+        &self.request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(load: Load) -> Requests {
+        let addr = "127.0.0.1:9".parse().unwrap();
+        let target = Target { addr, token: "T".to_owned(), skus: 5, keyed: true };
+        Requests::new(load, &target, 7, 3)
+    }
+
+    #[test]
+    fn a_request_says_how_long_its_body_is() {
+        let mut requests = requests(Load::ReserveHot);
+        let text = String::from_utf8(requests.next().to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        insta::assert_snapshot!(head.replace('\r', ""), @r"
+        POST /sales-channel/inventory/reserve HTTP/1.1
+        host: 127.0.0.1:9
+        authorization: Bearer T
+        orgid: bench
+        idempotency-key: b00007-0003-00000001-32
+        content-type: application/json
+        content-length: 102
+        ");
+        assert_eq!(body.len(), 102);
+        insta::assert_snapshot!(body, @r#"{"items":[{"sku":"BENCH-HOT-SKU","quantity":1}],"orderId":"b00007-0003-00000001","ttlSeconds":86400}"#);
+    }
+
+    #[test]
+    fn a_batch_holds_different_orders() {
+        let mut requests = requests(Load::ReserveBatch);
+        let text = String::from_utf8(requests.next().to_vec()).unwrap();
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let orders = body["reservations"].as_array().unwrap();
+        assert_eq!(orders.len(), 1_000);
+        assert_ne!(orders[0]["orderId"], orders[999]["orderId"]);
+    }
+
+    #[test]
+    fn refusals_inside_a_batch_are_not_counted_as_holds() {
+        let body = br#"{"results":[{"status":201,"reservation":{"status":"active"}},
+            {"status":409,"error":{"code":"insufficient_stock"}}]}"#;
+        assert_eq!(held_in(body), 1);
+        assert_eq!(reservation_id(br#"{"reservationId":"rsv_1","orderId":"x"}"#), Some("rsv_1"));
+        assert_eq!(reservation_id(br#"{"code":"x"}"#), None);
+    }
+
+    #[test]
+    fn another_status_than_the_one_wanted_is_a_refusal() {
+        let mut tally = Tally::new();
+        assert!(tally.count(201, 201, b""));
+        assert!(!tally.count(200, 201, b"unchanged"));
+        assert!(!tally.count(503, 201, b"overloaded"));
+        let mut all = Tally::new();
+        all.add(tally);
+        assert_eq!((all.refused, all.example.as_deref()), (2, Some("unchanged")));
+        assert_eq!(all.statuses, BTreeMap::from([(200, 1), (201, 1), (503, 1)]));
+    }
+}

@@ -1,0 +1,434 @@
+//! `trueup bench`: what this machine does per second, beside what it can do at best.
+//!
+//! The server and the empty endpoint run as processes of their own, of this same program; the
+//! load generator is this process. A round is: disk sync, then floor, load, floor, load, …,
+//! floor, so that each load is compared with the empty endpoint of the moments around it: on a
+//! shared machine only such ratios mean anything.
+//!
+//! Every answer is counted by its status, and one that is not as wanted makes the run invalid;
+//! at the end the hot SKU must hold exactly what was acknowledged. Nothing outside loopback is
+//! talked to, and nothing is left behind.
+
+mod child;
+mod client;
+mod floor;
+mod load;
+mod report;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use child::{Scratch, Served};
+use client::Connection;
+pub use client::WireError;
+pub use floor::serve_floor;
+pub use load::Load;
+use load::{Outcome, Shape, Target};
+pub use report::{Figures, Report, Row, Setting};
+use report::{Gathered, Paired, paired_ratio};
+
+use crate::cli::say::say;
+
+const ORG: &str = "bench";
+const HOT_SKU: &str = "BENCH-HOT-SKU";
+/// Units of each SKU at first: more than any run can hold.
+const STOCK: u64 = 1_000_000_000_000;
+/// How long reservations hold: longer than a run, or expiry would disturb the last check.
+const HOLD_SECONDS: u32 = 86_400;
+/// The most SKUs in one request that creates them.
+const CHUNK_SKUS: u32 = 10_000;
+/// When the token expires: in 2100. Its secret is random and dies with the run.
+const TOKEN_EXPIRES: i64 = 4_102_444_800;
+/// How long each load is asked before anything counts.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How long a single request outside of the loads may take.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
+/// The floor and the disk are measured for this part of a load's time, as there are more of them.
+const FLOOR_PART: u32 = 3;
+
+/// How to run the benchmark.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BenchOptions {
+    /// Connections, each with one request in flight; batches use 16.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: u32,
+    /// Seconds per measure.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// Paired rounds; the report shows medians.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub rounds: u32,
+    /// How many SKUs there are.
+    #[arg(long, default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..=9_999_999))]
+    pub skus: u32,
+    /// Only these loads, separated by commas; the floor is always measured.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<Load>,
+    /// Send an Idempotency-Key with every order.
+    #[arg(long)]
+    pub idempotency_keys: bool,
+    /// Where to make the temporary data directory [default: the system's].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The temporary directory could not be made or used.
+    #[error("use a temporary directory under {path}")]
+    Dir {
+        /// Where it was tried.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A process could not be started.
+    #[error("start the {name}")]
+    Spawn {
+        /// Which one.
+        name: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A process ended or said nothing of its address in time.
+    #[error("the {name} does not listen; it said: {said}")]
+    NotListening {
+        /// Which one.
+        name: &'static str,
+        /// The last that it said.
+        said: String,
+    },
+    /// The token could not be signed.
+    #[error("sign a token")]
+    Token(#[source] jsonwebtoken::errors::Error),
+    /// A load broke off.
+    #[error("run {name}")]
+    Load {
+        /// Which one.
+        name: &'static str,
+        /// Why it broke off.
+        source: WireError,
+    },
+    /// A request outside of the loads got no answer.
+    #[error("{what}")]
+    Request {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: WireError,
+    },
+    /// A request outside of the loads was refused.
+    #[error("{what}: answered {status}: {said}")]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// The answer's status.
+        status: u16,
+        /// The beginning of the answer.
+        said: String,
+    },
+    /// The person asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Signals cannot be listened to.
+    #[error("listen to signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Measures, and returns what was found. Look at [`Report::is_valid`] before believing it.
+///
+/// # Errors
+/// When something could not be started or broke off. Processes and files are gone either way.
+pub async fn run(options: BenchOptions) -> Result<Report, BenchError> {
+    let under = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    // Declared first, dropped last: the processes are gone before their files are.
+    let scratch =
+        Scratch::make(&under).map_err(|source| BenchError::Dir { path: under, source })?;
+    tokio::select! {
+        // The one that loses is dropped, and the processes with it.
+        report = Box::pin(with_processes(&options, &scratch)) => report,
+        ended = interrupted() => Err(ended),
+    }
+}
+
+/// Waits until the person or the system asks us to stop.
+async fn interrupted() -> BenchError {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    match (interrupt, terminate) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => BenchError::Interrupted,
+                _ = terminate.recv() => BenchError::Interrupted,
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => BenchError::Signals(error),
+    }
+}
+
+async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Report, BenchError> {
+    let secret = hex::encode(rand::random::<[u8; 32]>());
+    let data_dir = scratch.path().join("data");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir.to_string_lossy()];
+    let environment = [("TRUEUP_JWT_SECRET", secret.as_str())];
+    let server = Served::start("server", &arguments, &environment, scratch.path()).await?;
+    let floor = Served::start("empty endpoint", &["bench-floor"], &[], scratch.path()).await?;
+    let token = token(&secret)?;
+    let target = |addr| Target {
+        addr,
+        token: token.clone(),
+        skus: options.skus,
+        keyed: options.idempotency_keys,
+    };
+    let (at_server, at_floor) = (target(server.addr), target(floor.addr));
+    let mut bench = Bench { options, scratch, at_server, at_floor, measures: 0, accepted_hot: 0 };
+    let result = bench.measure_all().await;
+    floor.stop().await;
+    let said = server.stop().await;
+    if result.is_err() && !said.is_empty() {
+        say(format_args!("the server said last:\n{said}"));
+    }
+    result
+}
+
+fn token(secret: &str) -> Result<String, BenchError> {
+    let claims = json!({
+        "sub": "bench",
+        "org": ORG,
+        "scope": "inventory:read inventory:write reservations:write",
+        "exp": TOKEN_EXPIRES,
+    });
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).map_err(BenchError::Token)
+}
+
+/// Returns the name of a SKU; all are as long as [`HOT_SKU`].
+fn sku_name(number: u32) -> String {
+    format!("BENCH-{number:07}")
+}
+
+/// A run under way.
+struct Bench<'a> {
+    options: &'a BenchOptions,
+    scratch: &'a Scratch,
+    at_server: Target,
+    at_floor: Target,
+    /// Measures so far, to keep order ids unique.
+    measures: u32,
+    /// Reservations of the hot SKU that were acknowledged.
+    accepted_hot: u64,
+}
+
+impl Bench<'_> {
+    async fn measure_all(&mut self) -> Result<Report, BenchError> {
+        self.create_skus().await?;
+        let loads: Vec<Load> = Load::ALL.into_iter().filter(|load| self.wants(*load)).collect();
+        let of = |load: Load| Gathered::new(load, load.connections(self.options.connections));
+        let mut floor = of(Load::Floor);
+        let mut gathered: Vec<Gathered> = loads.into_iter().map(of).collect();
+        self.warm_up(&mut floor, &mut gathered).await?;
+        let mut syncs = Vec::new();
+        for round in 1..=self.options.rounds {
+            say(format_args!("round {round} of {}", self.options.rounds));
+            syncs.push(self.round(&mut floor, &mut gathered).await?);
+        }
+        let mut failures: Vec<String> =
+            std::iter::once(&floor).chain(&gathered).filter_map(Gathered::failure).collect();
+        failures.extend(self.check_hot().await?);
+        Ok(self.report(&floor, &gathered, &syncs, failures))
+    }
+
+    fn wants(&self, load: Load) -> bool {
+        self.options.only.is_empty() || self.options.only.contains(&load)
+    }
+
+    async fn create_skus(&self) -> Result<(), BenchError> {
+        say(format_args!("creating {} SKUs", self.options.skus));
+        let mut connection = self.connect("connect to the server").await?;
+        for first in (0..self.options.skus).step_by(usize_of(CHUNK_SKUS)) {
+            let end = self.options.skus.min(first + CHUNK_SKUS);
+            let names: Vec<String> = (first..end).map(sku_name).collect();
+            self.create(&mut connection, &names).await?;
+        }
+        self.create(&mut connection, &[HOT_SKU.to_owned()]).await
+    }
+
+    async fn create(
+        &self,
+        connection: &mut Connection,
+        names: &[String],
+    ) -> Result<(), BenchError> {
+        let what = "create SKUs";
+        let items: Vec<Value> =
+            names.iter().map(|name| json!({"sku": name, "quantity": STOCK})).collect();
+        let body = json!({ "items": items }).to_string();
+        let path = "/sales-channel/inventory/bulk/update";
+        let answer = self.ask(connection, what, "PUT", path, &body).await?;
+        if answer["failed"] == json!(0) && answer["updated"] == json!(names.len()) {
+            return Ok(());
+        }
+        Err(BenchError::Refused { what, status: 200, said: excerpt(&answer.to_string()) })
+    }
+
+    /// Asks each load shortly; the figures are thrown away, refusals and holds are not.
+    async fn warm_up(
+        &mut self,
+        floor: &mut Gathered,
+        gathered: &mut [Gathered],
+    ) -> Result<(), BenchError> {
+        for each in std::iter::once(floor).chain(gathered) {
+            self.measure(each, WARM_UP).await?;
+        }
+        Ok(())
+    }
+
+    /// Measures everything once; returns the disk's figures.
+    async fn round(
+        &mut self,
+        floor: &mut Gathered,
+        gathered: &mut [Gathered],
+    ) -> Result<Figures, BenchError> {
+        let length = Duration::from_secs(u64::from(self.options.seconds));
+        let part = length / FLOOR_PART;
+        let sync = self.measure_syncs(part).await?;
+        let mut before = self.measure(floor, part).await?;
+        floor.rounds.push(Paired { figures: before, floor: before, sync });
+        for each in gathered {
+            let figures = self.measure(each, length).await?;
+            let after = self.measure(floor, part).await?;
+            floor.rounds.push(Paired { figures: after, floor: after, sync });
+            each.rounds.push(Paired { figures, floor: before.between(after), sync });
+            before = after;
+        }
+        Ok(sync)
+    }
+
+    /// Runs a load once and keeps what was answered.
+    async fn measure(
+        &mut self,
+        into: &mut Gathered,
+        length: Duration,
+    ) -> Result<Figures, BenchError> {
+        let load = into.load;
+        self.measures += 1;
+        let shape = Shape { connections: into.connections, length, measure: self.measures };
+        let target = match load {
+            Load::Floor => &self.at_floor,
+            Load::ReserveSpread
+            | Load::ReserveHot
+            | Load::ReserveCommit
+            | Load::ReserveBatch
+            | Load::Read => &self.at_server,
+        };
+        let failed = |source| BenchError::Load { name: load.name(), source };
+        let outcome: Outcome = load::run(load, target, shape).await.map_err(failed)?;
+        into.add_answers(&outcome);
+        if load == Load::ReserveHot {
+            self.accepted_hot += outcome.tally.done;
+        }
+        Ok(Figures::of(&outcome))
+    }
+
+    async fn measure_syncs(&self, length: Duration) -> Result<Figures, BenchError> {
+        let path = self.scratch.path().to_owned();
+        let failed = |source| BenchError::Dir { path: self.scratch.path().to_owned(), source };
+        let measuring = tokio::task::spawn_blocking(move || floor::measure_syncs(&path, length));
+        let measured = measuring.await.map_err(|error| failed(io::Error::other(error)))?;
+        Ok(Figures::of_latencies(&measured.map_err(failed)?))
+    }
+
+    /// Returns what is wrong when the hot SKU does not hold exactly what was acknowledged.
+    async fn check_hot(&self) -> Result<Option<String>, BenchError> {
+        let what = "read the hot SKU";
+        let mut connection = self.connect(what).await?;
+        let path = format!("/sales-channel/inventory/{HOT_SKU}");
+        let answer = self.ask(&mut connection, what, "GET", &path, "").await?;
+        let accepted = self.accepted_hot;
+        let holds = answer["reserved"] == json!(accepted) && answer["quantity"] == json!(STOCK);
+        let words = || {
+            let (reserved, quantity) = (&answer["reserved"], &answer["quantity"]);
+            format!(
+                "{HOT_SKU} holds {reserved} of {quantity}, acknowledged were {accepted} of {STOCK}"
+            )
+        };
+        Ok((!holds).then(words))
+    }
+
+    async fn connect(&self, what: &'static str) -> Result<Connection, BenchError> {
+        let failed = |source| BenchError::Request { what, source };
+        Connection::open(self.at_server.addr).await.map_err(failed)
+    }
+
+    /// Sends one request to the server and returns the JSON of its 200.
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        what: &'static str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Value, BenchError> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\norgid: {ORG}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.at_server.addr,
+            self.at_server.token,
+            body.len(),
+        );
+        let failed = |source| BenchError::Request { what, source };
+        let answer = timeout(REQUEST_WAIT_MAX, connection.exchange(request.as_bytes()));
+        let late = |_| failed(WireError::Malformed("it did not come in time"));
+        let answer = answer.await.map_err(late)?.map_err(failed)?;
+        let value = serde_json::from_slice(answer.body).ok().filter(|_| answer.status == 200);
+        value.ok_or_else(|| BenchError::Refused {
+            what,
+            status: answer.status,
+            said: excerpt(&String::from_utf8_lossy(answer.body)),
+        })
+    }
+
+    fn report(
+        &self,
+        floor: &Gathered,
+        gathered: &[Gathered],
+        syncs: &[Figures],
+        failures: Vec<String>,
+    ) -> Report {
+        let of = |load| gathered.iter().find(|one| one.load == load);
+        let to_spread = |load| Some(paired_ratio(of(load)?, of(Load::ReserveSpread)?));
+        Report {
+            setting: Setting {
+                skus: self.options.skus,
+                rounds: self.options.rounds,
+                seconds: self.options.seconds,
+                cores: std::thread::available_parallelism().map_or(1, usize::from),
+                idempotency_keys: self.options.idempotency_keys,
+                optimized: !cfg!(debug_assertions),
+                data_dir: self.scratch.path().display().to_string(),
+            },
+            disk_sync: Figures::medians(syncs),
+            rows: std::iter::once(floor).chain(gathered).map(Gathered::row).collect(),
+            hot_to_spread: to_spread(Load::ReserveHot),
+            commit_to_spread: to_spread(Load::ReserveCommit),
+            failures,
+        }
+    }
+}
+
+fn usize_of(number: u32) -> usize {
+    usize::try_from(number).expect("a usize has at least 32 bits here")
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(300).collect()
+}

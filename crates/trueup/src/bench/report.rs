@@ -1,0 +1,351 @@
+//! What was measured, as a table for people and as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::io;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::load::{Load, Outcome};
+
+/// What a run of the benchmark found.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// How it was run.
+    pub setting: Setting,
+    /// Append 4 KiB and `fdatasync` on the file system of the data directory.
+    pub disk_sync: Figures,
+    /// The empty endpoint first, then each load.
+    pub rows: Vec<Row>,
+    /// Reservations on one SKU ÷ on random SKUs.
+    pub hot_to_spread: Option<f64>,
+    /// Reserve and commit pairs ÷ single reserves.
+    pub commit_to_spread: Option<f64>,
+    /// Why the figures do not count; empty = they do.
+    pub failures: Vec<String>,
+}
+
+/// How a benchmark was run.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// How many SKUs there were.
+    pub skus: u32,
+    /// Paired rounds; figures are medians over them.
+    pub rounds: u32,
+    /// Seconds per measure.
+    pub seconds: u32,
+    /// Cores, shared by the server, the empty endpoint and the load generator.
+    pub cores: usize,
+    /// Whether every order carried an idempotency key.
+    pub idempotency_keys: bool,
+    /// Whether the program was built with optimizations.
+    pub optimized: bool,
+    /// Where the data was.
+    pub data_dir: String,
+}
+
+/// A rate and latencies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Figures {
+    /// Units per second.
+    pub per_second: f64,
+    /// The median latency in milliseconds.
+    pub p50_ms: f64,
+    /// The 99th percentile in milliseconds.
+    pub p99_ms: f64,
+}
+
+/// One line of the report.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// The load's name.
+    pub name: &'static str,
+    /// What is counted per second.
+    pub unit: &'static str,
+    /// How many connections asked.
+    pub connections: u32,
+    /// Medians over the rounds.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// The rate ÷ that of the empty endpoint just before and after; the median over the rounds.
+    pub to_floor: f64,
+    /// The p99 ÷ (disk sync p99 + empty endpoint p99); the median over the rounds.
+    pub p99_to_floor: f64,
+    /// Answers by status, over all rounds.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Answers that were not as wanted; more than none = the row does not count.
+    pub refused: u64,
+}
+
+impl Figures {
+    /// Computes the figures of one measure.
+    pub(super) fn of(outcome: &Outcome) -> Self {
+        let rate = float(outcome.tally.done) / seconds(outcome.elapsed);
+        Self { per_second: rate, ..Self::of_latencies(&outcome.tally.took) }
+    }
+
+    /// Computes figures of work that was done one after the other.
+    pub(super) fn of_latencies(took: &Histogram<u64>) -> Self {
+        let at = |quantile| float(took.value_at_quantile(quantile)) / 1e3;
+        Self { per_second: 1e6 / took.mean().max(1.0), p50_ms: at(0.5), p99_ms: at(0.99) }
+    }
+
+    /// Returns the mean of two neighbours.
+    pub(super) fn between(self, other: Self) -> Self {
+        let mean = |a: f64, b: f64| f64::midpoint(a, b);
+        Self {
+            per_second: mean(self.per_second, other.per_second),
+            p50_ms: mean(self.p50_ms, other.p50_ms),
+            p99_ms: mean(self.p99_ms, other.p99_ms),
+        }
+    }
+
+    /// Returns the median of each figure.
+    pub(super) fn medians(all: &[Self]) -> Self {
+        Self {
+            per_second: median(all.iter().map(|one| one.per_second)),
+            p50_ms: median(all.iter().map(|one| one.p50_ms)),
+            p99_ms: median(all.iter().map(|one| one.p99_ms)),
+        }
+    }
+}
+
+/// What one load did in all rounds, each beside its own floor.
+pub(super) struct Gathered {
+    pub(super) load: Load,
+    pub(super) connections: u32,
+    pub(super) rounds: Vec<Paired>,
+    pub(super) statuses: BTreeMap<u16, u64>,
+    pub(super) refused: u64,
+    pub(super) example: Option<String>,
+}
+
+/// A measure with the floor of the same moments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paired {
+    pub(super) figures: Figures,
+    pub(super) floor: Figures,
+    pub(super) sync: Figures,
+}
+
+impl Gathered {
+    pub(super) fn new(load: Load, connections: u32) -> Self {
+        let (rounds, statuses) = (Vec::new(), BTreeMap::new());
+        Self { load, connections, rounds, statuses, refused: 0, example: None }
+    }
+
+    /// Adds what was answered; figures are added when their floor is known.
+    pub(super) fn add_answers(&mut self, outcome: &Outcome) {
+        for (status, count) in &outcome.tally.statuses {
+            *self.statuses.entry(*status).or_default() += count;
+        }
+        self.refused += outcome.tally.refused;
+        self.example = self.example.take().or_else(|| outcome.tally.example.clone());
+    }
+
+    /// Makes the line of the report.
+    pub(super) fn row(&self) -> Row {
+        let all: Vec<Figures> = self.rounds.iter().map(|round| round.figures).collect();
+        let to_floor = |round: &Paired| ratio(round.figures.per_second, round.floor.per_second);
+        let p99_to_floor =
+            |round: &Paired| ratio(round.figures.p99_ms, round.floor.p99_ms + round.sync.p99_ms);
+        Row {
+            name: self.load.name(),
+            unit: self.load.unit(),
+            connections: self.connections,
+            figures: Figures::medians(&all),
+            to_floor: median(self.rounds.iter().map(to_floor)),
+            p99_to_floor: median(self.rounds.iter().map(p99_to_floor)),
+            statuses: self.statuses.clone(),
+            refused: self.refused,
+        }
+    }
+
+    /// Returns why the row does not count, if it does not.
+    pub(super) fn failure(&self) -> Option<String> {
+        let done = self.rounds.iter().all(|round| round.figures.per_second > 0.0);
+        if self.refused == 0 && done {
+            return None;
+        }
+        let (name, refused, statuses) = (self.load.name(), self.refused, &self.statuses);
+        let example = self.example.as_deref().unwrap_or("nothing");
+        Some(format!("{name}: {refused} not done, statuses {statuses:?}; the first said {example}"))
+    }
+}
+
+/// Returns the median over the rounds of one load's rate ÷ another's in the same round.
+pub(super) fn paired_ratio(over: &Gathered, under: &Gathered) -> f64 {
+    let pairs = over.rounds.iter().zip(&under.rounds);
+    median(pairs.map(|(over, under)| ratio(over.figures.per_second, under.figures.per_second)))
+}
+
+impl Report {
+    /// Returns whether every answer was as wanted and every check held.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Writes the report as one JSON object and a line end.
+    ///
+    /// # Errors
+    /// When the output is closed.
+    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    /// Writes the report as a table for people.
+    ///
+    /// # Errors
+    /// When the output is closed.
+    pub fn write_table(&self, out: &mut impl io::Write) -> io::Result<()> {
+        write!(out, "{self}")
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.setting)?;
+        writeln!(
+            f,
+            "{:<16}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>15}",
+            "measure",
+            "conns",
+            "per second",
+            "unit",
+            "p50 ms",
+            "p99 ms",
+            "÷ empty",
+            "p99 ÷ (s + e)"
+        )?;
+        self.rows.iter().try_for_each(|row| write!(f, "{row}"))?;
+        let Figures { per_second, p50_ms, p99_ms } = self.disk_sync;
+        writeln!(
+            f,
+            "{:<16}{:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}",
+            "disk sync", 1, "syncs"
+        )?;
+        writeln!(f)?;
+        if let Some(ratio) = self.hot_to_spread {
+            writeln!(f, "reserve-hot ÷ reserve-spread: {ratio:.2}")?;
+        }
+        if let Some(ratio) = self.commit_to_spread {
+            writeln!(f, "reserve-commit ÷ reserve-spread: {ratio:.2}")?;
+        }
+        writeln!(f, "p99 ÷ (s + e): p99 ÷ (disk sync p99 + empty endpoint p99)")?;
+        self.failures.iter().try_for_each(|words| writeln!(f, "NOT VALID: {words}"))
+    }
+}
+
+impl Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { per_second, p50_ms, p99_ms } = self.figures;
+        let Self { name, unit, connections, to_floor, p99_to_floor, .. } = self;
+        write!(f, "{name:<16}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
+        write!(f, "{p99_ms:>10.3}{to_floor:>9.2}{p99_to_floor:>15.2}")?;
+        writeln!(f, "{}", if self.refused == 0 { "" } else { "  NOT VALID" })
+    }
+}
+
+impl Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { skus, rounds, seconds, cores, data_dir, .. } = self;
+        write!(f, "{skus} SKUs, {rounds} round(s) of {seconds} s per measure, {cores} cores ")?;
+        write!(f, "shared with the load generator, data in {data_dir}")?;
+        if self.idempotency_keys {
+            write!(f, ", with idempotency keys")?;
+        }
+        if !self.optimized {
+            write!(f, "\nthis is a debug build: the figures say little")?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the middle of some figures, or the mean of the two in the middle; 0 of none.
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = figures.collect();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match sorted.get(half) {
+        None => 0.0,
+        Some(upper) if sorted.len() % 2 == 1 => *upper,
+        Some(upper) => f64::midpoint(sorted[half - 1], *upper),
+    }
+}
+
+/// Divides; 0 when there is nothing to divide by, as JSON knows no infinity.
+fn ratio(over: f64, under: f64) -> f64 {
+    if under > 0.0 { over / under } else { 0.0 }
+}
+
+/// A count as a float; counts and microseconds of a measure are far below 2^32.
+fn float(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn seconds(length: Duration) -> f64 {
+    length.as_secs_f64().max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(per_second: f64) -> Figures {
+        Figures { per_second, p50_ms: 1.0, p99_ms: 4.0 }
+    }
+
+    fn gathered(load: Load, rates: &[f64]) -> Gathered {
+        let mut gathered = Gathered::new(load, 64);
+        gathered.rounds = rates
+            .iter()
+            .map(|rate| Paired {
+                figures: figures(*rate),
+                floor: figures(100.0),
+                sync: figures(10.0),
+            })
+            .collect();
+        gathered
+    }
+
+    #[test]
+    fn a_median_is_the_middle_or_the_mean_of_two() {
+        let check = |all: &[f64], expected: f64| {
+            let found = median(all.iter().copied());
+            assert!((found - expected).abs() < 1e-9, "{all:?}: {found}");
+        };
+        check(&[], 0.0);
+        check(&[3.0], 3.0);
+        check(&[9.0, 1.0], 5.0);
+        check(&[9.0, 1.0, 2.0], 2.0);
+    }
+
+    #[test]
+    fn ratios_are_medians_of_pairs() {
+        let spread = gathered(Load::ReserveSpread, &[10.0, 50.0, 90.0]);
+        let hot = gathered(Load::ReserveHot, &[10.0, 25.0, 90.0]);
+        assert!((spread.row().to_floor - 0.5).abs() < 1e-9);
+        assert!((spread.row().p99_to_floor - 0.5).abs() < 1e-9);
+        assert!((paired_ratio(&hot, &spread) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_row_with_a_refusal_does_not_count() {
+        let mut row = gathered(Load::Read, &[10.0]);
+        assert_eq!(row.failure(), None);
+        row.refused = 2;
+        row.statuses.insert(503, 2);
+        row.example = Some("overloaded".to_owned());
+        let words = "read: 2 not done, statuses {503: 2}; the first said overloaded";
+        assert_eq!(row.failure().as_deref(), Some(words));
+        assert!(gathered(Load::Read, &[0.0]).failure().is_some());
+    }
+}
