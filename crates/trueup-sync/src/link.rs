@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use trueup_channels::{Channel, Kind, Settings};
+use trueup_channels::{Channel, ChannelError, Kind, Settings};
 use trueup_core::{ChannelId, ListingKey, Org, Quantity, Sku, Timestamp};
 use trueup_store::Run;
 
@@ -56,12 +56,14 @@ pub(crate) struct Mail {
 }
 
 /// What is known of the channel's orders.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Heard {
     /// Up to when they have been read and booked.
     pub(crate) at: Option<Timestamp>,
     /// Since when somebody waits for newer ones.
     pub(crate) wanted: Option<Timestamp>,
+    /// When and why they could last not be read; `None` after a success.
+    pub(crate) failed: Option<(Timestamp, ChannelError)>,
 }
 
 pub(crate) struct Link {

@@ -314,6 +314,9 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
             }
             Err(error) => {
                 failures += 1;
+                if let EngineError::Channel(error) = &error {
+                    link.heard.lock().failed = Some((shared.now(), error.clone()));
+                }
                 if !link.stop.is_cancelled() && failures > 1 && !told {
                     told = true;
                     tell_deaf(&shared, &link, &error).await;
@@ -382,6 +385,7 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     }
     let mut heard = link.heard.lock();
     heard.at = Some(seen_to.min(began));
+    heard.failed = None;
     if heard.wanted.is_some_and(|wanted| wanted <= began) {
         heard.wanted = None;
     }

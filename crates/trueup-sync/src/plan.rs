@@ -212,16 +212,16 @@ fn lane(number: i64, shown: Option<i64>) -> Lane {
     }
 }
 
-/// Returns whether a raise is safe: the channel's orders were heard after it was last told, and
+/// Returns whether a raise is safe: the channel's orders were heard after it was wanted, and
 /// lately. Otherwise units that it has sold meanwhile would be put up for sale again.
 pub(crate) fn may_raise(
-    acked_at: Option<Timestamp>,
+    wanted_at: Timestamp,
     heard_at: Option<Timestamp>,
     now: Timestamp,
     fresh_ms_max: i64,
 ) -> bool {
-    let Some(heard_at) = heard_at else { return false };
-    now < heard_at.plus_millis(fresh_ms_max) && acked_at.is_none_or(|acked_at| heard_at > acked_at)
+    heard_at
+        .is_some_and(|heard_at| heard_at >= wanted_at && now < heard_at.plus_millis(fresh_ms_max))
 }
 
 /// Makes the idempotency token of a batch (I8): of the channel and of each listing's key,
@@ -324,16 +324,14 @@ mod tests {
     }
 
     #[test]
-    fn a_raise_waits_for_orders_newer_than_the_last_word() {
+    fn a_raise_waits_for_orders_newer_than_its_wish() {
         let at = Timestamp::from_micros;
         let (second, now) = (1_000_000, 100_000_000);
-        let may = |acked: Option<i64>, heard: Option<i64>| {
-            may_raise(acked.map(at), heard.map(at), at(now), 30_000)
-        };
-        assert!(!may(None, None));
-        assert!(may(None, Some(now - second)));
-        assert!(!may(None, Some(now - 31 * second)));
-        assert!(may(Some(now - 2 * second), Some(now - second)));
-        assert!(!may(Some(now - second), Some(now - 2 * second)));
+        let may =
+            |wanted: i64, heard: Option<i64>| may_raise(at(wanted), heard.map(at), at(now), 30_000);
+        assert!(!may(now, None));
+        assert!(may(now - second, Some(now - second)));
+        assert!(!may(now - second, Some(now - 2 * second)));
+        assert!(!may(now - 60 * second, Some(now - 31 * second)));
     }
 }

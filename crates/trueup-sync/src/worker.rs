@@ -153,6 +153,8 @@ pub(crate) struct Worker {
     queue: Queue,
     later: BTreeMap<ListingKey, Later>,
     raising: BTreeMap<ListingKey, Sku>,
+    /// Since when a listing is to be raised; it is when orders have been heard after that.
+    raise_wanted: BTreeMap<ListingKey, Timestamp>,
     rereads: BTreeMap<ListingKey, Reread>,
     checks: BTreeMap<ListingKey, Check>,
     /// Listings that gave no number when they were read before a first push.
@@ -176,6 +178,7 @@ impl Worker {
             queue: Queue::default(),
             later: BTreeMap::new(),
             raising: BTreeMap::new(),
+            raise_wanted: BTreeMap::new(),
             rereads: BTreeMap::new(),
             checks: BTreeMap::new(),
             unreadable: BTreeSet::new(),
@@ -497,7 +500,7 @@ impl Worker {
             at(due.max(reread.not_before).max(out_until));
         }
         if let Some(run) = &self.run {
-            at(run.wakes_at().max(if run.waits_for_channel() { out_until } else { now }));
+            at(run.wakes_at());
         }
         if let Some(next) = self.next_pull {
             at(next);

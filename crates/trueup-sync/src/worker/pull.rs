@@ -144,6 +144,7 @@ impl Worker {
     fn put_back(&mut self, batch: Vec<Pending>) {
         let Some(run) = &mut self.run else { return };
         run.failures += 1;
+        run.rest();
         if run.failures < READ_TRIES_MAX {
             if let Some(pull) = &mut run.pull {
                 batch.into_iter().rev().for_each(|pending| pull.pending.push_front(pending));

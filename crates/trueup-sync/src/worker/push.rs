@@ -132,33 +132,41 @@ impl Worker {
     }
 
     fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
-        let capabilities = self.link.channel.capabilities();
+        let capabilities = self.link.channel.capabilities().clone();
         let key = &view.mapping.key;
         let never_read = view.state.base.is_none() && view.state.in_flight.is_none();
         let strategy_first = wish == Wish::Owed && never_read && !self.unreadable.contains(key);
-        match plan::plan(view, wish, capabilities) {
+        match plan::plan(view, wish, &capabilities) {
             Plan::Skip(skip) => Planned::End(End::Skipped(skip)),
             Plan::Shown(push) => Planned::Note(push, PushResult::Applied),
             Plan::OnItsWay(push) => Planned::Note(push, PushResult::Accepted),
             Plan::ReadFirst => {
                 self.reread(view, false);
-                Planned::End(End::Again(waiting("an earlier push has an unclear outcome")))
+                Planned::End(End::Again(unread("an earlier push has an unclear outcome")))
             }
             // First contact: what the channel shows is compared before it is overwritten.
             Plan::Send(_) if strategy_first => {
                 self.reread(view, false);
-                Planned::End(End::Again(waiting("the listing is read first")))
+                Planned::End(End::Again(unread("the listing is read first")))
             }
             Plan::Send(sending) => {
                 let guarded = sending.lane == Lane::Increase
                     && row.sync_orders
                     && !capabilities.compare_and_set;
                 let (now, heard) = (self.shared.now(), self.link.heard_at());
-                let acked_at = view.state.acked_at;
-                if guarded && !plan::may_raise(acked_at, heard, now, RAISE_FRESH_MS_MAX) {
-                    self.link.want_orders(now);
+                let wanted_at = self.raise_wanted.get(key).copied().unwrap_or(now);
+                if guarded && !plan::may_raise(wanted_at, heard, now, RAISE_FRESH_MS_MAX) {
+                    // Orders that were heard too long ago are asked for anew.
+                    let since =
+                        if heard.is_some_and(|heard| heard >= wanted_at) { now } else { wanted_at };
+                    self.raise_wanted.insert(key.clone(), since);
+                    self.link.want_orders(since);
                     self.raising.insert(key.clone(), view.mapping.sku.clone());
-                    return Planned::End(End::Skipped(Skip::WaitsForOrders));
+                    let failed = self.link.heard.lock().failed.clone();
+                    return Planned::End(match failed.filter(|(at, _)| *at >= since) {
+                        Some((_, error)) => End::Again(error),
+                        None => End::Skipped(Skip::WaitsForOrders),
+                    });
                 }
                 Planned::Send(sending)
             }
@@ -310,6 +318,7 @@ impl Worker {
                     settled.push((push, result));
                     self.unreadable.remove(&want.key);
                     self.later.remove(&want.key);
+                    self.raise_wanted.remove(&want.key);
                     if view.parked.is_some() || view.attempts > 0 {
                         notes.push(note(&want.key, 0, None));
                     }
@@ -423,6 +432,11 @@ pub(super) fn note(key: &ListingKey, attempts: u32, parked: Option<Parked>) -> A
 
 fn waiting(detail: &str) -> ChannelError {
     ChannelError::new(ChannelErrorKind::Transient, detail)
+}
+
+/// The error of a push that waits for a reading; it says nothing of the connection.
+fn unread(detail: &str) -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Stale, detail)
 }
 
 fn outcome_word(outcome: &PushOutcome) -> &'static str {

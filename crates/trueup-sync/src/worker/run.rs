@@ -29,7 +29,7 @@ const ITEM_TRIES_MAX: u32 = 4;
 /// How often in a row a run's requests may fail before it gives up.
 const RUN_FAILURES_MAX: u32 = 3;
 /// The first and the longest pause between two tries, in milliseconds.
-const TRY_MS_FIRST: u64 = 100;
+const TRY_MS_FIRST: u64 = 250;
 const TRY_MS_MAX: u64 = 2_000;
 /// How often the progress of a run is kept.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -100,8 +100,10 @@ impl ActiveRun {
         self.wait_until
     }
 
-    pub(super) fn waits_for_channel(&self) -> bool {
-        self.failures > 0
+    /// Waits a little after a failure. A run keeps its own time: somebody waits for it.
+    pub(super) fn rest(&mut self) {
+        let millis = backoff::millis(self.failures, TRY_MS_FIRST, TRY_MS_MAX);
+        self.wait_until = Instant::now() + Duration::from_millis(millis);
     }
 
     pub(super) fn count(&mut self, counter: &str, by: u64) {
@@ -148,14 +150,18 @@ impl Worker {
         if !self.next_run(row).await? {
             return Ok(false);
         }
-        let heard_all = self.link.heard.lock().wanted.is_none();
-        let is_out = self.is_out();
+        // Orders that cannot be read now are not waited for.
+        let heard_all = {
+            let heard = self.link.heard.lock();
+            heard.wanted.is_none() || heard.failed.is_some()
+        };
         let Some(run) = &mut self.run else { return Ok(false) };
         let waited = Instant::now() >= run.wait_until || (run.waits_for_orders && heard_all);
-        if !waited || (is_out && run.failures > 0) {
+        if !waited {
             return Ok(false);
         }
         run.waits_for_orders = false;
+        run.wait_until = Instant::now();
         let reads = run.pull.as_ref().is_some_and(|pull| !pull.pending.is_empty());
         if reads {
             self.pull_step(row).await?;
@@ -296,10 +302,11 @@ impl Worker {
         let wide = |end: &End| matches!(end, End::Again(e) if is_connection_wide(e.kind));
         let tried: Vec<&Report> =
             reports.iter().filter(|r| !matches!(r.end, End::Skipped(_) | End::Gone)).collect();
-        // A listing that is to be read first says nothing of the connection.
-        let failed =
-            !tried.is_empty() && tried.iter().all(|r| wide(&r.end)) && self.outage.failures > 0;
+        let failed = !tried.is_empty() && tried.iter().all(|r| wide(&r.end));
         run.failures = if failed { run.failures + 1 } else { 0 };
+        if failed {
+            run.rest();
+        }
         let refused = reports.iter().any(|report| match &report.end {
             End::Again(error) => {
                 matches!(
