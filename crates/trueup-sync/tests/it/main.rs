@@ -9,3 +9,4 @@ mod connect;
 mod inbox;
 mod pull;
 mod push;
+mod sims;
