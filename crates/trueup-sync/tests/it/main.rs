@@ -9,4 +9,3 @@ mod connect;
 mod inbox;
 mod pull;
 mod push;
-mod sims;
