@@ -292,6 +292,9 @@ pub struct ListingState {
     pub home: Location,
     /// What the channel last acknowledged or was seen to agree with; `None` = never known.
     pub base: Option<i64>,
+    /// Since when `base` is known: what the channel sold before is in it already. `None` = not
+    /// known, so that every order is taken to have come after.
+    pub base_at: Option<Timestamp>,
     /// The push that is out and not yet known to be applied.
     pub in_flight: Option<Sent>,
     /// The version last acknowledged.

@@ -35,9 +35,15 @@ pub struct EngineOptions {
     /// The URL under which vendors reach this server, for webhook subscriptions; `None` = they
     /// are not told.
     pub public_url: Option<String>,
+    /// How far a poll of orders looks back behind the one before: vendors index late.
+    /// [`ORDERS_OVERLAP`] unless the vendors are known to index at once.
+    pub orders_overlap: Duration,
     /// Where `now` comes from.
     pub clock: Arc<dyn Clock>,
 }
+
+/// How far polls of orders look back, for vendors as they are.
+pub const ORDERS_OVERLAP: Duration = Duration::from_secs(120);
 
 /// Where the engine reads the time, once per decision.
 pub trait Clock: Send + Sync + std::fmt::Debug {
@@ -219,7 +225,7 @@ pub enum Received {
 }
 
 /// How often [`Engine::quiesce`] looks.
-const QUIET_LOOK: Duration = Duration::from_millis(20);
+const QUIET_LOOK: Duration = Duration::from_millis(50);
 /// The most open conflicts that [`Engine::status`] counts one by one.
 const DELIVERIES_PAGE: usize = 500;
 

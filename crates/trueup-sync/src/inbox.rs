@@ -1,8 +1,11 @@
-//! The inbox: webhooks that were let in and kept, worked on one by one, in the order they came.
+//! The inbox: webhooks that were let in and kept, then worked on, many at once.
+//!
+//! Their order does not matter: orders are told and booked as totals, everything else is a hint.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use serde_json::json;
 use trueup_channels::{Notice, VerifiedWebhook, WebhookRequest};
 use trueup_core::{ChannelId, Org};
@@ -15,7 +18,9 @@ use crate::orders::{OWN_TOPIC, read_own};
 use crate::shared::Shared;
 
 /// The most webhooks taken at once.
-const BATCH_MAX: usize = 100;
+const BATCH_MAX: usize = 1_000;
+/// How many of them are under way together, so that one commit serves many.
+const TOGETHER_MAX: usize = 64;
 /// How often a webhook is tried before it is given up on: for about a day.
 const TRIES_MAX: u32 = 110;
 /// The first and the longest pause before a webhook is tried again, in milliseconds.
@@ -63,7 +68,7 @@ pub(crate) async fn work(shared: Arc<Shared>) {
             Vec::new()
         });
         let is_empty = waiting.is_empty();
-        for (org, item) in waiting {
+        let each = async |(org, item): (Org, InboxItem)| {
             if shared.stop.is_cancelled() {
                 return;
             }
@@ -71,7 +76,8 @@ pub(crate) async fn work(shared: Arc<Shared>) {
                 tracing::warn!(%org, %error, "a webhook could not be settled");
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
-        }
+        };
+        stream::iter(waiting).for_each_concurrent(TOGETHER_MAX, each).await;
         if is_empty {
             tokio::select! {
                 () = shared.stop.cancelled() => {}

@@ -24,8 +24,6 @@ use crate::shared::Shared;
 const ORDER_PAGES_MAX: usize = 200;
 /// How often orders are polled when nobody asks, in milliseconds.
 const POLL_MS: u64 = 60_000;
-/// How far a poll looks back behind the last one: vendors index late.
-const OVERLAP_MS: i64 = 120_000;
 /// The first and the longest pause after a poll failed, in milliseconds.
 const POLL_MS_FIRST: u64 = 1_000;
 const POLL_MS_MAX: u64 = 120_000;
@@ -353,7 +351,8 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
         return Ok(());
     };
     let began = shared.now();
-    let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-OVERLAP_MS);
+    let overlap = i64::try_from(shared.options.orders_overlap.as_millis()).unwrap_or(i64::MAX);
+    let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-overlap);
     // What was sold before the connection came about is in the first count already.
     let since = since.max(row.created_at);
     let mut cursor: Option<String> = None;
@@ -376,7 +375,7 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
             seen_to = last.unwrap_or(since);
         }
     }
-    // Written only when it moved by more than a poll's own look back would cover.
+    // Written now and then only: a start goes back a little further for it.
     let moved = row.orders_seen_to.is_none_or(|to| seen_to.micros_since(to) > 30_000_000);
     if moved {
         shared

@@ -40,10 +40,11 @@ const FEEDS_TRANSFER: &str = "feeds.transfer";
 const PUSH_ITEMS_MAX: usize = 20;
 /// 5 patches a second for 5 minutes; from here on a feed (at most 5 in 5 minutes) is faster.
 const BULK_FROM: usize = 1_500;
-/// How often a feed is looked at, and how long between: five minutes. What is not processed by
-/// then is verified by reading.
-const FEED_POLLS_MAX: usize = 30;
-const FEED_PAUSE_MS: u64 = 10_000;
+/// How often a feed is looked at, and how long between, twice as long each time: five minutes in
+/// all. What is not processed by then is verified by reading.
+const FEED_POLLS_MAX: usize = 33;
+const FEED_PAUSE_MS_FIRST: u64 = 1_000;
+const FEED_PAUSE_MS_MAX: u64 = 10_000;
 /// How many pages an answer about named SKUs may have.
 const READ_PAGES_MAX: usize = 5;
 
@@ -373,13 +374,15 @@ impl Seller {
     async fn follow(&self, caller: &dyn Caller, feed_id: &str) -> Result<FeedState, ChannelError> {
         let feed_id = encode(feed_id);
         let url = format!("{}/feeds/2021-06-30/feeds/{feed_id}", self.config.host);
+        let mut pause = FEED_PAUSE_MS_FIRST;
         for _ in 0..FEED_POLLS_MAX {
             let response = self.get(caller, FEEDS_GET, url.clone()).await?;
             let state = wire::parse_feed(&response.body)?;
             if state != FeedState::Waiting {
                 return Ok(state);
             }
-            caller.pause(FEED_PAUSE_MS).await;
+            caller.pause(pause).await;
+            pause = (pause * 2).min(FEED_PAUSE_MS_MAX);
         }
         Ok(FeedState::Waiting)
     }

@@ -102,7 +102,7 @@ fn book_line(
             .plus(Delta::new(left.get() / line.units.delta().get().max(1)).ok_or(OutOfRange)?)?;
     }
     if let Some(listing) = found {
-        let base = if told_after(&listing, order.occurred_at) {
+        let base = if is_in_base(&listing, order.occurred_at) {
             listing.base
         } else {
             listing.base.map(|base| base + shown.get())
@@ -133,11 +133,11 @@ fn explained(change: Delta, provisional: Delta) -> Delta {
     Delta::ZERO
 }
 
-/// Returns whether the channel was told a number after the order: then that number stands there,
-/// and not the one before less the order.
-fn told_after(listing: &ListingState, occurred_at: Option<Timestamp>) -> bool {
-    match (listing.acked_at, occurred_at) {
-        (Some(acked_at), Some(occurred_at)) => acked_at > occurred_at,
+/// Returns whether the channel was told or read after the order: then the base has the order in
+/// it, and is not to be lowered by it once more.
+fn is_in_base(listing: &ListingState, occurred_at: Option<Timestamp>) -> bool {
+    match (listing.base_at, occurred_at) {
+        (Some(base_at), Some(occurred_at)) => base_at > occurred_at,
         (None, _) | (_, None) => false,
     }
 }
@@ -259,7 +259,7 @@ fn settle_reading(
         if listing.in_conflict { Verdict::Conflict { moved: 0 } } else { compare(listing, seen) };
     let action = match verdict {
         Verdict::Matched => {
-            after.base = Some(observed);
+            know(&mut after, reading);
             after.acked_version = version;
             after.forced = false;
             let landing = listing.in_flight.filter(|sent| {
@@ -270,12 +270,12 @@ fn settle_reading(
             ReconcileAction::Matched
         }
         Verdict::Behind | Verdict::PushOver { .. } => {
-            owe_push(&mut after, observed);
+            owe_push(&mut after, reading);
             ReconcileAction::Push
         }
         Verdict::Adopt { moved } => match adopt(book, listing, moved, None, moment) {
             Ok(carried) => {
-                after.base = Some(observed);
+                know(&mut after, reading);
                 after.in_flight = None;
                 after.provisional = listing.provisional.plus(carried).unwrap_or(carried);
                 ReconcileAction::Adopted
@@ -305,8 +305,14 @@ fn settle_reading(
     }
 }
 
-fn owe_push(after: &mut ListingState, observed: i64) {
-    after.base = Some(observed);
+/// Takes a reading for what the channel shows.
+fn know(after: &mut ListingState, reading: Observed) {
+    after.base = Some(reading.quantity);
+    after.base_at = Some(reading.at);
+}
+
+fn owe_push(after: &mut ListingState, reading: Observed) {
+    know(after, reading);
     after.in_flight = None;
     after.forced = true;
     after.epoch = after.epoch.wrapping_add(1);
@@ -388,6 +394,7 @@ fn adopt_fulfilled(
     book.emit(Event::Listing(ListingState {
         observed: Some(Observed { quantity: observed, at: reconcile.read_at }),
         base: Some(observed),
+        base_at: Some(reconcile.read_at),
         acked_version: version,
         forced: false,
         in_flight: None,
@@ -448,7 +455,10 @@ pub(super) fn settle(
         };
         let after = match result {
             PushResult::Applied => {
-                ListingState { base: Some(push.quantity), in_flight: None, ..acked }
+                // Without a push it is a note that the channel shows this number already.
+                let is_note = listing.in_flight.is_none() && listing.base == Some(push.quantity);
+                let base_at = if is_note { listing.base_at } else { Some(moment.now) };
+                ListingState { base: Some(push.quantity), base_at, in_flight: None, ..acked }
             }
             PushResult::Accepted => acked,
             PushResult::NotApplied => {
@@ -472,20 +482,21 @@ pub(super) fn resolve(
     if !listing.in_conflict {
         return Err(Rejection::ConflictNotFound);
     }
-    let observed = listing.observed.map_or(0, |seen| seen.quantity);
+    let nothing = Observed { quantity: 0, at: moment.now };
+    let reading = listing.observed.unwrap_or(nothing);
     let mut after = ListingState { in_conflict: false, ..listing.clone() };
     match resolution {
         Resolution::Master => {}
         Resolution::Channel => {
             let base = listing.base.unwrap_or_else(|| expected(book, &listing));
-            let carried = adopt(book, &listing, observed - base, note, moment)?;
+            let carried = adopt(book, &listing, reading.quantity - base, note, moment)?;
             after.provisional = listing.provisional.plus(carried)?;
         }
         Resolution::Quantity(quantity) => {
             count(book, &listing, quantity, note, moment)?;
         }
     }
-    owe_push(&mut after, observed);
+    owe_push(&mut after, reading);
     book.emit(Event::Listing(after));
     let (channel, key) = (channel.clone(), key.clone());
     book.emit(Event::ConflictClosed { channel, key, at: moment.now });

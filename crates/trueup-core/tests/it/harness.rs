@@ -202,6 +202,7 @@ pub(crate) fn listing(name: &str, strategy: Strategy, rules: Rules) -> ListingSt
         channel_fulfilled: false,
         home: Location::main(),
         base: None,
+        base_at: None,
         in_flight: None,
         acked_version: 0,
         acked_at: None,

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use trueup_core::{
-    Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingReading,
-    ListingState, Location, Reconcile, ReconcileAction, Resolution, Rules, Sent, Strategy,
-    Timestamp,
+    Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingPush,
+    ListingReading, ListingState, Location, PushResult, Reconcile, ReconcileAction, Resolution,
+    Rules, Sent, Strategy, Timestamp,
 };
 
 use crate::harness::{World, listing, sku, units};
@@ -128,6 +128,10 @@ fn lower_wins_with_a_buffer_does_not_ratchet_over_100_pulls() {
 }
 
 fn order(world: &mut World, id: &str, sold: u64, restocked: u64) {
+    order_at(world, id, sold, restocked, None);
+}
+
+fn order_at(world: &mut World, id: &str, sold: u64, restocked: u64, at: Option<i64>) {
     let line = ChannelLine {
         line: Arc::from("1"),
         listing: Some(ListingKey::new("A").unwrap()),
@@ -139,7 +143,7 @@ fn order(world: &mut World, id: &str, sold: u64, restocked: u64) {
     let answer = world.run(&Command::ChannelOrder(ChannelOrder {
         channel: ChannelId::new("shop").unwrap(),
         order: Arc::from(id),
-        occurred_at: None,
+        occurred_at: at.map(Timestamp::from_micros),
         location: Location::main(),
         lines: vec![line],
     }));
@@ -158,6 +162,46 @@ fn a_late_order_uses_up_the_adopted_difference() {
     assert_eq!(world.numbers("A").0, 38, "the third is explained, the fourth is news");
     assert_eq!(state(&world).provisional, Delta::ZERO);
     assert_eq!(pull(&mut world, 38).action, ReconcileAction::Matched);
+}
+
+#[test]
+fn an_order_that_a_reading_has_in_it_already_does_not_lower_the_base_again() {
+    let mut world = world_with(42, listing("A", Strategy::MasterWins, Rules::default()));
+    pull(&mut world, 42);
+    world.now += 60_000_000;
+    assert_eq!(pull(&mut world, 40).action, ReconcileAction::Push, "sold, and not yet heard of");
+    let before = world.now - 1;
+    order_at(&mut world, "1001", 2, 0, Some(before));
+    assert_eq!((world.numbers("A").0, state(&world).base), (40, Some(40)));
+    let after = world.now + 1;
+    order_at(&mut world, "1002", 3, 0, Some(after));
+    assert_eq!((world.numbers("A").0, state(&world).base), (37, Some(37)));
+    order_at(&mut world, "1003", 1, 0, Some(before));
+    assert_eq!((world.numbers("A").0, state(&world).base), (36, Some(37)), "late, and in the 40");
+}
+
+#[test]
+fn a_note_that_the_channel_shows_it_already_is_no_newer_knowledge() {
+    let mut world = world_with(42, listing("A", Strategy::MasterWins, Rules::default()));
+    pull(&mut world, 42);
+    let read_at = state(&world).base_at;
+    world.now += 60_000_000;
+    settle(&mut world, 42);
+    assert_eq!(state(&world).base_at, read_at);
+    let (channel, items) = (state(&world).channel.clone(), vec![push(41)]);
+    world.run(&Command::MarkSent { channel, items }).unwrap();
+    settle(&mut world, 41);
+    assert_eq!(state(&world).base_at, Some(Timestamp::from_micros(world.now)));
+}
+
+fn push(quantity: i64) -> ListingPush {
+    ListingPush { key: ListingKey::new("A").unwrap(), quantity, version: 1 }
+}
+
+fn settle(world: &mut World, quantity: i64) {
+    let channel = state(world).channel.clone();
+    let items = vec![(push(quantity), PushResult::Applied)];
+    world.run(&Command::Settle { channel, items }).unwrap();
 }
 
 #[test]

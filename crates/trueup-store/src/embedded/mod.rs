@@ -39,7 +39,7 @@ pub use files::{FILE_NAME, OpenError};
 pub use writer::{Now, QUEUE_MAX};
 
 /// The most connections kept for reading.
-const READERS_MAX: usize = 4;
+const READERS_MAX: usize = 16;
 
 /// A store in a directory of this machine.
 pub struct Embedded {

@@ -89,6 +89,22 @@ async fn a_later_version_is_refused() {
 }
 
 #[tokio::test]
+async fn an_earlier_version_is_brought_forward_with_all_it_has() {
+    let mut fixture = filled().await;
+    let path = fixture.dir.path().join(FILE_NAME);
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    // As version 1 had it.
+    conn.execute_batch("ALTER TABLE listing DROP COLUMN base_at").unwrap();
+    conn.pragma_update(None, "user_version", 1).unwrap();
+    drop(conn);
+    fixture.open();
+    assert_eq!(fixture.numbers("SKU-199").await, (199, 0));
+    let query = trueup_store::ListingQuery { limit: 1, ..Default::default() };
+    assert!(fixture.store().listings(&org("acme"), query).await.is_ok());
+    assert_eq!(fixture.store().verify(&org("acme")).await.unwrap().faults, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_journal_record_that_was_changed_is_refused() {
     let fixture = Fixture::new();
     fixture.put("A", 1).await;

@@ -54,6 +54,7 @@ pub(crate) fn quantity(units: u64) -> Quantity {
 
 pub(crate) fn options() -> EngineOptions {
     EngineOptions {
+        orders_overlap: trueup_sync::ORDERS_OVERLAP,
         allow_private_endpoints: true,
         secret_key: [9; 32],
         request_timeout: Duration::from_secs(5),

@@ -54,6 +54,8 @@ pub struct ServerOptions {
     pub allow_private_endpoints: bool,
     /// How long a vendor's answer may take.
     pub request_timeout: Duration,
+    /// How far polls of orders look back.
+    pub orders_overlap: Duration,
 }
 
 /// Why a server did not start.
@@ -112,6 +114,7 @@ impl Running {
             allow_private_endpoints: options.allow_private_endpoints,
             secret_key,
             request_timeout: options.request_timeout,
+            orders_overlap: options.orders_overlap,
             public_url: options.public_url.clone(),
             clock: clock.clone(),
         };

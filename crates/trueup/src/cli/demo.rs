@@ -81,6 +81,7 @@ async fn run_in(args: &DemoArgs, dir: &std::path::Path) -> Result<(), DemoError>
             public_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(5),
+            orders_overlap: trueup_sync::ORDERS_OVERLAP,
         },
         None,
     )

@@ -130,14 +130,15 @@ impl Market {
         poll_minutes: u32,
     ) -> Result<Self, MarketError> {
         let shopify_settings = shopify::Settings {
-            // A shop of the largest plan, so that a recorded history can be replayed fast.
+            // Far above any plan, as for Amazon and eBay below, so that a recorded history can be
+            // replayed fast.
             bucket: trueup_testkit::limits::Rate { milli_per_second: 2_000_000, burst: 20_000 },
             ..shopify::Settings::default()
         };
         let ebay_settings =
             ebay::Settings { revisions_max: 1_000_000, ..ebay::Settings::default() };
         let amazon_settings =
-            amazon::Settings { rate_scale: 200, apply_ms: 300, ..amazon::Settings::default() };
+            amazon::Settings { rate_scale: 5_000, apply_ms: 300, ..amazon::Settings::default() };
         let all: [(&'static str, AnySimulator); CHANNELS_MAX] = [
             ("shopify", shopify::Simulator::new(shopify_settings).into()),
             ("amazon", amazon::Simulator::new(amazon_settings).into()),

@@ -185,6 +185,8 @@ pub async fn run(args: ReplayArgs) -> Result<bool, ReplayError> {
             public_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(10),
+            // Simulated vendors index their orders at once.
+            orders_overlap: Duration::from_secs(5),
         },
         None,
     )

@@ -57,6 +57,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
         public_url: args.public_url.or_else(|| config.public_url.clone()),
         allow_private_endpoints: args.allow_private_endpoints || config.allow_private_endpoints,
         request_timeout: config.request_timeout()?,
+        orders_overlap: trueup_sync::ORDERS_OVERLAP,
     };
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let running = Running::start(options, Some(metrics)).await?;

@@ -109,6 +109,7 @@ impl Api {
         let store: Arc<dyn Store> =
             Arc::new(Embedded::open(dir.path(), Arc::new(move || now.now())).unwrap());
         let options = EngineOptions {
+            orders_overlap: trueup_sync::ORDERS_OVERLAP,
             allow_private_endpoints: true,
             secret_key: [7; 32],
             request_timeout: Duration::from_secs(5),

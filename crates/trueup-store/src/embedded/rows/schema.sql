@@ -49,6 +49,7 @@ CREATE TABLE IF NOT EXISTS listing (
   enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
   -- The state, as the ledger decided it.
   base INTEGER,
+  base_at INTEGER,
   in_flight_quantity INTEGER,
   in_flight_version INTEGER,
   in_flight_at INTEGER,
