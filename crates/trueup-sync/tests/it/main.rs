@@ -6,6 +6,8 @@ mod fake;
 mod house;
 
 mod connect;
+mod deliver;
 mod inbox;
 mod pull;
 mod push;
+mod sims;

@@ -1,0 +1,171 @@
+//! The real connectors over HTTP, against simulated Shopify, Amazon and eBay.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use trueup_channels::Secret;
+use trueup_core::ChannelId;
+use trueup_store::RunStatus;
+use trueup_sync::{Enable, PullRequest, PushScope};
+use trueup_testkit::{
+    AnySimulator, Chance, Down, Faults, SeedItem, SimServer, amazon, ebay, limits, shopify, spawn,
+};
+
+use crate::house::{House, channel, counter, until};
+
+const SKUS: usize = 60;
+
+struct Stall {
+    id: ChannelId,
+    shop: AnySimulator,
+    _server: SimServer,
+}
+
+fn name(nth: usize) -> String {
+    format!("SKU-{nth:03}")
+}
+
+fn enable_of(config: &serde_json::Value) -> Enable {
+    let mut enable = Enable { sync_inventory: true, ..Enable::default() };
+    for (key, value) in config.as_object().unwrap() {
+        match key.as_str() {
+            "kind" => enable.kind = value.as_str().map(str::to_owned),
+            "endpoint" => enable.endpoint = value.as_str().map(str::to_owned),
+            "syncInventory" | "syncOrders" | "conflictStrategy" => {}
+            "credentials" => {
+                enable.credentials = value
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .map(|(name, text)| (name.clone(), Secret::new(text.as_str().unwrap())))
+                    .collect();
+            }
+            _ => {
+                enable.settings.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    enable
+}
+
+async fn open(house: &House, with: &[&'static str], mapped: usize) -> Vec<Stall> {
+    let mut stalls = Vec::new();
+    for kind in with {
+        let shop: AnySimulator = match *kind {
+            "shopify" => shopify::Simulator::new(shopify::Settings {
+                bucket: limits::Rate { milli_per_second: 2_000_000, burst: 20_000 },
+                ..shopify::Settings::default()
+            })
+            .into(),
+            "amazon" => amazon::Simulator::new(amazon::Settings {
+                rate_scale: 200,
+                apply_ms: 200,
+                ..amazon::Settings::default()
+            })
+            .into(),
+            _ => ebay::Simulator::new(ebay::Settings::default()).into(),
+        };
+        shop.seed((0..SKUS).map(|nth| SeedItem::new(name(nth), 3)).collect()).unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = spawn(shop.clone(), any).await.unwrap();
+        let id = channel(kind);
+        let enable = enable_of(&shop.channel_config(&server.url));
+        house.engine.enable(&house.org, &id, enable).await.unwrap();
+        let found = house.engine.discover(&house.org, &id, false).await.unwrap();
+        assert_eq!(found.mapped, mapped, "{kind}: {:?}", found.proposals.first());
+        stalls.push(Stall { id, shop, _server: server });
+    }
+    stalls
+}
+
+fn wrong(stall: &Stall, wanted: &BTreeMap<String, i64>) -> Vec<(String, Option<i64>, i64)> {
+    wanted
+        .iter()
+        .map(|(sku, wanted)| (sku.clone(), stall.shop.quantity(sku), *wanted))
+        .filter(|(_, shown, wanted)| *shown != Some(*wanted))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_three_vendors_show_what_they_should() {
+    let house = House::open_with(trueup_channels::kind).await;
+    let mut wanted = BTreeMap::new();
+    for nth in 0..SKUS {
+        let units = u64::try_from(nth).unwrap();
+        house.count(&name(nth), units, true).await;
+        wanted.insert(name(nth), i64::try_from(nth).unwrap());
+    }
+    let stalls = open(&house, &["shopify", "amazon", "ebay"], SKUS).await;
+    house.settle().await;
+    for stall in &stalls {
+        assert_eq!(wrong(stall, &wanted), [], "{}", stall.id);
+    }
+    for stall in &stalls {
+        stall.shop.set_faults(Faults {
+            seed: Some(7),
+            throttled: Chance::per_mille(50),
+            server_error: Chance::per_mille(50),
+            dropped_after: Chance::per_mille(50),
+            busy: Chance::per_mille(20),
+            unauthorized: Chance::per_mille(20),
+            // Whether Amazon lies shows after its settle time, a quarter of an hour.
+            lie: Chance { per_mille: 0, next: u32::from(stall.id.as_str() != "amazon") },
+            ..Faults::default()
+        });
+    }
+    for nth in 0..SKUS {
+        let units = u64::try_from((nth * 7) % 23).unwrap();
+        house.count(&name(nth), units, true).await;
+        wanted.insert(name(nth), i64::try_from(units).unwrap());
+    }
+    assert!(house.engine.quiesce(Duration::from_secs(60)).await, "it did not come to rest");
+    for stall in &stalls {
+        assert_eq!(wrong(stall, &wanted), [], "{}", stall.id);
+        stall.shop.set_faults(Faults::default());
+        let run = house.pull(&stall.id, PullRequest::default()).await;
+        assert_eq!(counter(&run, "matched"), 60, "{run:?}");
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_that_is_down_comes_back_by_itself() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("SKU-001", 9, true).await;
+    let stalls = open(&house, &["shopify", "ebay"], 1).await;
+    house.settle().await;
+    let (first, second) = (&stalls[0], &stalls[1]);
+    first.shop.set_faults(Faults { down: Some(Down::Unavailable), ..Faults::default() });
+    house.count("SKU-001", 4, true).await;
+    until("eBay shows it", || second.shop.quantity("SKU-001") == Some(4)).await;
+    let run = house.push(&first.id, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Failed, "{run:?}");
+    first.shop.set_faults(Faults::default());
+    house.settle().await;
+    assert_eq!(first.shop.quantity("SKU-001"), Some(4));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_heard_and_booked_once() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("SKU-001", 20, true).await;
+    let stalls = open(&house, &["shopify", "amazon", "ebay"], 1).await;
+    house.settle().await;
+    for stall in &stalls {
+        let sold = stall.shop.sell("SKU-001", 2);
+        assert!(sold.is_ok(), "{}: {sold:?}", stall.id);
+        for _ in 0..2 {
+            let heard =
+                house.engine.hear_orders(&house.org, &stall.id, Duration::from_secs(20)).await;
+            assert_eq!(heard, Ok(true), "{}", stall.id);
+        }
+    }
+    house.settle().await;
+    assert_eq!(house.on_hand("SKU-001").await, 14);
+    for stall in &stalls {
+        assert_eq!(stall.shop.quantity("SKU-001"), Some(14), "{}", stall.id);
+    }
+    house.close().await;
+}
