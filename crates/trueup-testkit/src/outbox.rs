@@ -3,7 +3,7 @@
 //! Delivery is at least once and unordered, as every vendor's is. A webhook is rendered anew for
 //! each attempt, because eBay counts the attempts inside the signed body.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,15 +76,28 @@ pub(crate) struct Parcel {
 }
 
 struct Waiting {
-    due: Instant,
     attempt: u32,
     parcel: Parcel,
+}
+
+/// What waits, by when it is due, then in the order it came.
+#[derive(Default)]
+struct Queue {
+    waiting: BTreeMap<(Instant, u64), Waiting>,
+    next: u64,
+}
+
+impl Queue {
+    fn put(&mut self, due: Instant, waiting: Waiting) {
+        self.next += 1;
+        self.waiting.insert((due, self.next), waiting);
+    }
 }
 
 /// The queue of webhooks of one simulator.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    queue: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<Queue>,
     doorbell: Notify,
     queued: AtomicU64,
     delivered: AtomicU64,
@@ -101,7 +114,7 @@ impl Outbox {
         let due = Instant::now() + parcel.delay + posting.delay;
         let mut queue = self.queue.lock();
         for _ in 0..posting.copies {
-            if queue.len() >= OUTBOX_MAX {
+            if queue.waiting.len() >= OUTBOX_MAX {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -111,7 +124,7 @@ impl Outbox {
                 delay: parcel.delay,
                 render: Arc::clone(&parcel.render),
             };
-            queue.push_back(Waiting { due, attempt: 1, parcel: copy });
+            queue.put(due, Waiting { attempt: 1, parcel: copy });
             self.queued.fetch_add(1, Ordering::Relaxed);
         }
         drop(queue);
@@ -120,11 +133,11 @@ impl Outbox {
 
     /// Takes back what waits under a tag.
     pub(crate) fn withdraw(&self, tag: &str) {
-        self.queue.lock().retain(|waiting| waiting.parcel.tag != tag);
+        self.queue.lock().waiting.retain(|_, waiting| waiting.parcel.tag != tag);
     }
 
     pub(crate) fn counts(&self) -> WebhookCounts {
-        let waiting = u64::try_from(self.queue.lock().len()).unwrap_or(u64::MAX);
+        let waiting = u64::try_from(self.queue.lock().waiting.len()).unwrap_or(u64::MAX);
         WebhookCounts {
             queued: self.queued.load(Ordering::Relaxed),
             delivered: self.delivered.load(Ordering::Relaxed),
@@ -164,21 +177,16 @@ impl Outbox {
     ) -> Option<Instant> {
         let now = Instant::now();
         let mut queue = self.queue.lock();
-        let mut later = VecDeque::new();
-        let mut next_due: Option<Instant> = None;
         while under_way.len() < DELIVERIES_MAX {
-            let Some(waiting) = queue.pop_front() else { break };
-            if waiting.due <= now {
-                self.under_way.fetch_add(1, Ordering::Relaxed);
-                under_way.spawn(Arc::clone(self).attempt(client.clone(), waiting));
-            } else {
-                next_due = Some(next_due.map_or(waiting.due, |due| due.min(waiting.due)));
-                later.push_back(waiting);
+            let first = queue.waiting.first_entry()?;
+            let (due, _) = *first.key();
+            if due > now {
+                return Some(due);
             }
+            self.under_way.fetch_add(1, Ordering::Relaxed);
+            under_way.spawn(Arc::clone(self).attempt(client.clone(), first.remove()));
         }
-        later.append(&mut queue);
-        *queue = later;
-        next_due
+        None
     }
 
     async fn attempt(self: Arc<Self>, client: reqwest::Client, mut waiting: Waiting) {
@@ -196,8 +204,8 @@ impl Outbox {
             if waiting.attempt > ATTEMPTS_MAX {
                 self.given_up.fetch_add(1, Ordering::Relaxed);
             } else {
-                waiting.due = Instant::now() + pause(waiting.attempt);
-                self.queue.lock().push_back(waiting);
+                let due = Instant::now() + pause(waiting.attempt);
+                self.queue.lock().put(due, waiting);
                 self.doorbell.notify_one();
             }
         }
