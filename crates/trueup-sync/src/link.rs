@@ -64,6 +64,19 @@ pub(crate) struct Heard {
     pub(crate) wanted: Option<Timestamp>,
     /// When and why they could last not be read; `None` after a success.
     pub(crate) failed: Option<(Timestamp, ChannelError)>,
+    /// A poll that has more pages to read than one turn takes.
+    pub(crate) reading: Option<Reading>,
+}
+
+/// How far a long poll of orders has come.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    /// The instant from which on changed orders are read.
+    pub(crate) since: Timestamp,
+    /// The next page.
+    pub(crate) cursor: Option<String>,
+    /// When it began: up to there all is heard once it has ended.
+    pub(crate) began: Timestamp,
 }
 
 pub(crate) struct Link {

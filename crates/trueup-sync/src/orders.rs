@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
@@ -17,10 +18,10 @@ use trueup_store::{Connection, ConnectionState, InboxItem, ListingQuery, Listing
 
 use crate::backoff;
 use crate::engine::EngineError;
-use crate::link::Link;
+use crate::link::{Link, Reading};
 use crate::shared::Shared;
 
-/// The most pages of one poll; the next poll goes on from there.
+/// The most pages of one poll; the next poll follows at once and goes on from there.
 const ORDER_PAGES_MAX: usize = 200;
 /// How often orders are polled when nobody asks, in milliseconds.
 const POLL_MS: u64 = 60_000;
@@ -28,7 +29,9 @@ const POLL_MS: u64 = 60_000;
 const POLL_MS_FIRST: u64 = 1_000;
 const POLL_MS_MAX: u64 = 120_000;
 /// The most resolved lines and booked orders that a link remembers.
-const REMEMBERED_MAX: usize = 10_000;
+const REMEMBERED_MAX: usize = 50_000;
+/// How many orders of a page are booked together, so that one commit serves many.
+const TOGETHER_MAX: usize = 64;
 /// The topic of an order that waits in the inbox, in our own words.
 pub(crate) const OWN_TOPIC: &str = "trueup.order";
 
@@ -294,7 +297,10 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
     let mut told = false;
     let mut next = Instant::now();
     while !link.stop.is_cancelled() {
-        let wanted = link.heard.lock().wanted.is_some();
+        let wanted = {
+            let heard = link.heard.lock();
+            heard.wanted.is_some() || heard.reading.is_some()
+        };
         let due = if wanted && failures == 0 { Instant::now() } else { next };
         if due > Instant::now() {
             tokio::select! {
@@ -350,40 +356,42 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
         link.heard.lock().wanted = None;
         return Ok(());
     };
-    let began = shared.now();
     let overlap = i64::try_from(shared.options.orders_overlap.as_millis()).unwrap_or(i64::MAX);
     let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-overlap);
     // What was sold before the connection came about is in the first count already.
     let since = since.max(row.created_at);
-    let mut cursor: Option<String> = None;
-    let mut seen_to = began;
+    let fresh = || Reading { since, cursor: None, began: shared.now() };
+    let reading = link.heard.lock().reading.take();
+    let Reading { since, mut cursor, began } = reading.unwrap_or_else(fresh);
     for page in 1..=ORDER_PAGES_MAX {
         let orders = link.channel.orders(&link.transport, since, cursor.as_deref()).await;
         let orders = orders.map_err(EngineError::Channel)?;
-        let last = orders.items.last().and_then(|order| order.updated_at);
-        for order in &orders.items {
-            let booking = shared.book(link, order).await?;
+        let book = async |order: OrderNotice| {
+            let booking = shared.book(link, &order).await?;
             if !booking.unresolved.is_empty() {
-                shared.keep_for_later(link, order, booking.unresolved).await?;
+                shared.keep_for_later(link, &order, booking.unresolved).await?;
             }
-        }
+            Ok::<(), EngineError>(())
+        };
+        stream::iter(orders.items.into_iter().map(Ok))
+            .try_for_each_concurrent(TOGETHER_MAX, book)
+            .await?;
         cursor = orders.next;
         if cursor.is_none() {
             break;
         }
         if page == ORDER_PAGES_MAX {
-            seen_to = last.unwrap_or(since);
+            link.heard.lock().reading = Some(Reading { since, cursor, began });
+            return Ok(());
         }
     }
     // Written now and then only: a start goes back a little further for it.
-    let moved = row.orders_seen_to.is_none_or(|to| seen_to.micros_since(to) > 30_000_000);
+    let moved = row.orders_seen_to.is_none_or(|to| began.micros_since(to) > 30_000_000);
     if moved {
-        shared
-            .edit_connection(&link.org, &link.id, |row| row.orders_seen_to = Some(seen_to))
-            .await?;
+        shared.edit_connection(&link.org, &link.id, |row| row.orders_seen_to = Some(began)).await?;
     }
     let mut heard = link.heard.lock();
-    heard.at = Some(seen_to.min(began));
+    heard.at = Some(began);
     heard.failed = None;
     if heard.wanted.is_some_and(|wanted| wanted <= began) {
         heard.wanted = None;

@@ -15,7 +15,7 @@ use super::wire::{self, BULK_MAX};
 use super::{CLIENT_ID, CLIENT_SECRET, KEY_ID, REFRESH_TOKEN, Simulator, TOKEN_SECONDS, trading};
 use crate::edge::{json as answer, list, pairs, value, wrote};
 use crate::faults::Trouble;
-use crate::shop::{Shop, SimOrder};
+use crate::shop::Shop;
 use crate::time::millis_text;
 
 /// The largest page of inventory items and of orders.
@@ -317,20 +317,22 @@ async fn orders(
         };
         let ids = list(&query, "orderIds");
         let state = sim.0.state.lock();
-        let found: Vec<&SimOrder> = state
-            .orders
-            .since(since)
-            .take_while(|order| order.updated_at <= until)
-            .filter(|order| ids.is_empty() || ids.contains(&order.order_id))
-            .collect();
-        let page = found.iter().skip(offset).take(limit).map(|order| wire::order(order));
+        let found = || {
+            state
+                .orders
+                .since(since)
+                .take_while(|order| order.updated_at <= until)
+                .filter(|order| ids.is_empty() || ids.contains(&order.order_id))
+        };
+        let total = found().count();
+        let page = found().skip(offset).take(limit).map(wire::order);
         let path =
             |offset: usize| format!("/sell/fulfillment/v1/order?limit={limit}&offset={offset}");
         let mut body = json!({
-            "href": path(offset), "limit": limit, "offset": offset, "total": found.len(),
+            "href": path(offset), "limit": limit, "offset": offset, "total": total,
             "orders": page.collect::<Vec<_>>(),
         });
-        if offset.saturating_add(limit) < found.len() {
+        if offset.saturating_add(limit) < total {
             body["next"] = path(offset + limit).into();
         }
         Ok(answer(StatusCode::OK, &body))
