@@ -22,8 +22,10 @@ const FAULTS_MAX: usize = 1_000;
 // --- Writing -----------------------------------------------------------------------------
 
 /// What a chunk of facts makes of one SKU's row.
-struct SkuRow<'a> {
-    last: Option<&'a Movement>,
+struct SkuRow {
+    /// A fact that names the SKU.
+    named_by: usize,
+    last: Option<usize>,
     version: u64,
     updated_at: Timestamp,
     published: Option<u64>,
@@ -38,13 +40,14 @@ enum Low {
     Before(Timestamp),
 }
 
-impl<'a> SkuRow<'a> {
-    fn new() -> Self {
+impl SkuRow {
+    fn new(named_by: usize) -> Self {
         let at = Timestamp::EPOCH;
-        Self { last: None, version: 0, updated_at: at, published: None, low: Low::Before(at) }
+        let (last, published, low) = (None, None, Low::Before(at));
+        Self { named_by, last, version: 0, updated_at: at, published, low }
     }
 
-    fn note(&mut self, movement: &'a Movement) {
+    fn note(&mut self, fact: usize, movement: &Movement) {
         let low = movement
             .low_stock_threshold
             .is_some_and(|threshold| movement.quantity_after < threshold.delta());
@@ -55,7 +58,7 @@ impl<'a> SkuRow<'a> {
             (true, Low::Before(at), true) => Low::Before(at),
             (true, Low::Before(_), false) => Low::Before(movement.at),
         };
-        self.last = Some(movement);
+        self.last = Some(fact);
         self.version = movement.seq;
         self.updated_at = movement.at;
         if movement.publish {
@@ -64,56 +67,179 @@ impl<'a> SkuRow<'a> {
     }
 }
 
-/// Writes a chunk of facts into rows. Doing it twice is the same as doing it once.
-pub(super) fn write(conn: &Connection, events: &[&(Org, Event)]) -> Result<(), RowsError> {
-    let mut skus: FxHashMap<(&Org, &Sku), SkuRow<'_>> = FxHashMap::default();
-    let mut levels: FxHashMap<(&Org, &Sku, &Location), &Movement> = FxHashMap::default();
-    for (org, event) in events {
-        match event {
-            Event::Moved(movement) => {
-                write_movement(conn, org, movement)?;
-                skus.entry((org, &movement.sku)).or_insert_with(SkuRow::new).note(movement);
-                if touches_level(movement) {
-                    levels.insert((org, &movement.sku, &movement.location), movement);
+/// What a chunk of facts makes of one reservation's row.
+#[derive(Default)]
+struct ReservationRow {
+    ended: Option<(ReservationStatus, Timestamp)>,
+    expires_at: Option<Timestamp>,
+}
+
+/// One row to write; numbers are places in the chunk of facts.
+enum Step {
+    Publish(usize),
+    Sku(SkuRow),
+    Level(usize),
+    Bundle { fact: usize, seq: u64 },
+    Line(usize),
+    Reservation { named_by: usize, id: ReservationId, row: ReservationRow },
+    Asked { fact: usize, item: usize },
+}
+
+/// The rows that a chunk of facts becomes, in the order of the tables, so that neighbours go
+/// into the same page one after the other and the chunk can be written piece by piece.
+///
+/// Writing it twice is the same as writing it once, and a store that has a part of it and the
+/// facts themselves in its journal is whole: facts carry what stands after them.
+pub(super) struct Rows {
+    steps: Vec<Step>,
+}
+
+impl Rows {
+    /// Computes the rows of a chunk of facts.
+    pub(super) fn of(facts: &[(Org, Event)]) -> Self {
+        let mut publish: Vec<Step> = Vec::new();
+        let mut bundles: Vec<Step> = Vec::new();
+        let mut skus: FxHashMap<(&Org, &Sku), SkuRow> = FxHashMap::default();
+        let mut levels: FxHashMap<(&Org, &Sku, &Location), usize> = FxHashMap::default();
+        let mut lines: Vec<(&Org, &Sku, u64, usize)> = Vec::new();
+        let mut holds: FxHashMap<(&Org, ReservationId), (usize, ReservationRow)> =
+            FxHashMap::default();
+        let mut asked: Vec<(&Org, &Sku, ReservationId, usize, usize)> = Vec::new();
+        for (at, (org, event)) in facts.iter().enumerate() {
+            match event {
+                Event::Moved(m) => {
+                    lines.push((org, &m.sku, m.seq, at));
+                    skus.entry((org, &m.sku)).or_insert_with(|| SkuRow::new(at)).note(at, m);
+                    if touches_level(m) {
+                        levels.insert((org, &m.sku, &m.location), at);
+                    }
                 }
-            }
-            Event::BundleDefined { sku, parts } => {
-                let seq = skus.get(&(org, sku)).map_or(0, |row| row.version);
-                write_bundle(conn, org, sku, seq, parts)?;
-            }
-            Event::BundleTouched { sku, version, at, publish } => {
-                let row = skus.entry((org, sku)).or_insert_with(SkuRow::new);
-                row.version = *version;
-                row.updated_at = *at;
-                if *publish {
-                    row.published = Some(*version);
+                Event::BundleDefined { sku, .. } => {
+                    let seq = skus.get(&(org, sku)).map_or(0, |row| row.version);
+                    bundles.push(Step::Bundle { fact: at, seq });
                 }
-            }
-            Event::PublishAsked { sku } => {
-                let row = skus.get_mut(&(org, sku));
-                match row {
+                Event::BundleTouched { sku, version, at: when, publish } => {
+                    let row = skus.entry((org, sku)).or_insert_with(|| SkuRow::new(at));
+                    row.version = *version;
+                    row.updated_at = *when;
+                    if *publish {
+                        row.published = Some(*version);
+                    }
+                }
+                Event::PublishAsked { sku } => match skus.get_mut(&(org, sku)) {
                     Some(row) => row.published = Some(row.version),
-                    None => publish_row(conn, org, sku)?,
+                    None => publish.push(Step::Publish(at)),
+                },
+                Event::Held(r) => {
+                    holds.insert((org, r.id), (at, ReservationRow::default()));
+                    let items = r.items.iter().enumerate();
+                    asked.extend(items.map(|(nth, item)| (org, &item.sku, r.id, at, nth)));
                 }
+                Event::Ended { id, status, at: when } => {
+                    let new = || (at, ReservationRow::default());
+                    holds.entry((org, *id)).or_insert_with(new).1.ended = Some((*status, *when));
+                }
+                Event::Extended { id, expires_at } => {
+                    let new = || (at, ReservationRow::default());
+                    holds.entry((org, *id)).or_insert_with(new).1.expires_at = Some(*expires_at);
+                }
+                Event::LowStock { .. }
+                | Event::Oversold { .. }
+                | Event::Listing(_)
+                | Event::LineBooked { .. }
+                | Event::ConflictFlagged(_)
+                | Event::ConflictClosed { .. } => {}
             }
-            Event::Held(reservation) => write_held(conn, org, reservation)?,
-            Event::Ended { id, status, at } => write_ended(conn, org, *id, *status, *at)?,
-            Event::Extended { id, expires_at } => write_extended(conn, org, *id, *expires_at)?,
-            Event::LowStock { .. }
-            | Event::Oversold { .. }
-            | Event::Listing(_)
-            | Event::LineBooked { .. }
-            | Event::ConflictFlagged(_)
-            | Event::ConflictClosed { .. } => {}
+        }
+        lines.sort_unstable();
+        asked.sort_unstable();
+        // What is asked to be published comes first: it means the version before the chunk. A
+        // level, a bundle and a line need their SKU.
+        let mut steps = publish;
+        steps.extend(in_order(skus).map(|(_, row)| Step::Sku(row)));
+        steps.extend(in_order(levels).map(|(_, at)| Step::Level(at)));
+        steps.extend(bundles);
+        steps.extend(lines.into_iter().map(|(_, _, _, at)| Step::Line(at)));
+        let reservation = |((_, id), (named_by, row))| Step::Reservation { named_by, id, row };
+        steps.extend(in_order(holds).map(reservation));
+        let asked = asked.into_iter().map(|(_, _, _, fact, item)| Step::Asked { fact, item });
+        steps.extend(asked);
+        Self { steps }
+    }
+
+    /// Returns how many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Writes rows from one place on, at most so many; returns the place after them.
+    pub(super) fn write(
+        &self,
+        conn: &Connection,
+        facts: &[(Org, Event)],
+        from: usize,
+        most: usize,
+    ) -> Result<usize, RowsError> {
+        let to = from.saturating_add(most).min(self.steps.len());
+        for step in &self.steps[from..to] {
+            step.write(conn, facts)?;
+        }
+        Ok(to)
+    }
+}
+
+fn in_order<K: Ord, V>(map: FxHashMap<K, V>) -> impl Iterator<Item = (K, V)> {
+    let mut entries: Vec<(K, V)> = map.into_iter().collect();
+    entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    entries.into_iter()
+}
+
+impl Step {
+    fn write(&self, conn: &Connection, facts: &[(Org, Event)]) -> Result<(), RowsError> {
+        let (Self::Publish(at)
+        | Self::Sku(SkuRow { named_by: at, .. })
+        | Self::Level(at)
+        | Self::Bundle { fact: at, .. }
+        | Self::Line(at)
+        | Self::Reservation { named_by: at, .. }
+        | Self::Asked { fact: at, .. }) = self;
+        let (org, event) = &facts[*at];
+        match (self, event) {
+            (Self::Publish(_), Event::PublishAsked { sku }) => publish_row(conn, org, sku),
+            (
+                Self::Sku(row),
+                Event::Moved(Movement { sku, .. }) | Event::BundleTouched { sku, .. },
+            ) => write_sku(conn, org, sku, row, row.last.and_then(|at| movement_at(facts, at))),
+            (Self::Level(_), Event::Moved(movement)) => write_level(conn, org, movement),
+            (Self::Bundle { seq, .. }, Event::BundleDefined { sku, parts }) => {
+                write_bundle(conn, org, sku, *seq, parts)
+            }
+            (Self::Line(_), Event::Moved(movement)) => write_movement(conn, org, movement),
+            (Self::Reservation { row, .. }, Event::Held(reservation)) => {
+                write_held(conn, org, reservation, row)
+            }
+            (Self::Reservation { id, row, .. }, _) => write_changed(conn, org, *id, row),
+            (Self::Asked { item, .. }, Event::Held(reservation)) => {
+                write_asked(conn, org, &reservation.items[*item].sku, reservation.id)
+            }
+            (
+                Self::Publish(_)
+                | Self::Sku(_)
+                | Self::Level(_)
+                | Self::Bundle { .. }
+                | Self::Line(_)
+                | Self::Asked { .. },
+                _,
+            ) => Err(corrupt("a row was computed from another chunk of facts")),
         }
     }
-    for ((org, sku), row) in &skus {
-        write_sku(conn, org, sku, row)?;
+}
+
+fn movement_at(facts: &[(Org, Event)], at: usize) -> Option<&Movement> {
+    match &facts[at].1 {
+        Event::Moved(movement) => Some(movement),
+        _ => None,
     }
-    for ((org, sku, location), movement) in &levels {
-        write_level(conn, org, sku, location, movement)?;
-    }
-    Ok(())
 }
 
 fn touches_level(movement: &Movement) -> bool {
@@ -152,8 +278,14 @@ fn write_movement(conn: &Connection, org: &Org, m: &Movement) -> Result<(), Rows
     Ok(())
 }
 
-fn write_sku(conn: &Connection, org: &Org, sku: &Sku, row: &SkuRow<'_>) -> Result<(), RowsError> {
-    let Some(last) = row.last else {
+fn write_sku(
+    conn: &Connection,
+    org: &Org,
+    sku: &Sku,
+    row: &SkuRow,
+    last: Option<&Movement>,
+) -> Result<(), RowsError> {
+    let Some(last) = last else {
         conn.prepare_cached(
             "UPDATE sku
              SET version = ?3, updated_at = ?4, publish_version = coalesce(?5, publish_version)
@@ -206,13 +338,7 @@ fn write_sku(conn: &Connection, org: &Org, sku: &Sku, row: &SkuRow<'_>) -> Resul
     Ok(())
 }
 
-fn write_level(
-    conn: &Connection,
-    org: &Org,
-    sku: &Sku,
-    location: &Location,
-    m: &Movement,
-) -> Result<(), RowsError> {
+fn write_level(conn: &Connection, org: &Org, m: &Movement) -> Result<(), RowsError> {
     conn.prepare_cached(
         "INSERT INTO level
          VALUES (?, ?, ?, ?, ?)
@@ -221,8 +347,8 @@ fn write_level(
     )?
     .execute(params![
         org.as_str(),
-        sku.as_str(),
-        location.as_str(),
+        m.sku.as_str(),
+        m.location.as_str(),
         m.location_quantity_after.get(),
         m.location_reserved_after.delta().get(),
     ])?;
@@ -252,70 +378,69 @@ fn publish_row(conn: &Connection, org: &Org, sku: &Sku) -> Result<(), RowsError>
     Ok(())
 }
 
-fn write_held(conn: &Connection, org: &Org, r: &Reservation) -> Result<(), RowsError> {
-    let items: Vec<_> = r
+fn write_held(
+    conn: &Connection,
+    org: &Org,
+    r: &Reservation,
+    row: &ReservationRow,
+) -> Result<(), RowsError> {
+    let items: SmallVec<[_; 4]> = r
         .items
         .iter()
-        .map(|i| {
-            let location = i.location.as_ref().map(Location::as_str);
-            json!([i.sku.as_str(), location, i.quantity.get()])
-        })
+        .map(|i| (i.sku.as_str(), i.location.as_ref().map(Location::as_str), i.quantity.get()))
         .collect();
-    let holds: Vec<_> = r
-        .holds
-        .iter()
-        .map(|h| json!([h.sku.as_str(), h.location.as_str(), h.quantity.get()]))
-        .collect();
+    let holds: SmallVec<[_; 4]> =
+        r.holds.iter().map(|h| (h.sku.as_str(), h.location.as_str(), h.quantity.get())).collect();
     conn.prepare_cached(
         "INSERT OR REPLACE INTO reservation
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?
     .execute(params![
         org.as_str(),
         r.id.0.to_be_bytes(),
         r.order.as_str(),
-        codec::status_code(r.status),
-        serde_json::Value::Array(items).to_string(),
-        serde_json::Value::Array(holds).to_string(),
+        codec::status_code(row.ended.map_or(r.status, |(status, _)| status)),
+        serde_json::to_string(&items[..]).map_err(corrupt)?,
+        serde_json::to_string(&holds[..]).map_err(corrupt)?,
         r.created_at.micros(),
-        r.expires_at.micros(),
+        row.expires_at.unwrap_or(r.expires_at).micros(),
+        row.ended.map(|(_, at)| at.micros()),
     ])?;
-    let mut note = conn.prepare_cached("INSERT OR IGNORE INTO reservation_sku VALUES (?, ?, ?)")?;
-    for item in &r.items {
-        note.execute(params![org.as_str(), item.sku.as_str(), r.id.0.to_be_bytes()])?;
-    }
     Ok(())
 }
 
-fn write_ended(
+fn write_asked(
+    conn: &Connection,
+    org: &Org,
+    sku: &Sku,
+    id: ReservationId,
+) -> Result<(), RowsError> {
+    conn.prepare_cached("INSERT OR IGNORE INTO reservation_sku VALUES (?, ?, ?)")?
+        .execute(params![org.as_str(), sku.as_str(), id.0.to_be_bytes()])?;
+    Ok(())
+}
+
+/// Writes what became of a reservation whose row is there already.
+fn write_changed(
     conn: &Connection,
     org: &Org,
     id: ReservationId,
-    status: ReservationStatus,
-    at: Timestamp,
+    row: &ReservationRow,
 ) -> Result<(), RowsError> {
     conn.prepare_cached(
         "UPDATE reservation
-         SET status = ?, ended_at = ?
-         WHERE org = ? AND id = ?",
+         SET status = coalesce(?3, status),
+             ended_at = coalesce(?4, ended_at),
+             expires_at = coalesce(?5, expires_at)
+         WHERE org = ?1 AND id = ?2",
     )?
     .execute(params![
-        codec::status_code(status),
-        at.micros(),
         org.as_str(),
-        id.0.to_be_bytes()
+        id.0.to_be_bytes(),
+        row.ended.map(|(status, _)| codec::status_code(status)),
+        row.ended.map(|(_, at)| at.micros()),
+        row.expires_at.map(Timestamp::micros),
     ])?;
-    Ok(())
-}
-
-fn write_extended(
-    conn: &Connection,
-    org: &Org,
-    id: ReservationId,
-    expires_at: Timestamp,
-) -> Result<(), RowsError> {
-    conn.prepare_cached("UPDATE reservation SET expires_at = ? WHERE org = ? AND id = ?")?
-        .execute(params![expires_at.micros(), org.as_str(), id.0.to_be_bytes()])?;
     Ok(())
 }
 
@@ -707,20 +832,23 @@ pub(super) fn movements(
     Ok(page(items, query.limit))
 }
 
-/// Returns the sum of on-hand changes of a SKU at a location after an instant.
+/// Returns the sum of on-hand changes of a SKU at a location after an instant, over the lines
+/// before one: those from there on may be in rows or not.
 pub(super) fn moved_since(
     conn: &Connection,
     org: &Org,
     sku: &Sku,
     location: &Location,
     at: Timestamp,
+    before: u64,
 ) -> Result<i64, RowsError> {
     let mut query = conn.prepare_cached(
         "SELECT coalesce(sum(delta), 0)
          FROM movement
-         WHERE org = ? AND sku = ? AND location = ? AND at > ?",
+         WHERE org = ? AND sku = ? AND location = ? AND at > ? AND seq < ?",
     )?;
-    let key = params![org.as_str(), sku.as_str(), location.as_str(), at.micros()];
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    let key = params![org.as_str(), sku.as_str(), location.as_str(), at.micros(), before];
     Ok(query.query_row(key, |row| row.get(0))?)
 }
 
@@ -887,7 +1015,7 @@ const VERIFICATIONS: [(&str, &str); 7] = [
 /// Writes outgoing events for the orgs that have somebody to tell.
 pub(super) fn write_deliveries(
     conn: &Connection,
-    events: &[&(Org, Event)],
+    events: &[(Org, Event)],
     ids: &mut dyn FnMut() -> String,
 ) -> Result<(), RowsError> {
     let mut told: FxHashMap<&Org, bool> = FxHashMap::default();

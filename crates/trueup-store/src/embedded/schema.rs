@@ -114,14 +114,14 @@ pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "cache_size", -16_000)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 8_000)?;
     conn.pragma_update(None, "foreign_keys", "OFF")?;
     conn.busy_timeout(std::time::Duration::from_secs(5))
 }
 
 /// Writes the schema into an empty file.
 pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
-    conn.pragma_update(None, "page_size", 8_192)?;
+    conn.pragma_update(None, "page_size", 4_096)?;
     conn.pragma_update(None, "application_id", APPLICATION_ID)?;
     conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))?;
     conn.pragma_update(None, "synchronous", "FULL")?;

@@ -19,6 +19,7 @@ use trueup_core::{
     decide,
 };
 
+use super::ledger::Rows;
 use super::memory::Memory;
 use super::rows::{self, RowsError};
 use super::{codec, ledger};
@@ -30,12 +31,14 @@ pub const QUEUE_MAX: usize = 65_536;
 const BATCH_MAX: usize = 4_096;
 /// The most reservations that one commit retires.
 const EXPIRE_MAX: usize = 10_000;
-/// How many facts may be in the journal only before each commit takes some along.
-const BEHIND_MAX: usize = 20_000;
-/// The fewest facts that a commit takes along then.
-const PIECE_MIN: usize = 256;
-/// The most facts that one quiet moment writes into rows.
-const QUIET_PIECE_MAX: usize = 8_192;
+/// How many facts may be in the journal only before commits take rows of them along.
+const BEHIND_MAX: usize = 32_768;
+/// How many rows a commit takes along then: for each of its own facts, and at least. More than
+/// a fact becomes, so that what is behind shrinks whatever comes in.
+const ROWS_PER_FACT: usize = 4;
+const ROWS_MIN: usize = 256;
+/// How many rows one quiet moment writes.
+const QUIET_ROWS: usize = 16_384;
 /// How long the queue is empty before rows are written.
 const QUIET: Duration = Duration::from_millis(20);
 /// The longest wait without looking at the clock.
@@ -156,19 +159,42 @@ impl Shared {
     }
 }
 
-/// A journal record that is not in rows yet: its number and how many facts it has.
-struct Record {
-    seq: i64,
-    facts: usize,
+/// Facts that are on their way into rows: the oldest of those that are behind, all at once, so
+/// that rows that share a page of the file are written together; a piece with each commit.
+struct Run {
+    facts: Vec<(Org, Event)>,
+    rows: Rows,
+    /// How many of the rows are written.
+    written: usize,
+    /// The last journal record that they are of.
+    upto: i64,
+}
+
+/// How much of the rows behind a commit takes along.
+#[derive(Clone, Copy)]
+enum Along {
+    Rows(usize),
+    All,
+}
+
+/// What a commit has written besides the rows of its own jobs.
+#[derive(Default)]
+struct Written {
+    /// The number of the journal record.
+    journaled: Option<i64>,
+    /// How far the run under way has come.
+    run: Option<usize>,
+    /// Whether nothing is behind any more.
+    all: bool,
 }
 
 /// What the writer thread owns.
 pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
-    /// Facts of the journal that are not in rows yet, oldest first.
-    tail: VecDeque<(Org, Event)>,
-    records: VecDeque<Record>,
+    run: Option<Run>,
+    /// Facts of the journal after those of the run, oldest first.
+    tail: Vec<(Org, Event)>,
     last_seq: i64,
     last_now: Timestamp,
     last_upkeep: Timestamp,
@@ -199,14 +225,13 @@ impl Writer {
         let mut writer = Self {
             conn,
             shared,
-            tail: VecDeque::new(),
-            records: VecDeque::new(),
+            run: None,
+            tail: Vec::new(),
             last_seq,
             last_now: Timestamp::EPOCH,
             last_upkeep: Timestamp::EPOCH,
         };
-        for (seq, facts) in journal {
-            writer.records.push_back(Record { seq, facts: facts.len() });
+        for (_, facts) in journal {
             writer.tail.extend(facts);
         }
         writer.note_behind();
@@ -235,7 +260,7 @@ impl Writer {
     }
 
     fn patience(&self) -> Duration {
-        let longest = if self.tail.is_empty() { LOOK_AGAIN } else { QUIET };
+        let longest = if self.is_behind() { QUIET } else { LOOK_AGAIN };
         let due = self.shared.next_expiry.load(Ordering::Acquire);
         let micros = due.saturating_sub((self.shared.now)().micros()).max(0);
         longest.min(Duration::from_micros(micros.cast_unsigned()))
@@ -244,9 +269,9 @@ impl Writer {
     /// Does what can wait: retires what is due, writes rows, forgets what is too old.
     fn quiet(&mut self) {
         self.retire_due();
-        if !self.tail.is_empty() {
-            let batch = Batch { flush: false, ..Batch::default() };
-            self.commit(batch, QUIET_PIECE_MAX);
+        if self.is_behind() {
+            self.begin_run();
+            self.commit(Batch::default(), Along::Rows(QUIET_ROWS));
             return;
         }
         let now = self.now();
@@ -282,7 +307,7 @@ impl Writer {
                     return;
                 }
             }
-            if !self.commit(batch, 0) {
+            if !self.commit(batch, Along::Rows(0)) {
                 return;
             }
         }
@@ -336,14 +361,14 @@ impl Writer {
             self.abort(batch, &error);
             return closing;
         }
-        let piece = if batch.flush {
-            usize::MAX
-        } else if self.tail.len() > BEHIND_MAX {
-            PIECE_MIN.max(batch.facts.len() * 2)
+        let along = if batch.flush {
+            Along::All
+        } else if batch.facts.is_empty() && !batch.touched {
+            Along::Rows(0)
         } else {
-            0
+            Along::Rows(ROWS_MIN.max(batch.facts.len() * ROWS_PER_FACT))
         };
-        self.commit_begun(batch, piece);
+        self.commit_begun(batch, along);
         closing
     }
 
@@ -385,7 +410,9 @@ impl Writer {
         let book = books.entry(org.clone()).or_default();
         {
             let memory = self.shared.memory.read();
-            let loader = Loader { memory: &memory, conn: &self.conn, org, tail: &self.tail, facts };
+            let run = self.run.as_ref().map_or(&[][..], |run| &run.facts);
+            let behind = [run, &self.tail, facts];
+            let loader = Loader { memory: &memory, conn: &self.conn, org, behind };
             book.load(command, &loader)?;
         }
         let result = decide(book, command, moment);
@@ -471,27 +498,29 @@ impl Writer {
         StoreError::Failed(error.to_string())
     }
 
-    fn commit(&mut self, batch: Batch, piece: usize) -> bool {
+    fn commit(&mut self, batch: Batch, along: Along) -> bool {
         if let Err(error) = self.conn.execute_batch("BEGIN IMMEDIATE") {
             self.abort(batch, &error.into());
             return false;
         }
-        self.commit_begun(batch, piece)
+        self.commit_begun(batch, along)
     }
 
-    /// Writes the journal record, takes along a piece of the rows that are behind, commits, and
+    /// Writes the journal record, takes along some of the rows that are behind, commits, and
     /// only then lets anybody know. Returns whether it became durable.
-    fn commit_begun(&mut self, mut batch: Batch, piece: usize) -> bool {
+    fn commit_begun(&mut self, mut batch: Batch, along: Along) -> bool {
         let facts = std::mem::take(&mut batch.facts);
-        let nothing = facts.is_empty() && !batch.touched && piece == 0;
-        if nothing {
+        let takes_rows = match along {
+            Along::Rows(rows) => rows > 0 && self.run.is_some(),
+            Along::All => self.is_behind(),
+        };
+        if facts.is_empty() && !batch.touched && !takes_rows {
             let ended = self.conn.execute_batch("ROLLBACK");
             debug_assert!(ended.is_ok());
             self.answer(batch);
             return true;
         }
-        let written = self.write(&facts, piece);
-        let (journaled, in_rows) = match written {
+        let written = match self.write(&facts, along) {
             Ok(written) => written,
             Err(error) => {
                 self.abort(batch, &error);
@@ -504,61 +533,75 @@ impl Writer {
         }
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.recovered();
-        if let Some(seq) = journaled {
-            self.last_seq = seq;
-            let count = facts.len();
-            self.records.push_back(Record { seq, facts: count });
+        self.publish(&mut batch, facts, &written);
+        if self.tail.len() > BEHIND_MAX {
+            self.begin_run();
         }
-        self.publish(&mut batch, facts, in_rows);
         self.answer(batch);
         true
     }
 
-    /// Returns the number of the new journal record and how many records are in rows now.
-    fn write(
-        &self,
-        facts: &[(Org, Event)],
-        piece: usize,
-    ) -> Result<(Option<i64>, usize), RowsError> {
+    fn is_behind(&self) -> bool {
+        self.run.is_some() || !self.tail.is_empty()
+    }
+
+    /// Makes a run of all that is behind, unless one is under way.
+    fn begin_run(&mut self) {
+        if self.run.is_none() && !self.tail.is_empty() {
+            // As much will gather again while these are written.
+            let room = Vec::with_capacity(self.tail.len());
+            let facts = std::mem::replace(&mut self.tail, room);
+            let rows = Rows::of(&facts);
+            self.run = Some(Run { facts, rows, written: 0, upto: self.last_seq });
+        }
+    }
+
+    fn write(&self, facts: &[(Org, Event)], along: Along) -> Result<Written, RowsError> {
+        let mut written = Written::default();
         let body = codec::encode(facts).map_err(|e| RowsError::Corrupt(e.to_string()))?;
-        let mut journaled = None;
         if let Some(body) = body {
             let seq = self.last_seq + 1;
             self.conn
                 .prepare_cached("INSERT INTO journal (seq, body) VALUES (?, ?)")?
                 .execute(rusqlite::params![seq, body])?;
-            journaled = Some(seq);
+            written.journaled = Some(seq);
         }
-        let mut records = 0_usize;
-        let mut count = 0;
-        for record in &self.records {
-            if count >= piece {
-                break;
+        let most = match along {
+            Along::Rows(rows) => rows,
+            Along::All => usize::MAX,
+        };
+        if let Some(run) = self.run.as_ref().filter(|_| most > 0) {
+            let to = run.rows.write(&self.conn, &run.facts, run.written, most)?;
+            written.run = Some(to);
+            if to == run.rows.len() {
+                self.close_rows(&run.facts, run.upto)?;
             }
-            count += record.facts;
-            records += 1;
         }
-        let mut chunk: Vec<&(Org, Event)> = self.tail.iter().take(count).collect();
-        let mut upto = records.checked_sub(1).and_then(|at| self.records.get(at)).map(|r| r.seq);
-        if piece == usize::MAX && journaled.is_some() {
-            chunk.extend(facts);
-            upto = journaled;
-            records += 1;
+        if let Along::All = along {
+            for facts in [&self.tail[..], facts] {
+                let rows = Rows::of(facts);
+                rows.write(&self.conn, facts, 0, usize::MAX)?;
+                self.close_rows(facts, written.journaled.unwrap_or(self.last_seq))?;
+            }
+            written.all = true;
         }
-        if let Some(upto) = upto {
-            ledger::write(&self.conn, &chunk)?;
-            let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
-            ledger::write_deliveries(&self.conn, &chunk, &mut ids)?;
-            self.conn.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
-            self.conn
-                .prepare_cached("UPDATE meta SET value = ? WHERE name = 'materialized'")?
-                .execute([upto])?;
-        }
-        Ok((journaled, records))
+        Ok(written)
+    }
+
+    /// Ends facts' stay in the journal: all their rows are written.
+    fn close_rows(&self, facts: &[(Org, Event)], upto: i64) -> Result<(), RowsError> {
+        let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
+        ledger::write_deliveries(&self.conn, facts, &mut ids)?;
+        self.conn.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
+        self.conn
+            .prepare_cached("UPDATE meta SET value = ? WHERE name = 'materialized'")?
+            .execute([upto])?;
+        Ok(())
     }
 
     /// Lets readers see what has become durable.
-    fn publish(&mut self, batch: &mut Batch, facts: Vec<(Org, Event)>, in_rows: usize) {
+    fn publish(&mut self, batch: &mut Batch, facts: Vec<(Org, Event)>, written: &Written) {
+        self.last_seq = written.journaled.unwrap_or(self.last_seq);
         let mut dirty: Vec<(Org, Sku)> = Vec::new();
         let listened = self.shared.changes.receiver_count() > 0;
         for (org, event) in &facts {
@@ -599,11 +642,18 @@ impl Writer {
         for (org, book) in batch.books.drain() {
             memory.merge(&org, book.into_entries());
         }
-        for record in self.records.drain(..in_rows) {
-            for (org, event) in self.tail.drain(..record.facts) {
-                if let Event::Ended { id, status, at } = event {
-                    memory.forget_ended(&org, id, status, at);
-                }
+        let done = match (&mut self.run, written.run) {
+            (Some(run), Some(to)) => {
+                run.written = to;
+                to == run.rows.len()
+            }
+            (_, _) => false,
+        };
+        let run = if done { self.run.take() } else { None };
+        let tail = if written.all { std::mem::take(&mut self.tail) } else { Vec::new() };
+        for (org, event) in run.into_iter().flat_map(|run| run.facts).chain(tail) {
+            if let Event::Ended { id, status, at } = event {
+                memory.forget_ended(&org, id, status, at);
             }
         }
         let next = memory.next_expiry().micros();
@@ -616,7 +666,8 @@ impl Writer {
     }
 
     fn note_behind(&self) {
-        let behind = u64::try_from(self.tail.len()).unwrap_or(u64::MAX);
+        let run = self.run.as_ref().map_or(0, |run| run.facts.len());
+        let behind = u64::try_from(run + self.tail.len()).unwrap_or(u64::MAX);
         self.shared.behind.store(behind, Ordering::Relaxed);
     }
 
@@ -673,7 +724,7 @@ impl Writer {
 
     /// Writes all rows, so that the next start has nothing to replay.
     fn finish(&mut self) -> Result<(), StoreError> {
-        if !self.tail.is_empty() && !self.commit(Batch::default(), usize::MAX) {
+        if self.is_behind() && !self.commit(Batch::default(), Along::All) {
             return Err(self.refusal());
         }
         let closed = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -700,8 +751,8 @@ struct Loader<'a> {
     memory: &'a Memory,
     conn: &'a Connection,
     org: &'a Org,
-    tail: &'a VecDeque<(Org, Event)>,
-    facts: &'a [(Org, Event)],
+    /// Facts that are not or not all in rows.
+    behind: [&'a [(Org, Event)]; 3],
 }
 
 impl trueup_core::book::Source for Loader<'_> {
@@ -747,15 +798,20 @@ impl trueup_core::book::Source for Loader<'_> {
     }
 
     fn moved_since(&self, sku: &Sku, location: &Location, at: Timestamp) -> Result<i64, RowsError> {
-        let in_rows = ledger::moved_since(self.conn, self.org, sku, location, at)?;
-        let pending = self.tail.iter().chain(self.facts).map(|(org, event)| match event {
-            Event::Moved(m)
-                if org == self.org && m.sku == *sku && m.location == *location && m.at > at =>
+        let mut pending = 0;
+        let mut first = u64::MAX;
+        for (org, event) in self.behind.into_iter().flatten() {
+            if let Event::Moved(m) = event
+                && org == self.org
+                && m.sku == *sku
             {
-                m.delta.get()
+                first = first.min(m.seq);
+                if m.location == *location && m.at > at {
+                    pending += m.delta.get();
+                }
             }
-            _ => 0,
-        });
-        Ok(in_rows + pending.sum::<i64>())
+        }
+        let in_rows = ledger::moved_since(self.conn, self.org, sku, location, at, first)?;
+        Ok(in_rows + pending)
     }
 }

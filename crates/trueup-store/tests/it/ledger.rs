@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use trueup_core::{Answer, Command, MovementKind, ReservationId, ReservationStatus, Source};
-use trueup_store::embedded::Embedded;
+use trueup_core::{
+    Answer, Command, MovementKind, ReservationId, ReservationStatus, SetOnHand, Source,
+};
+use trueup_store::embedded::{Embedded, FILE_NAME};
 use trueup_store::{
     Idempotency, MovementQuery, Outcome, RecordedAnswer, ReservationQuery, SkuQuery, Store,
     StoreError, Submission,
 };
 
-use crate::harness::{Fixture, org, reserve, set, sku};
+use crate::harness::{Fixture, org, reserve, set, sku, submit};
 
 fn commit(id: u128) -> Command {
     Command::Commit { id: ReservationId(id), reacquire: false }
@@ -245,4 +247,73 @@ async fn lists_page_by_sku_and_search() {
     assert_eq!(list(Some("apple"), None).await, ["APPLE", "apple pie"]);
     assert_eq!(list(Some("B_1"), None).await, ["B_1"]);
     assert_eq!(list(Some("%"), None).await, ["B%1"]);
+}
+
+/// Rows are written behind, a piece with each commit; a crash in between leaves some of them
+/// newer than the point from which the journal is applied.
+#[tokio::test]
+async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
+    const SKUS: usize = 12_000;
+    let fixture = Fixture::new();
+    let names: Vec<String> = (0..SKUS).map(|nth| format!("SKU-{nth:05}")).collect();
+    let items = names.iter().map(|name| set(name, 10)).collect();
+    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+    let mut partly = 0;
+    for round in 0..40 {
+        let items = names.iter().step_by(2).map(|name| set(name, 11 + round)).collect();
+        fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+        let id = u128::from(round);
+        fixture.reserve(id, "SKU-00000", 1).await.unwrap();
+        fixture.run(commit(id)).await.unwrap();
+        let counted_at = fixture.now();
+        fixture.run(adjust("SKU-00001", 1)).await.unwrap();
+        let mut copies = Vec::new();
+        while fixture.store().figures().behind > 0 {
+            copies.push(fixture.crashed_copy());
+        }
+        for crashed in copies.iter().filter(|crashed| is_partly_in_rows(crashed)) {
+            partly += 1;
+            let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+            for name in ["SKU-00000", "SKU-00001", "SKU-00002", "SKU-11998", "SKU-11999"] {
+                let found = again.sku(&org("acme"), &sku(name)).await.unwrap();
+                let live = fixture.store().sku(&org("acme"), &sku(name)).await.unwrap();
+                assert_eq!(found, live, "round {round}");
+            }
+            let count = SetOnHand { counted_at: Some(counted_at), ..set("SKU-00001", 100) };
+            let counted = submit(&again, "acme", Command::SetOnHand(count)).await.unwrap();
+            assert!(matches!(counted, Outcome::Decided(Ok(_))));
+            let found = again.sku(&org("acme"), &sku("SKU-00001")).await.unwrap().unwrap();
+            assert_eq!(found.state.totals().on_hand.get(), 101, "the line after it counts once");
+            assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
+        }
+        if partly > 0 {
+            return;
+        }
+    }
+    panic!("no copy was taken between two pieces");
+}
+
+/// Returns whether a crash left rows that are newer than what the journal begins with.
+fn is_partly_in_rows(crashed: &tempfile::TempDir) -> bool {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(crashed.path()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let conn = rusqlite::Connection::open(copy.path().join(FILE_NAME)).unwrap();
+    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let version = number("SELECT coalesce(max(version), 0) FROM sku WHERE sku = 'SKU-11998'");
+    let line = number("SELECT coalesce(max(seq), 0) FROM movement WHERE sku = 'SKU-11998'");
+    version > line
+}
+
+fn adjust(name: &str, units: i64) -> Command {
+    Command::Adjust(trueup_core::Adjust {
+        sku: sku(name),
+        delta: trueup_core::Delta::new(units).unwrap(),
+        location: trueup_core::Location::main(),
+        reason: None,
+        if_version: None,
+        publish: true,
+    })
 }
