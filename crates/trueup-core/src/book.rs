@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::{
-    ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, OrderId,
-    Reservation, ReservationId, ReservationStatus, Sku, SkuState, Timestamp, event::Movement,
+    ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, MovementKind,
+    OrderId, Reservation, ReservationId, ReservationStatus, Sku, SkuState, Timestamp,
+    event::Movement,
 };
 
 /// Where a book's entries come from: the store's memory, rows, or a map in a test.
@@ -54,7 +55,7 @@ pub trait Source {
         line: &str,
     ) -> Result<Option<LineBooked>, Self::Error>;
 
-    /// Returns the sum of the on-hand changes of a SKU at a location after an instant.
+    /// Returns what the ledger recorded of a SKU at a location after an instant.
     ///
     /// # Errors
     /// When it could not be read.
@@ -63,7 +64,27 @@ pub trait Source {
         sku: &Sku,
         location: &Location,
         at: Timestamp,
-    ) -> Result<i64, Self::Error>;
+    ) -> Result<Since, Self::Error>;
+}
+
+/// What the ledger recorded at one place after an instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Since {
+    /// The sum of all on-hand changes that are not counts.
+    pub moved: i64,
+    /// Whether there is a count that was taken after the instant.
+    pub recounted: bool,
+}
+
+impl Since {
+    /// Adds a line that was recorded after the instant.
+    pub fn note(&mut self, movement: &Movement, instant: Timestamp) {
+        if movement.kind == MovementKind::Count {
+            self.recounted |= movement.counted_at() > instant;
+        } else {
+            self.moved += movement.delta.get();
+        }
+    }
 }
 
 /// A line's place: connection, order, line.
@@ -80,7 +101,7 @@ pub struct Book {
     pub(crate) orders: FxHashMap<OrderId, Option<ReservationId>>,
     pub(crate) listings: FxHashMap<(ChannelId, ListingKey), Option<ListingState>>,
     pub(crate) lines: FxHashMap<LineKey, LineBooked>,
-    pub(crate) moved: FxHashMap<(Sku, Location, Timestamp), i64>,
+    pub(crate) moved: FxHashMap<(Sku, Location, Timestamp), Since>,
     pub(crate) events: Vec<Event>,
 }
 
@@ -309,9 +330,9 @@ impl Book {
                 let entry = self.skus.entry(movement.sku.clone()).or_insert(None);
                 apply_movement(entry.get_or_insert_with(SkuState::new), movement);
                 let moved = self.moved.iter_mut();
-                for ((sku, location, _), sum) in moved {
+                for ((sku, location, instant), since) in moved {
                     if *sku == movement.sku && *location == movement.location {
-                        *sum += movement.delta.get();
+                        since.note(movement, *instant);
                     }
                 }
             }

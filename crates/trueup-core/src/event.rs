@@ -121,6 +121,25 @@ pub struct Movement {
     pub reference: Option<Arc<str>>,
 }
 
+/// What a count's reference begins with when it was taken before it was recorded.
+const COUNTED_AT: &str = "counted_at:";
+
+impl Movement {
+    /// Returns the reference of a count that was taken at an instant in the past.
+    #[must_use]
+    pub fn reference_of_count(at: Timestamp) -> Arc<str> {
+        Arc::from(format!("{COUNTED_AT}{}", at.micros()))
+    }
+
+    /// Returns when a count was taken: when it says so, else when it was recorded.
+    #[must_use]
+    pub fn counted_at(&self) -> Timestamp {
+        let text = self.reference.as_deref().and_then(|text| text.strip_prefix(COUNTED_AT));
+        let micros = text.and_then(|text| text.parse().ok());
+        micros.map_or(self.at, Timestamp::from_micros)
+    }
+}
+
 /// By which way a command came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {

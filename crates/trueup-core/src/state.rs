@@ -129,7 +129,8 @@ impl SkuState {
     #[must_use]
     pub fn is_low(&self) -> bool {
         match self.low_stock_threshold {
-            Some(threshold) => self.totals().on_hand < threshold.delta(),
+            // A bundle has no stock of its own that could be low; its parts have.
+            Some(threshold) => !self.is_bundle() && self.totals().on_hand < threshold.delta(),
             None => false,
         }
     }

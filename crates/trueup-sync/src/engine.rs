@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{Connected, Secret, SettingError, Settings};
 use trueup_core::{
-    ChannelId, Command, ListingKey, Org, Quantity, Rejection, Resolution, Sku, Source, Strategy,
-    Timestamp,
+    ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, Sku, Source,
+    Strategy, Timestamp,
 };
 use trueup_store::{
     Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, Mapping,
@@ -401,10 +401,7 @@ impl Engine {
             let may_go = plan::barred(&view).is_none() && !plan::is_parked(&view);
             pending += u64::from(may_go && (view.is_dirty() || view.state.in_flight.is_some()));
             conflicts += u64::from(view.state.in_conflict);
-            let expected = plan::expected(&view, quantity_max);
-            let observed = view.state.observed.map(|seen| seen.quantity);
-            let counts = view.mapping.enabled && !view.mapping.channel_fulfilled;
-            drifted += u64::from(counts && observed.is_some() && observed != expected);
+            drifted += u64::from(drift_of(&view, quantity_max).is_some());
         };
         self.shared.each_listing(org, query, look).await?;
         let status = match (row.state, &row.last_error) {
@@ -874,12 +871,24 @@ impl Engine {
                 .await
                 .map_err(|error| not_allowed(&error))?;
         }
-        // Credentials of another kind, or sealed with a lost key, are of no use.
-        let mut credentials = match earlier {
-            Some(row) if row.kind == kind.name() => {
+        let other_kind = earlier.filter(|row| row.kind != kind.name());
+        if let Some(row) = other_kind {
+            // Its listings are another vendor's.
+            let detail = format!("is {} here; delete the channel to connect another", row.kind);
+            let setting = "kind".to_owned();
+            return Err(EngineError::Settings(vec![SettingError { setting, detail }]));
+        }
+        // Credentials are not carried to another place: whoever may write settings may not
+        // read secrets. Those that were sealed with a lost key are of no use.
+        let same_place = |row: &&Connection| {
+            let host = |fields: &BTreeMap<String, serde_json::Value>| fields.get("shop").cloned();
+            row.endpoint == enable.endpoint && host(&row.settings) == host(&enable.settings)
+        };
+        let mut credentials = match earlier.filter(same_place) {
+            Some(row) => {
                 shared.sealer.open_credentials(&row.sealed_credentials).unwrap_or_default()
             }
-            Some(_) | None => BTreeMap::new(),
+            None => BTreeMap::new(),
         };
         credentials.extend(enable.credentials);
         let settings = Settings { fields: enable.settings, credentials };
@@ -1056,6 +1065,18 @@ pub fn listing_status(view: &trueup_store::ListingView, connection: &Connection)
     } else {
         "stale"
     }
+}
+
+/// Returns the newest reading of a listing with what it should show, where the two differ.
+///
+/// A reading from before the last acknowledged push says nothing about now.
+#[must_use]
+pub fn drift_of(view: &trueup_store::ListingView, quantity_max: u64) -> Option<(Observed, i64)> {
+    let is_newest = |at| view.state.acked_at.is_none_or(|acked| at >= acked);
+    let observed = view.state.observed.filter(|observed| is_newest(observed.at))?;
+    let expected = plan::expected(view, quantity_max)?;
+    let counts = view.mapping.enabled && !view.mapping.channel_fulfilled;
+    (counts && observed.quantity != expected).then_some((observed, expected))
 }
 
 /// Returns whether the channel is known to show what it should.

@@ -174,10 +174,11 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let push = ListingPush { key: state.key.clone(), quantity: number, version };
     let owed = view.is_dirty() || (wish != Wish::Owed);
     match state.in_flight {
-        None if state.base == Some(number) => return Plan::Shown(push),
+        // Who asks for a push may know better what the channel shows.
+        None if wish == Wish::Owed && state.base == Some(number) => return Plan::Shown(push),
         None if !owed => return Plan::Skip(Skip::NotOwed),
         None => {}
-        Some(sent) if is_accepted(view) && sent.quantity == number => {
+        Some(sent) if wish == Wish::Owed && is_accepted(view) && sent.quantity == number => {
             return Plan::OnItsWay(push);
         }
         Some(_) if !owed && is_accepted(view) => return Plan::Skip(Skip::NotOwed),

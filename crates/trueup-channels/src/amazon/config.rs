@@ -14,6 +14,8 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "sellerId",
     "marketplaceIds",
     "region",
+    // A setting of every kind; here nothing is looked up by it.
+    "defaultLocationId",
     "credentials.clientId",
     "credentials.clientSecret",
     "credentials.refreshToken",

@@ -15,6 +15,8 @@ pub(super) const BULK_ITEMS_MAX: usize = 25;
 pub(super) const SETTING_NAMES: &[&str] = &[
     "marketplaceId",
     "bulkItemsMax",
+    // A setting of every kind; here nothing is looked up by it.
+    "defaultLocationId",
     "credentials.clientId",
     "credentials.clientSecret",
     "credentials.refreshToken",

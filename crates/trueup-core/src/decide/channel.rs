@@ -447,17 +447,19 @@ pub(super) fn settle(
         if push.version < listing.acked_version {
             continue;
         }
+        // Without a push it is a note that the channel shows this number already, or will: it
+        // has not been told anything, and nothing newer is known of it.
+        let told = listing.in_flight.filter(|sent| sent.version == push.version);
         let acked = ListingState {
             acked_version: push.version,
-            acked_at: Some(moment.now),
+            acked_at: if told.is_some() { Some(moment.now) } else { listing.acked_at },
             forced: false,
             ..listing.clone()
         };
         let after = match result {
             PushResult::Applied => {
-                // Without a push it is a note that the channel shows this number already.
-                let is_note = listing.in_flight.is_none() && listing.base == Some(push.quantity);
-                let base_at = if is_note { listing.base_at } else { Some(moment.now) };
+                let is_news = told.is_some() || listing.base != Some(push.quantity);
+                let base_at = if is_news { Some(moment.now) } else { listing.base_at };
                 ListingState { base: Some(push.quantity), base_at, in_flight: None, ..acked }
             }
             PushResult::Accepted => acked,

@@ -284,7 +284,10 @@ impl<'a> Free<'a> {
 fn allocate(book: &Book, items: &[Item], given_back: &[Hold]) -> Result<Holds, Rejection> {
     let mut free: Vec<Free<'_>> = Vec::new();
     let mut shortages = Vec::new();
-    for item in items {
+    // What must come from one place goes first: the others can do without it.
+    let (placed, anywhere): (Vec<&Item>, Vec<&Item>) =
+        items.iter().partition(|item| item.location.is_some());
+    for item in placed.into_iter().chain(anywhere) {
         let needs = needs(book, item)?;
         let mut available = u64::MAX;
         for (sku, state, per_item) in &needs {

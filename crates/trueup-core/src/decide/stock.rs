@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 
 use super::{Line, check_line, write_line};
 use crate::{
-    Adjust, Answer, Book, Delta, Event, Location, Moment, MovementKind, OutOfRange, Part, Quantity,
-    Rejection, SetOnHand, Sku, SkuAnswer, SkuSettings, SkuState,
+    Adjust, Answer, Book, Delta, Event, Location, Moment, Movement, MovementKind, OutOfRange, Part,
+    Quantity, Rejection, SetOnHand, Sku, SkuAnswer, SkuSettings, SkuState,
     state::{BUNDLE_PARTS_MAX, BUNDLES_PER_PART_MAX},
 };
 
@@ -31,7 +31,8 @@ fn check_set(book: &Book, set: &SetOnHand) -> Result<Delta, Rejection> {
     Ok(delta)
 }
 
-/// A count is true when it was taken: what moved since is applied on top of it.
+/// A count is true when it was taken: what moved since is applied on top of it, and one that was
+/// taken later stands. So the same count posted twice is one count.
 fn count_delta(
     book: &Book,
     set: &SetOnHand,
@@ -41,8 +42,11 @@ fn count_delta(
     let since = match set.counted_at {
         Some(at) => {
             let key = (set.sku.clone(), set.location.clone(), at);
-            let moved = book.moved.get(&key).copied().unwrap_or(0);
-            Delta::new(moved).ok_or(OutOfRange)?
+            let since = book.moved.get(&key).copied().unwrap_or_default();
+            if since.recounted {
+                return Ok(Delta::ZERO);
+            }
+            Delta::new(since.moved).ok_or(OutOfRange)?
         }
         None => Delta::ZERO,
     };
@@ -70,6 +74,7 @@ fn write_set(
     line.delta = delta;
     line.publish = set.publish;
     line.reason.clone_from(&set.reason);
+    line.reference = set.counted_at.map(Movement::reference_of_count);
     write_line(book, line, moment)
 }
 

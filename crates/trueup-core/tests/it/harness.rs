@@ -67,10 +67,12 @@ impl trueup_core::book::Source for World {
         sku: &Sku,
         location: &Location,
         at: Timestamp,
-    ) -> Result<i64, Self::Error> {
+    ) -> Result<trueup_core::book::Since, Self::Error> {
         let since =
             self.movements.iter().filter(|m| m.sku == *sku && m.location == *location && m.at > at);
-        Ok(since.map(|m| m.delta.get()).sum())
+        let mut sum = trueup_core::book::Since::default();
+        since.for_each(|movement| sum.note(movement, at));
+        Ok(sum)
     }
 }
 

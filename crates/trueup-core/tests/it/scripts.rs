@@ -267,6 +267,11 @@ fn a_count_is_true_when_it_was_taken() {
          commit 1                      -> committed | A 7/0/7
          adjust A 2                    -> ok        | A 9/0/9
          put A 20 counted 5            -> ok        | A 19/0/19
+         put A 20 counted 5            -> ok        | A 19/0/19
+         put A 18 counted 8            -> ok        | A 19/0/19
+         put A 12 counted 2            -> ok        | A 11/0/11
+         put A 30                      -> ok        | A 30/0/30
+         put A 20 counted 5            -> ok        | A 30/0/30
          wait 10
          put A 20 counted 5            -> ok        | A 20/0/20",
     );

@@ -9,7 +9,8 @@ use serde_json::json;
 use smallvec::SmallVec;
 use trueup_core::{
     Delta, Event, Hold, Item, Level, Location, Movement, OrderId, Org, Part, Quantity, Reservation,
-    ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState, Timestamp, book::Entries,
+    ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState, Timestamp,
+    book::{Entries, Since},
 };
 
 use super::codec;
@@ -832,8 +833,8 @@ pub(super) fn movements(
     Ok(page(items, query.limit))
 }
 
-/// Returns the sum of on-hand changes of a SKU at a location after an instant, over the lines
-/// before one: those from there on may be in rows or not.
+/// Returns what was recorded of a SKU at a location after an instant, over the lines before one:
+/// those from there on may be in rows or not.
 pub(super) fn moved_since(
     conn: &Connection,
     org: &Org,
@@ -841,15 +842,20 @@ pub(super) fn moved_since(
     location: &Location,
     at: Timestamp,
     before: u64,
-) -> Result<i64, RowsError> {
-    let mut query = conn.prepare_cached(
-        "SELECT coalesce(sum(delta), 0)
-         FROM movement
-         WHERE org = ? AND sku = ? AND location = ? AND at > ? AND seq < ?",
-    )?;
+) -> Result<Since, RowsError> {
+    let sql = format!(
+        "SELECT {MOVEMENT_COLUMNS} FROM movement
+         WHERE org = ? AND sku = ? AND location = ? AND at > ? AND seq < ?"
+    );
     let before = i64::try_from(before).unwrap_or(i64::MAX);
+    let mut query = conn.prepare_cached(&sql)?;
     let key = params![org.as_str(), sku.as_str(), location.as_str(), at.micros(), before];
-    Ok(query.query_row(key, |row| row.get(0))?)
+    let mut found = query.query(key)?;
+    let mut since = Since::default();
+    while let Some(row) = found.next()? {
+        since.note(&movement_of(row)?, at);
+    }
+    Ok(since)
 }
 
 /// Returns a SKU as it stood at an instant.

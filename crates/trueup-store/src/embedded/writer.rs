@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::Connection;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Notify, broadcast, oneshot};
+use trueup_core::book::Since;
 use trueup_core::{
     Book, ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, Moment,
     OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuState, Source, Timestamp,
@@ -797,8 +798,13 @@ impl trueup_core::book::Source for Loader<'_> {
         rows::order_lines::get(self.conn, self.org, id)
     }
 
-    fn moved_since(&self, sku: &Sku, location: &Location, at: Timestamp) -> Result<i64, RowsError> {
-        let mut pending = 0;
+    fn moved_since(
+        &self,
+        sku: &Sku,
+        location: &Location,
+        at: Timestamp,
+    ) -> Result<Since, RowsError> {
+        let mut pending = Since::default();
         let mut first = u64::MAX;
         for (org, event) in self.behind.into_iter().flatten() {
             if let Event::Moved(m) = event
@@ -807,11 +813,14 @@ impl trueup_core::book::Source for Loader<'_> {
             {
                 first = first.min(m.seq);
                 if m.location == *location && m.at > at {
-                    pending += m.delta.get();
+                    pending.note(m, at);
                 }
             }
         }
         let in_rows = ledger::moved_since(self.conn, self.org, sku, location, at, first)?;
-        Ok(in_rows + pending)
+        Ok(Since {
+            moved: in_rows.moved + pending.moved,
+            recounted: in_rows.recounted || pending.recounted,
+        })
     }
 }

@@ -408,7 +408,7 @@ impl book::Source for Copied<'_> {
         Ok(None)
     }
 
-    fn moved_since(&self, _: &Sku, _: &Location, _: Timestamp) -> Result<i64, Infallible> {
-        Ok(0)
+    fn moved_since(&self, _: &Sku, _: &Location, _: Timestamp) -> Result<book::Since, Infallible> {
+        Ok(book::Since::default())
     }
 }

@@ -53,6 +53,28 @@ async fn secrets_are_sealed_and_kept_when_not_given_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kept_secrets_go_to_no_other_place() {
+    let house = House::open().await;
+    let (name, shop) = fresh_shop("place");
+    let id = channel("plain");
+    house.engine.enable(&house.org, &id, enabling("plain", &name)).await.unwrap();
+    let (elsewhere, _) = fresh_shop("elsewhere");
+    let without = |name: &str| Enable { credentials: BTreeMap::new(), ..enabling("plain", name) };
+    let endpoint = Some("http://127.0.0.1:9".to_owned());
+    for enable in [without(&elsewhere), Enable { endpoint, ..without(&name) }] {
+        let refused = house.engine.enable(&house.org, &id, enable).await;
+        let Err(EngineError::Settings(errors)) = refused else { panic!("{refused:?}") };
+        assert_eq!(errors[0].setting, "credentials.token");
+    }
+    let other_kind = Enable { kind: Some("careful".to_owned()), ..enabling("careful", &name) };
+    let refused = house.engine.enable(&house.org, &id, other_kind).await;
+    let Err(EngineError::Settings(errors)) = refused else { panic!("{refused:?}") };
+    assert_eq!(errors[0].setting, "kind");
+    assert!(!shop.state().down);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_private_endpoint_is_refused_unless_it_is_allowed() {
     let house = House::open().await;
     let strict = trueup_sync::EngineOptions { allow_private_endpoints: false, ..options() };

@@ -44,6 +44,25 @@ async fn many_changes_of_one_sku_become_few_pushes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_asked_for_is_sent_whatever_the_channel_is_believed_to_show() {
+    for kind in ["plain", "careful", "slow"] {
+        let house = House::open().await;
+        let (id, shop) = house.connect(kind, &[("A", "a", 1)], |_| {}).await;
+        house.count("A", 20, true).await;
+        house.settle().await;
+        let acked_at = house.listing(&id, "A").await.state.acked_at;
+        // Somebody changes it on the channel, and nobody tells us.
+        shop.state().shown.insert("a".to_owned(), 99);
+        let run = house.push(&id, PushScope::All).await;
+        assert_eq!(run.status, RunStatus::Completed, "{kind}: {run:?}");
+        house.settle().await;
+        assert_eq!(shop.shown("a"), Some(20), "{kind}");
+        assert!(house.listing(&id, "A").await.state.acked_at > acked_at, "{kind}");
+        house.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_does_not_publish_waits_for_a_run() {
     let house = House::open().await;
     house.count("A", 7, false).await;

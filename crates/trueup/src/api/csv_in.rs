@@ -69,7 +69,10 @@ impl LineError {
     }
 }
 
-/// A line's cells by column, trimmed.
+/// What the column of SKUs is called.
+const SKU_COLUMNS: [&str; 2] = ["sku", "variantsku"];
+
+/// A line's cells by column, trimmed but for the SKU.
 pub(super) struct Line {
     pub(super) number: u64,
     pub(super) cells: Vec<(String, String)>,
@@ -124,7 +127,12 @@ impl Table {
                 return Some(Err(LineError::new(number, "malformed_line", detail)));
             }
             let cells = columns.iter().zip(record.iter());
-            let cells = cells.map(|(name, cell)| (name.clone(), cell.trim().to_owned()));
+            // A SKU is compared exactly: a space at its end is a part of it.
+            let cells = cells.map(|(name, cell)| {
+                let is_sku = SKU_COLUMNS.contains(&fold(name).as_str());
+                let cell = if is_sku { cell } else { cell.trim() };
+                (name.clone(), cell.to_owned())
+            });
             Some(Ok(Line { number, cells: cells.collect() }))
         })
     }
@@ -189,7 +197,7 @@ impl Layout {
             let at = |name: &&str| folded.iter().position(|known| known == name);
             names.iter().filter_map(at).collect()
         };
-        let sku = find(&["sku", "variantsku"]).ok_or_else(|| missing_column("sku"))?;
+        let sku = find(&SKU_COLUMNS).ok_or_else(|| missing_column("sku"))?;
         let mut layout = Self {
             sku,
             // Shopify's file: an edited number goes before the exported one.
@@ -437,7 +445,10 @@ fn check_atomic(read: &Read) -> Result<(), Problem> {
 /// Says what would change.
 async fn preview(app: &App, caller: &Caller<Stock>, read: Read) -> Answered {
     let mut changes = Vec::new();
-    for (line, count) in read.counts.iter().take(ERRORS_MAX) {
+    for (line, count) in &read.counts {
+        if changes.len() >= ERRORS_MAX {
+            break;
+        }
         let found = app.store.sku(&caller.org, &count.sku).await?;
         let level = found.as_ref().and_then(|answer| answer.state.level(&count.location));
         let from = level.map(|level| level.on_hand.get());

@@ -43,10 +43,17 @@ pub(super) struct MovementView {
     source: &'static str,
     /// The reservation or order that it belongs to.
     reference: Option<String>,
+    /// When a count was taken, where it was recorded later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    counted_at: Option<Time>,
 }
 
 impl From<Movement> for MovementView {
     fn from(movement: Movement) -> Self {
+        let counted_at = movement.counted_at();
+        let counted_at = (counted_at != movement.at).then_some(Time(counted_at));
+        let reference = movement.reference.as_deref().filter(|_| counted_at.is_none());
         Self {
             seq: movement.seq,
             at: Time(movement.at),
@@ -59,7 +66,8 @@ impl From<Movement> for MovementView {
             reason: movement.reason.as_deref().map(str::to_owned),
             actor: movement.actor.as_ref().to_owned(),
             source: movement.source.as_str(),
-            reference: movement.reference.as_deref().map(str::to_owned),
+            reference: reference.map(str::to_owned),
+            counted_at,
         }
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::State;
 use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use trueup_core::{ChannelId, Org, Sku};
 use trueup_store::{Connection, ConnectionState, Run, RunStatus};
 use trueup_sync::{EngineError, PushScope};
@@ -246,7 +246,32 @@ pub(super) async fn fan_out(
         let run = app.engine.push(org, &channel, scope.clone(), member).await;
         Begun { channel, run }
     });
-    Ok((join_all(begin).await, paused))
+    let begun = join_all(begin).await;
+    if begun.is_empty() {
+        app.store.put_run(org, empty_fan_out(app, id)).await?;
+    }
+    Ok((begun, paused))
+}
+
+/// The channel of a fan-out that had none to go to.
+const NO_CHANNEL: &str = "none";
+
+/// Makes the run of a fan-out with nobody to tell, so that its id leads somewhere.
+fn empty_fan_out(app: &App, id: &str) -> Run {
+    let now = app.now();
+    Run {
+        id: id.to_owned(),
+        operation: "inventory_push".to_owned(),
+        channel: ChannelId::new(NO_CHANNEL).expect("the name is legal"),
+        status: RunStatus::Completed,
+        dry_run: false,
+        counters: PUSH_COUNTERS.map(|name| (name.to_owned(), 0)).into(),
+        warnings: json!([]),
+        items: json!([]),
+        error: None,
+        started_at: now,
+        finished_at: Some(now),
+    }
 }
 
 /// Begins the fan-out of a change that was acknowledged.
@@ -300,10 +325,12 @@ async fn get(
     _: NoParams,
 ) -> Answered {
     let id = path.text("id");
-    if let Some(run) = app.store.run(&caller.org, id).await? {
-        return Ok(Reply::ok(&RunView::from(run)));
-    }
     let is_fan_out = id.len() == 32 && uuid::Uuid::try_parse(id).is_ok();
+    if let Some(run) = app.store.run(&caller.org, id).await? {
+        let mut view = RunView::from(run);
+        view.channel_id = view.channel_id.filter(|_| !is_fan_out);
+        return Ok(Reply::ok(&view));
+    }
     let mut members = Vec::new();
     if is_fan_out {
         for connection in app.store.connections(&caller.org).await? {

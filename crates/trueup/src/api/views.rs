@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 use trueup_core::{ListingKey, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp, publish::Stock};
 use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
-use trueup_sync::listing_status;
+use trueup_sync::{drift_of, listing_status};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -393,7 +393,7 @@ struct DriftView {
     /// What the channel showed when it was last read.
     quantity: i64,
     /// What it should show now.
-    expected: u64,
+    expected: i64,
     /// `quantity − expected`.
     difference: i64,
     /// What it last acknowledged.
@@ -403,19 +403,15 @@ struct DriftView {
 }
 
 fn drifted(view: &ListingView, connections: &[Connection]) -> Option<DriftView> {
-    // A reading from before the last acknowledged push says nothing about now.
-    let is_newest = |at| view.state.acked_at.is_none_or(|acked| at >= acked);
-    let observed = view.state.observed.filter(|observed| is_newest(observed.at))?;
-    let expected = terms(view)?.published;
-    let difference = observed.quantity.saturating_sub(expected.cast_signed());
     let connection = connections.iter().find(|row| row.id == view.mapping.channel)?;
-    (difference != 0).then(|| DriftView {
+    let (observed, expected) = drift_of(view, u64::MAX)?;
+    Some(DriftView {
         sku: view.mapping.sku.as_str().to_owned(),
         channel_id: connection.id.as_str().to_owned(),
         listing: view.mapping.fields.clone(),
         quantity: observed.quantity,
         expected,
-        difference,
+        difference: observed.quantity.saturating_sub(expected),
         base: view.state.base,
         read_at: Time(observed.at),
         status: listing_status(view, connection),

@@ -915,6 +915,43 @@ async fn a_bulk_update_tells_each_item_or_is_all_or_nothing() {
 }
 
 #[tokio::test]
+async fn a_fan_out_without_channels_can_be_looked_at() {
+    let api = Api::start().await;
+    let put = api.call("PUT", "/inventory/A", r#"{"quantity":5,"syncToChannels":true}"#).await;
+    let id = put.is(200)["sync"]["runId"].as_str().unwrap().to_owned();
+    let run = api.get(&format!("/sync/runs/{id}")).await.is(200);
+    assert_eq!((&run["status"], &run["total"]), (&json!("completed"), &json!(0)));
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_csv_keeps_the_spaces_of_its_skus() {
+    let api = Api::start().await;
+    let csv = "sku,quantity\nlead, 1 \n\" lead\",2\n\"lead \",3\n";
+    let done = api.call("POST", "/inventory/import", csv).await.is(200);
+    assert_eq!((&done["updated"], &done["failed"]), (&json!(3), &json!(0)), "{done}");
+    for (path, quantity) in [("lead", 1), ("%20lead", 2), ("lead%20", 3)] {
+        let sku = api.get(&format!("/inventory/{path}")).await.is(200);
+        assert_eq!(sku["quantity"], quantity, "{path}");
+    }
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn what_must_come_from_one_place_is_taken_first() {
+    let api = Api::start().await;
+    for place in ["main", "berlin"] {
+        let body = json!({"quantity": 5, "locationId": place}).to_string();
+        api.call("PUT", "/inventory/A", &body).await.is(200);
+    }
+    let anywhere = json!({"sku": "A", "quantity": 5});
+    let here = json!({"sku": "A", "quantity": 5, "locationId": "main"});
+    let body = json!({"orderId": "o", "items": [anywhere, here]}).to_string();
+    api.call("POST", "/inventory/reserve", &body).await.is(201);
+    api.stop().await;
+}
+
+#[tokio::test]
 async fn a_count_below_the_reserved_is_taken_and_said() {
     let api = Api::start().await;
     api.stock("A", 10).await;
