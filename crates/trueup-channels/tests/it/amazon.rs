@@ -262,7 +262,7 @@ async fn a_feed_is_uploaded_followed_and_its_report_read() {
     assert_eq!(body["messages"][1]["sku"], "B");
     assert_eq!(body["messages"][1]["patches"][0]["op"], "merge");
     assert!(!fake.asked()[2].repeatable);
-    assert_eq!(fake.paused_ms(), 20_000);
+    assert_eq!(fake.paused_ms(), 1_000 + 2_000);
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn a_feed_that_ends_otherwise_is_told_apart() {
         ]
     };
     let with = |more: Vec<Answer>| [made(), more].concat_answers();
-    let waiting: Vec<Answer> = (0..30).map(|_| state("IN_QUEUE")).collect();
+    let waiting: Vec<Answer> = (0..33).map(|_| state("IN_QUEUE")).collect();
     let rejected = report(json!([{"severity": "ERROR", "code": "9", "message": "format"}]), 0);
     let table: Vec<(Vec<Answer>, &str)> = vec![
         (with(waiting), "Accepted"),
