@@ -162,6 +162,17 @@ impl Location {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ReservationId(pub u128);
 
+impl fmt::Display for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:032x}", Self::PREFIX, self.0)
+    }
+}
+
+impl ReservationId {
+    /// What its text begins with.
+    pub const PREFIX: &str = "rsv_";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -118,11 +118,13 @@ impl SkuState {
         self.totals().free(self.safety_stock)
     }
 
-    /// Returns by how many units the reserved pass what is on hand.
+    /// Returns by how many units the reserved pass what is on hand and what may be backordered.
     #[must_use]
     pub fn oversold_by(&self) -> Quantity {
         let totals = self.totals();
-        totals.reserved.delta().minus(totals.on_hand).unwrap_or(Delta::ZERO).floored()
+        let short = totals.reserved.delta().minus(totals.on_hand);
+        let over = short.and_then(|short| short.minus(self.backorder_limit.delta()));
+        over.unwrap_or(Delta::ZERO).floored()
     }
 
     /// Returns whether the stock is below its threshold.

@@ -105,7 +105,8 @@ async fn send(
     let secret = secret.map_err(|error| error.to_string())?;
     let secret = String::from_utf8(secret).map_err(|_| "the secret is damaged".to_owned())?;
     let timestamp = shared.now().micros().div_euclid(1_000_000);
-    let signature = sign(&secret, &delivery.id, timestamp, &delivery.body);
+    let body = payload(delivery);
+    let signature = sign(&secret, &delivery.id, timestamp, &body);
     let answer = shared
         .client
         .post(url)
@@ -114,7 +115,7 @@ async fn send(
         .header("webhook-id", &delivery.id)
         .header("webhook-timestamp", timestamp.to_string())
         .header("webhook-signature", signature)
-        .body(delivery.body.clone())
+        .body(body)
         .send()
         .await;
     match answer {
@@ -124,6 +125,14 @@ async fn send(
         Err(error) if error.is_connect() => Err("the connection failed".to_owned()),
         Err(_) => Err("the connection broke".to_owned()),
     }
+}
+
+/// Makes what is signed and sent, the same for every try: `{"type", "timestamp", "data"}`.
+/// <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+fn payload(delivery: &Delivery) -> String {
+    let at = jiff::Timestamp::from_microsecond(delivery.created_at.micros()).unwrap_or_default();
+    let (event, data) = (serde_json::Value::from(delivery.event.as_str()), &delivery.body);
+    format!(r#"{{"type":{event},"timestamp":"{at}","data":{data}}}"#)
 }
 
 /// Returns a delivery as it stands after a try.
@@ -175,6 +184,17 @@ mod tests {
             last_result: None,
             created_at: Timestamp::EPOCH,
         }
+    }
+
+    #[test]
+    fn a_payload_says_what_happened_and_when() {
+        let created_at = Timestamp::from_micros(1_795_500_304_908_161);
+        let body = r#"{"sku":"A"}"#.to_owned();
+        let sent = payload(&Delivery { created_at, body, ..delivery(0) });
+        assert_eq!(
+            sent,
+            r#"{"type":"inventory.updated","timestamp":"2026-11-24T06:05:04.908161Z","data":{"sku":"A"}}"#
+        );
     }
 
     #[test]

@@ -517,7 +517,12 @@ fn count(
     if state.is_bundle() {
         return Err(Rejection::BundleHasNoStock(listing.sku.clone()));
     }
-    let on_hand = state.level(&listing.home).map_or(Delta::ZERO, |level| level.on_hand);
+    // The number is of all places that feed the listing; what it differs by is booked at home.
+    let fed = state.levels.iter().filter(|level| listing.rules.feeds(&level.location));
+    let mut on_hand = Delta::ZERO;
+    for level in fed {
+        on_hand = on_hand.plus(level.on_hand)?;
+    }
     let delta = quantity.delta().minus(on_hand)?;
     check_line(Some(state), &listing.home, delta, Delta::ZERO)?;
     let mut line = Line::new(&listing.sku, &listing.home, MovementKind::Count);

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::{Line, check_line, write_line};
 use crate::{
     Adjust, Answer, Book, Delta, Event, Location, Moment, Movement, MovementKind, OutOfRange, Part,
-    Quantity, Rejection, SetOnHand, Sku, SkuAnswer, SkuSettings, SkuState,
+    Quantity, Rejection, SetOnHand, Sku, SkuAnswer, SkuState,
     state::{BUNDLE_PARTS_MAX, BUNDLES_PER_PART_MAX},
 };
 
@@ -59,29 +59,14 @@ fn write_set(
     delta: Delta,
     moment: &Moment,
 ) -> Result<(), OutOfRange> {
-    let changes_settings = match book.sku(&set.sku) {
-        Some(state) => differs(state, set.settings),
-        None => set.settings != SkuSettings::default(),
-    };
-    if changes_settings {
-        let mut line = Line::new(&set.sku, &set.location, MovementKind::Settings);
-        line.settings = set.settings;
-        line.publish = set.publish;
-        line.reason.clone_from(&set.reason);
-        write_line(book, line, moment)?;
-    }
+    // One line: neither the old settings with the new number nor the other way round ever held.
     let mut line = Line::new(&set.sku, &set.location, MovementKind::Count);
+    line.settings = set.settings;
     line.delta = delta;
     line.publish = set.publish;
     line.reason.clone_from(&set.reason);
     line.reference = set.counted_at.map(Movement::reference_of_count);
     write_line(book, line, moment)
-}
-
-fn differs(state: &SkuState, settings: SkuSettings) -> bool {
-    settings.safety_stock.is_some_and(|new| new != state.safety_stock)
-        || settings.low_stock_threshold.is_some_and(|new| new != state.low_stock_threshold)
-        || settings.backorder_limit.is_some_and(|new| new != state.backorder_limit)
 }
 
 pub(super) fn adjust(

@@ -268,3 +268,18 @@ fn a_conflict_waits_until_it_is_resolved() {
     assert_eq!(resolve(Resolution::Channel), 39);
     assert_eq!(resolve(Resolution::Quantity(units(50))), 50);
 }
+
+#[test]
+fn a_resolved_quantity_is_that_of_all_places_that_feed_the_listing() {
+    let mut start = listing("A", Strategy::Manual, Rules::default());
+    start.base = Some(40);
+    let mut world = world_with(10, start);
+    let mut berlin = crate::harness::set("A", 30);
+    berlin.location = Location::new("berlin").unwrap();
+    world.run(&Command::SetOnHand(berlin)).unwrap();
+    assert_eq!(pull(&mut world, 38).action, ReconcileAction::Conflict);
+    let (channel, key) = (state(&world).channel.clone(), state(&world).key.clone());
+    let resolution = Resolution::Quantity(units(35));
+    world.run(&Command::Resolve { channel, key, resolution, note: None }).unwrap();
+    assert_eq!(world.numbers("A").0, 35);
+}

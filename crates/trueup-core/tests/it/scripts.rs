@@ -347,6 +347,33 @@ fn low_stock_is_told_once_per_crossing() {
 }
 
 #[test]
+fn a_new_sku_above_its_threshold_is_not_told_to_be_low() {
+    let mut world = World { now: 1, ..World::default() };
+    let mut first = set("A", 5);
+    first.settings.low_stock_threshold = Some(Some(units(3)));
+    world.run(&Command::SetOnHand(first)).unwrap();
+    let alerts = |e: &trueup_core::Event| matches!(e, trueup_core::Event::LowStock { .. });
+    assert!(!world.events.iter().any(alerts));
+    assert_eq!(world.skus[&sku("A")].version, 1);
+}
+
+#[test]
+fn a_backorder_that_is_allowed_is_not_an_oversell() {
+    let mut world = World { now: 1, ..World::default() };
+    let mut first = set("A", 1);
+    first.settings.backorder_limit = Some(units(3));
+    world.run(&Command::SetOnHand(first)).unwrap();
+    world.reserve(1, "order", &[("A", 4)]).unwrap();
+    let oversold = |world: &World| {
+        world.events.iter().filter(|e| matches!(e, trueup_core::Event::Oversold { .. })).count()
+    };
+    assert_eq!(oversold(&world), 0);
+    world.put("A", 0).unwrap();
+    assert_eq!(oversold(&world), 1, "one more than may be owed");
+    assert_eq!(world.skus[&sku("A")].oversold_by().get(), 1);
+}
+
+#[test]
 fn an_atomic_bulk_changes_all_or_nothing() {
     let mut world = World { now: 1, ..World::default() };
     world.put("A", 1).unwrap();

@@ -1041,6 +1041,14 @@ pub(super) fn write_deliveries(
         if let Event::Moved(movement) = event {
             updated.insert((org, &movement.sku), movement);
         }
+        if let Event::Ended { id, status: ReservationStatus::Expired, at } = event {
+            let order = reservation(conn, org, *id)?.map(|found| found.order);
+            let body = json!({
+                "reservationId": id.to_string(),
+                "orderId": order.as_ref().map(OrderId::as_str),
+            });
+            rows::deliveries::add_event(conn, org, "reservation.expired", &body, *at, ids)?;
+        }
         if let Some((name, body, at)) = outgoing(event) {
             rows::deliveries::add_event(conn, org, name, &body, at, ids)?;
         }
@@ -1075,10 +1083,6 @@ fn outgoing(event: &Event) -> Option<(&'static str, serde_json::Value, Timestamp
         Event::Oversold { sku, by, at } => {
             let body = json!({ "sku": sku.as_str(), "oversoldBy": by.get() });
             Some(("inventory.oversold", body, *at))
-        }
-        Event::Ended { id, status: ReservationStatus::Expired, at } => {
-            let id = uuid::Uuid::from_u128(id.0).to_string();
-            Some(("reservation.expired", json!({ "reservationId": id }), *at))
         }
         Event::Ended { .. }
         | Event::Moved(_)

@@ -179,18 +179,15 @@ pub fn reservation_not_found() -> Problem {
 /// Reads a reservation's id, with or without its prefix.
 #[must_use]
 pub fn parse_reservation_id(text: &str) -> Option<ReservationId> {
-    let bare = text.strip_prefix(RESERVATION_PREFIX).unwrap_or(text);
+    let bare = text.strip_prefix(ReservationId::PREFIX).unwrap_or(text);
     // Only the two plain forms: `uuid` would also take braces and `urn:uuid:`.
     let plain = matches!(bare.len(), 32 | 36);
     let id = plain.then(|| uuid::Uuid::try_parse(bare).ok()).flatten()?;
     Some(ReservationId(id.as_u128()))
 }
 
-/// What a reservation's id begins with.
-const RESERVATION_PREFIX: &str = "rsv_";
-
 /// Writes a reservation's id.
 #[must_use]
 pub fn format_reservation_id(id: ReservationId) -> String {
-    format!("{RESERVATION_PREFIX}{:032x}", id.0)
+    id.to_string()
 }
