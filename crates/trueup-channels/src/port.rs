@@ -168,6 +168,9 @@ pub enum Notice {
 pub struct OrderNotice {
     /// The vendor's id of the order; the same in webhook and poll.
     pub order_id: String,
+    /// When the order was placed, by the vendor's clock and where the notice says so: what was
+    /// sold before the connection came about is in the first count already.
+    pub placed_at: Option<Timestamp>,
     /// When the order last changed, by the vendor's clock.
     pub updated_at: Option<Timestamp>,
     /// Its lines.

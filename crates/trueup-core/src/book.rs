@@ -34,6 +34,12 @@ pub trait Source {
     /// When it could not be read.
     fn active_of_order(&self, order: &OrderId) -> Result<Option<ReservationId>, Self::Error>;
 
+    /// Returns whether a reservation of the order was committed.
+    ///
+    /// # Errors
+    /// When it could not be read.
+    fn order_is_sold(&self, order: &OrderId) -> Result<bool, Self::Error>;
+
     /// Returns a listing with the settings in force.
     ///
     /// # Errors
@@ -99,6 +105,8 @@ pub struct Book {
     pub(crate) skus: FxHashMap<Sku, Option<SkuState>>,
     pub(crate) reservations: FxHashMap<ReservationId, Option<Reservation>>,
     pub(crate) orders: FxHashMap<OrderId, Option<ReservationId>>,
+    /// Orders that had sold something when they were loaded.
+    pub(crate) sold: FxHashMap<OrderId, bool>,
     pub(crate) listings: FxHashMap<(ChannelId, ListingKey), Option<ListingState>>,
     pub(crate) lines: FxHashMap<LineKey, LineBooked>,
     pub(crate) moved: FxHashMap<(Sku, Location, Timestamp), Since>,
@@ -145,12 +153,16 @@ impl Book {
             Command::Release { id } | Command::Extend { id, .. } => {
                 self.load_reservation(*id, source)?;
             }
-            Command::Commit { id, .. } => {
+            Command::Commit { id, reacquire } => {
                 self.load_reservation(*id, source)?;
                 if let Some(Some(found)) = self.reservations.get(id) {
                     let order = found.order.clone();
                     let skus: Vec<Sku> = found.items.iter().map(|i| i.sku.clone()).collect();
                     self.load_order(&order, source)?;
+                    if *reacquire && !self.sold.contains_key(&order) {
+                        let sold = source.order_is_sold(&order)?;
+                        self.sold.insert(order, sold);
+                    }
                     for sku in &skus {
                         self.load_sku(sku, source)?;
                     }
@@ -303,6 +315,16 @@ impl Book {
     pub fn active_of_order(&self, order: &OrderId) -> Option<&Reservation> {
         let id = self.orders.get(order).copied().flatten()?;
         self.reservation(id).filter(|found| found.status == ReservationStatus::Active)
+    }
+
+    /// Returns whether a reservation of an order was committed, before or in this batch.
+    #[must_use]
+    pub(crate) fn order_is_sold(&self, order: &OrderId) -> bool {
+        let sold = |found: &Reservation| {
+            found.status == ReservationStatus::Committed && found.order == *order
+        };
+        self.sold.get(order).copied().unwrap_or(false)
+            || self.reservations.values().flatten().any(sold)
     }
 
     /// Returns how many events have been decided so far.

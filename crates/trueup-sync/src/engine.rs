@@ -1067,6 +1067,12 @@ pub fn listing_status(view: &trueup_store::ListingView, connection: &Connection)
     }
 }
 
+/// Returns what a listing should show; `None` where its SKU is not in the ledger.
+#[must_use]
+pub fn expected_of(view: &trueup_store::ListingView) -> Option<i64> {
+    plan::expected(view, u64::MAX)
+}
+
 /// Returns the newest reading of a listing with what it should show, where the two differ.
 ///
 /// A reading from before the last acknowledged push says nothing about now.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{Channel, ChannelError, Kind, Settings};
 use trueup_core::{ChannelId, ListingKey, Org, Quantity, Sku, Timestamp};
-use trueup_store::Run;
+use trueup_store::{Connection, Run};
 
 use crate::caller::Transport;
 use crate::engine::PullRequest;
@@ -90,6 +90,8 @@ pub(crate) struct Link {
     pub(crate) bell: Notify,
     pub(crate) heard: Mutex<Heard>,
     pub(crate) orders_bell: Notify,
+    /// When the connection came about.
+    pub(crate) connected_at: Timestamp,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     /// What order lines' identifiers were resolved to before; a hint that is checked.
@@ -101,7 +103,7 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(
         org: Org,
-        id: ChannelId,
+        row: &Connection,
         kind: &'static dyn Kind,
         settings: Settings,
         channel: Box<dyn Channel>,
@@ -110,7 +112,7 @@ impl Link {
     ) -> Self {
         Self {
             org,
-            id,
+            id: row.id.clone(),
             kind,
             settings,
             channel,
@@ -119,6 +121,7 @@ impl Link {
             bell: Notify::new(),
             heard: Mutex::new(Heard::default()),
             orders_bell: Notify::new(),
+            connected_at: row.created_at,
             stop,
             tasks: Mutex::new(Vec::new()),
             known_lines: Mutex::new(BTreeMap::new()),

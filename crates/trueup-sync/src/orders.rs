@@ -9,7 +9,7 @@ use futures::stream::{self, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
-use trueup_channels::{LineState, OrderLine, OrderNotice};
+use trueup_channels::{ChannelErrorKind, LineState, OrderLine, OrderNotice};
 use trueup_core::{
     ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku, Source,
     Timestamp,
@@ -32,6 +32,9 @@ const POLL_MS_MAX: u64 = 120_000;
 const REMEMBERED_MAX: usize = 50_000;
 /// How many orders of a page are booked together, so that one commit serves many.
 const TOGETHER_MAX: usize = 64;
+/// How long before the connection an order must have been placed to be in the first count
+/// already: vendors write whole seconds, and their clocks are not ours.
+const PLACED_BEFORE_MS: i64 = 2_000;
 /// The topic of an order that waits in the inbox, in our own words.
 pub(crate) const OWN_TOPIC: &str = "trueup.order";
 
@@ -52,6 +55,10 @@ impl Shared {
         order: &OrderNotice,
     ) -> Result<Booking, EngineError> {
         let mut booking = Booking::default();
+        let limit = link.connected_at.plus_millis(-PLACED_BEFORE_MS);
+        if order.placed_at.is_some_and(|placed_at| placed_at < limit) {
+            return Ok(booking);
+        }
         let print = fingerprint(order);
         if link.booked.lock().get(&order.order_id) == Some(&print) {
             return Ok(booking);
@@ -240,6 +247,8 @@ fn fingerprint(order: &OrderNotice) -> u64 {
 #[derive(Debug, Serialize, Deserialize)]
 struct OwnOrder {
     order: String,
+    #[serde(default)]
+    placed_at: Option<i64>,
     updated_at: Option<i64>,
     lines: Vec<OwnLine>,
 }
@@ -264,6 +273,7 @@ impl From<&OrderNotice> for OwnOrder {
         };
         Self {
             order: order.order_id.clone(),
+            placed_at: order.placed_at.map(Timestamp::micros),
             updated_at: order.updated_at.map(Timestamp::micros),
             lines: order.lines.iter().map(line).collect(),
         }
@@ -286,6 +296,7 @@ pub(crate) fn read_own(body: &[u8]) -> Option<OrderNotice> {
     };
     Some(OrderNotice {
         order_id: own.order,
+        placed_at: own.placed_at.map(Timestamp::from_micros),
         updated_at: own.updated_at.map(Timestamp::from_micros),
         lines: own.lines.into_iter().map(line).collect(),
     })
@@ -365,7 +376,16 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     let Reading { since, mut cursor, began } = reading.unwrap_or_else(fresh);
     for page in 1..=ORDER_PAGES_MAX {
         let orders = link.channel.orders(&link.transport, since, cursor.as_deref()).await;
-        let orders = orders.map_err(EngineError::Channel)?;
+        let orders = match orders {
+            Ok(orders) => orders,
+            Err(error) => {
+                // A passing trouble costs one page; a cursor that is refused, all of them.
+                if passing(error.kind) {
+                    link.heard.lock().reading = Some(Reading { since, cursor, began });
+                }
+                return Err(EngineError::Channel(error));
+            }
+        };
         let book = async |order: OrderNotice| {
             let booking = shared.book(link, &order).await?;
             if !booking.unresolved.is_empty() {
@@ -399,6 +419,11 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     Ok(())
 }
 
+fn passing(kind: ChannelErrorKind) -> bool {
+    use ChannelErrorKind::{Throttled, Transient, UnknownOutcome};
+    matches!(kind, Transient | Throttled | UnknownOutcome)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,6 +432,7 @@ mod tests {
     fn an_order_survives_the_inbox() {
         let order = OrderNotice {
             order_id: "1001".to_owned(),
+            placed_at: Some(Timestamp::from_micros(4)),
             updated_at: Some(Timestamp::from_micros(5)),
             lines: vec![OrderLine {
                 line_id: "1".to_owned(),

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use trueup_channels::Capabilities;
 use trueup_core::publish::Stock;
-use trueup_core::{ChannelId, ListingPush, Quantity, Terms, Timestamp};
+use trueup_core::{ChannelId, ListingPush, Location, Quantity, Terms, Timestamp};
 use trueup_store::{ListingView, Parked};
 
 /// The order in which listings are sent: what could be oversold goes first (I7).
@@ -105,6 +105,12 @@ pub(crate) fn terms(view: &ListingView) -> Option<Terms> {
 
 /// Returns what a listing should show, as far as its channel can show it.
 pub(crate) fn expected(view: &ListingView, quantity_max: u64) -> Option<i64> {
+    if view.mapping.channel_fulfilled {
+        // What the channel ships itself stands in a place of its own, as it was last read.
+        let place = Location::of_channel(&view.mapping.channel);
+        let level = view.sku.as_ref()?.state.level(&place);
+        return Some(level.map_or(0, |level| level.on_hand.get()));
+    }
     let published = terms(view)?.published.min(quantity_max);
     Some(i64::try_from(published).unwrap_or(i64::MAX))
 }

@@ -270,15 +270,7 @@ impl Shared {
             clock: self.options.clock.clone(),
             stop: stop.clone(),
         });
-        Ok(Arc::new(Link::new(
-            org.clone(),
-            row.id.clone(),
-            kind,
-            settings,
-            channel,
-            transport,
-            stop,
-        )))
+        Ok(Arc::new(Link::new(org.clone(), row, kind, settings, channel, transport, stop)))
     }
 }
 

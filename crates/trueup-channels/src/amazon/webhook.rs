@@ -115,6 +115,7 @@ struct OrderChangeNotification {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct OrderSummary {
+    purchase_date: Option<String>,
     order_status: Option<String>,
     fulfillment_type: Option<String>,
     #[serde(default)]
@@ -143,6 +144,7 @@ fn parse_order_change(notification: &Notification) -> Result<Vec<Notice>, Channe
     };
     Ok(vec![Notice::Order(OrderNotice {
         order_id: amazon_order_id,
+        placed_at: summary.purchase_date.as_deref().and_then(parse_time),
         updated_at: notification.event_time.as_deref().and_then(parse_time),
         lines: summary.order_items.into_iter().map(line).collect(),
     })])

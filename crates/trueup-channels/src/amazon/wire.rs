@@ -361,6 +361,7 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
     #[serde(rename_all = "camelCase")]
     struct Order {
         order_id: String,
+        created_time: Option<String>,
         last_updated_time: Option<String>,
         fulfillment: Option<Fulfillment>,
         #[serde(default)]
@@ -400,6 +401,7 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
         };
         OrderNotice {
             order_id: order.order_id,
+            placed_at: order.created_time.as_deref().and_then(parse_time),
             updated_at: order.last_updated_time.as_deref().and_then(parse_time),
             lines: order.order_items.into_iter().map(line).collect(),
         }

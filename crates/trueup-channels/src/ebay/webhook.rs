@@ -142,7 +142,10 @@ fn order_notices(notification: &Notification) -> Vec<Notice> {
     }
     if let Some(order_id) = order_id.filter(|_| !whole.is_empty()) {
         let updated_at = notification.event_date.as_deref().and_then(parse_time);
-        notices.insert(0, Notice::Order(OrderNotice { order_id, updated_at, lines: whole }));
+        // It is told of once, when it is placed.
+        let placed_at = updated_at;
+        let order = OrderNotice { order_id, placed_at, updated_at, lines: whole };
+        notices.insert(0, Notice::Order(order));
     }
     notices
 }

@@ -350,6 +350,7 @@ pub(super) fn parse_orders(body: &[u8], offset: u64) -> Result<Page<OrderNotice>
 #[serde(rename_all = "camelCase")]
 struct Order {
     order_id: String,
+    creation_date: Option<String>,
     last_modified_date: Option<String>,
     cancel_status: Option<CancelStatus>,
     #[serde(default)]
@@ -381,6 +382,7 @@ impl Order {
         };
         OrderNotice {
             order_id: self.order_id,
+            placed_at: self.creation_date.as_deref().and_then(parse_time),
             updated_at: self.last_modified_date.as_deref().and_then(parse_time),
             lines: self.line_items.into_iter().map(line).collect(),
         }

@@ -78,6 +78,7 @@ pub(super) fn parse(topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelErro
 #[derive(Deserialize)]
 struct Order {
     id: u64,
+    created_at: Option<String>,
     updated_at: Option<String>,
     #[serde(default)]
     line_items: Vec<LineItem>,
@@ -149,6 +150,7 @@ fn parse_order(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
     };
     Ok(vec![Notice::Order(OrderNotice {
         order_id: order.id.to_string(),
+        placed_at: order.created_at.as_deref().and_then(parse_time),
         updated_at: order.updated_at.as_deref().and_then(parse_time),
         lines: order.line_items.into_iter().map(line).collect(),
     })])
@@ -181,6 +183,7 @@ fn parse_refund(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
     }
     Ok(vec![Notice::Order(OrderNotice {
         order_id: order_id.to_string(),
+        placed_at: None,
         updated_at: refund.created_at.as_deref().and_then(parse_time),
         lines: lines.into_values().collect(),
     })])

@@ -85,7 +85,7 @@ query Orders($query: String!, $after: String) {
   orders(first: 50, after: $after, query: $query, sortKey: UPDATED_AT) {
     pageInfo { hasNextPage endCursor }
     nodes {
-      id legacyResourceId updatedAt cancelledAt
+      id legacyResourceId createdAt updatedAt cancelledAt
       lineItems(first: 50) {
         pageInfo { hasNextPage endCursor }
         nodes { id sku quantity currentQuantity variant { id inventoryItem { id } } }
@@ -498,6 +498,7 @@ pub(super) fn parse_orders(data: Value) -> Result<Page<PolledOrder>, ChannelErro
     #[serde(rename_all = "camelCase")]
     struct Order {
         id: String,
+        created_at: Option<String>,
         updated_at: String,
         line_items: Connection<LineItem>,
     }
@@ -507,6 +508,7 @@ pub(super) fn parse_orders(data: Value) -> Result<Page<PolledOrder>, ChannelErro
         PolledOrder {
             notice: OrderNotice {
                 order_id: gid_number(&order.id).to_owned(),
+                placed_at: order.created_at.as_deref().and_then(parse_time),
                 updated_at: parse_time(&order.updated_at),
                 lines: nodes.into_iter().map(order_line).collect(),
             },

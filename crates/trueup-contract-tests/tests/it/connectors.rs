@@ -33,7 +33,7 @@ extend type Mutation {
     InventoryActivatePayload
 }
 type InventoryActivatePayload { inventoryLevel: InventoryLevel userErrors: [UserError!]! }
-extend type Order { refunds(first: Int): [Refund!]! }
+extend type Order { createdAt: DateTime! refunds(first: Int): [Refund!]! }
 type Refund implements Node {
   id: ID!
   refundLineItems(first: Int, after: String): RefundLineItemConnection!

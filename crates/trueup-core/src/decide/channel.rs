@@ -517,18 +517,23 @@ fn count(
     if state.is_bundle() {
         return Err(Rejection::BundleHasNoStock(listing.sku.clone()));
     }
-    // The number is of all places that feed the listing; what it differs by is booked at home.
+    // The number is of all places that feed the listing.
     let fed = state.levels.iter().filter(|level| listing.rules.feeds(&level.location));
     let mut on_hand = Delta::ZERO;
     for level in fed {
         on_hand = on_hand.plus(level.on_hand)?;
     }
     let delta = quantity.delta().minus(on_hand)?;
-    check_line(Some(state), &listing.home, delta, Delta::ZERO)?;
-    let mut line = Line::new(&listing.sku, &listing.home, MovementKind::Count);
-    line.delta = delta;
-    line.reason = note.cloned();
-    line.reference = Some(Arc::from(listing.channel.as_str()));
-    write_line(book, line, moment)?;
+    let spread = spread(book, &listing.sku, delta, &listing.home, &listing.rules);
+    for (location, delta) in &spread {
+        check_line(Some(state), location, *delta, Delta::ZERO)?;
+    }
+    for (location, delta) in spread {
+        let mut line = Line::new(&listing.sku, &location, MovementKind::Count);
+        line.delta = delta;
+        line.reason = note.cloned();
+        line.reference = Some(Arc::from(listing.channel.as_str()));
+        write_line(book, line, moment)?;
+    }
     Ok(())
 }

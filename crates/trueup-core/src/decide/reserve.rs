@@ -85,14 +85,14 @@ pub(super) fn commit(
 
 /// Takes the stock of an expired reservation again and sells it in the same step.
 ///
-/// Where the order has made another reservation meanwhile, that one holds its stock: to commit
-/// this one too would sell twice.
+/// Where the order has made another reservation meanwhile, that one holds its stock or has sold
+/// it: to commit this one too would sell twice.
 fn reacquire_and_commit(
     book: &mut Book,
     expired: &Reservation,
     moment: &Moment,
 ) -> Result<Reservation, Rejection> {
-    if book.active_of_order(&expired.order).is_some() {
+    if book.active_of_order(&expired.order).is_some() || book.order_is_sold(&expired.order) {
         return Err(Rejection::ReservationExpired);
     }
     let holds = allocate(book, &expired.items, &[])?;

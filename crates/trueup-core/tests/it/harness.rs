@@ -44,6 +44,11 @@ impl trueup_core::book::Source for World {
         Ok(self.orders.get(order).copied())
     }
 
+    fn order_is_sold(&self, order: &OrderId) -> Result<bool, Self::Error> {
+        let mut all = self.reservations.values();
+        Ok(all.any(|r| r.order == *order && r.status == ReservationStatus::Committed))
+    }
+
     fn listing(
         &self,
         channel: &ChannelId,

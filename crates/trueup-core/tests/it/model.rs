@@ -111,13 +111,17 @@ impl Naive {
         }
     }
 
+    fn sold(&self, order: u8) -> bool {
+        self.holds.iter().any(|hold| hold.order == order && hold.status == Status::Committed)
+    }
+
     fn commit(&mut self, at: usize, reacquire: bool) -> &'static str {
         let hold = self.holds[at].clone();
         match hold.status {
             Status::Committed => return "done",
             Status::Released => return "reservation_released",
             Status::Expired if !reacquire => return "reservation_expired",
-            Status::Expired if self.active_of(hold.order).is_some() => {
+            Status::Expired if self.active_of(hold.order).is_some() || self.sold(hold.order) => {
                 return "reservation_expired";
             }
             Status::Expired if !self.fits(&hold.items, None) => return "insufficient_stock",

@@ -279,7 +279,9 @@ fn a_resolved_quantity_is_that_of_all_places_that_feed_the_listing() {
     world.run(&Command::SetOnHand(berlin)).unwrap();
     assert_eq!(pull(&mut world, 38).action, ReconcileAction::Conflict);
     let (channel, key) = (state(&world).channel.clone(), state(&world).key.clone());
-    let resolution = Resolution::Quantity(units(35));
+    let resolution = Resolution::Quantity(units(25));
     world.run(&Command::Resolve { channel, key, resolution, note: None }).unwrap();
-    assert_eq!(world.numbers("A").0, 35);
+    let levels = &world.skus[&sku("A")].levels;
+    let on_hand: Vec<i64> = levels.iter().map(|level| level.on_hand.get()).collect();
+    assert_eq!(on_hand, [25, 0], "home first, and no place below zero");
 }

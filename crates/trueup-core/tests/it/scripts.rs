@@ -208,7 +208,7 @@ fn an_order_that_has_reserved_anew_is_not_sold_twice() {
          reserve 2 order A=1           -> created   | A 5/1/4
          recommit 1                    -> reservation_expired | A 5/1/4
          commit 2                      -> committed | A 4/0/4
-         recommit 1                    -> committed | A 3/0/3",
+         recommit 1                    -> reservation_expired | A 4/0/4",
     );
 }
 

@@ -651,6 +651,20 @@ pub(super) fn reservation(
     found.next()?.map(reservation_of).transpose()
 }
 
+/// Returns whether a reservation of an order was committed.
+pub(super) fn order_is_sold(
+    conn: &Connection,
+    org: &Org,
+    order: &OrderId,
+) -> Result<bool, RowsError> {
+    let mut query = conn.prepare_cached(
+        "SELECT EXISTS (
+           SELECT 1 FROM reservation WHERE org = ? AND order_id = ? AND status = ?)",
+    )?;
+    let committed = codec::status_code(ReservationStatus::Committed);
+    Ok(query.query_row(params![org.as_str(), order.as_str(), committed], |row| row.get(0))?)
+}
+
 /// Lists reservations, newest id first.
 pub(super) fn reservations(
     conn: &Connection,

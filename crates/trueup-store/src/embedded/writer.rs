@@ -780,6 +780,16 @@ impl trueup_core::book::Source for Loader<'_> {
         Ok(active)
     }
 
+    fn order_is_sold(&self, order: &OrderId) -> Result<bool, RowsError> {
+        // Those that ended lately are still in memory. It is asked for late commits only.
+        let sold = |found: &Reservation| {
+            found.status == ReservationStatus::Committed && found.order == *order
+        };
+        let memory = self.memory.org(self.org);
+        let lately = memory.is_some_and(|memory| memory.reservations.values().any(sold));
+        Ok(lately || ledger::order_is_sold(self.conn, self.org, order)?)
+    }
+
     fn listing(
         &self,
         channel: &ChannelId,

@@ -249,6 +249,26 @@ async fn lists_page_by_sku_and_search() {
     assert_eq!(list(Some("%"), None).await, ["B%1"]);
 }
 
+#[tokio::test]
+async fn an_order_that_was_sold_is_known_from_rows_too() {
+    let mut fixture = Fixture::new();
+    fixture.put("A", 10).await;
+    let of_order = |id| trueup_core::Reserve {
+        order: trueup_core::OrderId::new("order").unwrap(),
+        ..reserve(id, "A", 2)
+    };
+    fixture.run(Command::Reserve(of_order(1))).await.unwrap();
+    fixture.pass(901);
+    fixture.run(Command::Reserve(of_order(2))).await.unwrap();
+    fixture.run(commit(2)).await.unwrap();
+    fixture.store().close().await.unwrap();
+    fixture.open();
+    let again = Command::Commit { id: ReservationId(1), reacquire: true };
+    let refused = fixture.run(again).await.unwrap_err();
+    assert_eq!(refused.code(), "reservation_expired");
+    assert_eq!(fixture.numbers("A").await, (8, 0));
+}
+
 /// Rows are written behind, a piece with each commit; a crash in between leaves some of them
 /// newer than the point from which the journal is applied.
 #[tokio::test]

@@ -395,6 +395,10 @@ impl book::Source for Copied<'_> {
         Ok(None)
     }
 
+    fn order_is_sold(&self, _: &OrderId) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
     fn listing(&self, _: &ChannelId, key: &ListingKey) -> Result<Option<ListingState>, Infallible> {
         Ok(self.listings.get(key).map(|state| (*state).clone()))
     }

@@ -85,6 +85,7 @@ pub(crate) fn order_of(
 ) -> OrderNotice {
     OrderNotice {
         order_id: order.to_owned(),
+        placed_at: Some(at),
         updated_at: Some(at),
         lines: vec![OrderLine {
             line_id: format!("{order}-1"),
@@ -318,7 +319,7 @@ impl Channel for FakeChannel {
                 let at = Timestamp::from_micros(1);
                 let (sold, restocked) = (sold.parse().unwrap(), restocked.parse().unwrap());
                 let mut order = order_of(order, key, sold, restocked, at);
-                order.updated_at = None;
+                (order.placed_at, order.updated_at) = (None, None);
                 Ok(vec![Notice::Order(order)])
             }
             ("hint", [key]) => {

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use trueup_channels::WebhookError;
 use trueup_core::ChannelId;
+use trueup_store::Store;
 use trueup_sync::{EngineError, Received};
 
 use crate::house::{House, channel, draft};
@@ -80,5 +81,23 @@ async fn a_hint_only_means_that_the_listing_is_read() {
     house.engine.receive(&house.org, &id, &headers, b"a").await.unwrap();
     house.settle().await;
     assert_eq!((house.on_hand("A").await, shop.shown("a")), (10, Some(10)));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_from_before_the_connection_is_in_the_first_count_already() {
+    let house = House::open().await;
+    house.count("A", 10, true).await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 10)], |_| {}).await;
+    house.settle().await;
+    let connected_at = house.store.connection(&house.org, &id).await.unwrap().unwrap().created_at;
+    let mut old = crate::fake::order_of("old", "a", 3, 0, connected_at.plus_millis(-60_000));
+    // It changes now, for whatever reason.
+    old.updated_at = Some(connected_at.plus_millis(5_000));
+    let new = crate::fake::order_of("new", "a", 2, 0, connected_at.plus_millis(5_000));
+    shop.state().orders.extend([old, new]);
+    let heard = house.engine.hear_orders(&house.org, &id, crate::house::PATIENCE).await;
+    assert_eq!(heard, Ok(true));
+    assert_eq!(house.on_hand("A").await, 8);
     house.close().await;
 }

@@ -39,6 +39,7 @@ pub(super) fn complete(mut document: OpenApi) -> String {
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
+            name(operation);
             if path.starts_with("/sales-channel/") {
                 authenticated(operation, &method);
             } else if path.starts_with("/upstream/") {
@@ -58,7 +59,18 @@ pub(super) fn complete(mut document: OpenApi) -> String {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let key = ApiKey::Header(ApiKeyValue::new("x-api-key"));
     components.add_security_scheme("apiKey", SecurityScheme::ApiKey(key));
-    serde_json::to_string(&document).expect("the description is always JSON")
+    let mut document = serde_json::to_value(&document).expect("the description is always JSON");
+    // The vendor's settings stand beside the common ones; which are legal depends on the kind.
+    document["components"]["schemas"]["EnableBody"]["additionalProperties"] = true.into();
+    document.to_string()
+}
+
+/// Names an operation after its tag and its handler, so that no two are called the same.
+fn name(operation: &mut Operation) {
+    let tag = operation.tags.iter().flatten().next().map_or("", String::as_str);
+    if let Some(handler) = &operation.operation_id {
+        operation.operation_id = Some(format!("{}_{handler}", tag.replace(' ', "_")));
+    }
 }
 
 fn authenticated(operation: &mut Operation, method: &HttpMethod) {

@@ -55,7 +55,15 @@ async fn accompany(State(app): State<AppState>, request: Request, next: Next) ->
     let began = tokio::time::Instant::now();
     let method = method_word(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    // What carries a key is done to its end and recorded, also when its client gives up.
+    let response = if request.headers().contains_key("idempotency-key") {
+        match tokio::spawn(next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::internal().into_response(),
+        }
+    } else {
+        next.run(request).await
+    };
     let status = response.status();
     if app.metrics.is_some() {
         let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());

@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 use trueup_core::{ListingKey, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp, publish::Stock};
 use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
-use trueup_sync::{drift_of, listing_status};
+use trueup_sync::{drift_of, expected_of, listing_status};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -55,7 +55,7 @@ struct ChannelCell {
     /// What the channel shows, as far as known.
     quantity: Option<i64>,
     /// What it should show.
-    expected: Option<u64>,
+    expected: Option<i64>,
     /// When it was last told or read.
     last_sync: Option<Time>,
     /// `ok`, `stale`, `pending`, `conflict`, `error`, `paused` or `unmapped`.
@@ -93,7 +93,7 @@ impl ChannelCell {
     fn of(view: &ListingView, connection: &Connection) -> Self {
         Self {
             quantity: shown(view),
-            expected: terms(view).map(|terms| terms.published),
+            expected: expected_of(view),
             last_sync: last_sync(view).map(Time),
             status: listing_status(view, connection),
             listing: Some(view.mapping.fields.clone()),
@@ -143,10 +143,6 @@ fn last_sync(view: &ListingView) -> Option<Timestamp> {
 }
 
 /// Computes what a channel should show, with every term on the way.
-fn terms(view: &ListingView) -> Option<Terms> {
-    view.sku.as_ref().map(|answer| publish(&view.state.rules, answer))
-}
-
 fn publish(rules: &Rules, answer: &SkuAnswer) -> Terms {
     let parts: Vec<Option<&SkuState>> = answer.parts.iter().map(Option::as_ref).collect();
     if answer.state.is_bundle() {

@@ -914,6 +914,19 @@ async fn a_bulk_update_tells_each_item_or_is_all_or_nothing() {
     api.stop().await;
 }
 
+#[test]
+fn no_two_operations_are_called_the_same() {
+    let document: Value = serde_json::from_str(&trueup::api::openapi()).unwrap();
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let mut names: Vec<&str> =
+        operations.map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
+
 #[tokio::test]
 async fn a_fan_out_without_channels_can_be_looked_at() {
     let api = Api::start().await;
