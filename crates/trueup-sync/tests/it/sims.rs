@@ -130,20 +130,32 @@ async fn all_three_vendors_show_what_they_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_is_down_comes_back_by_itself() {
+async fn two_vendors_that_are_down_hold_up_nobody_and_come_back_by_themselves() {
     let house = House::open_with(trueup_channels::kind).await;
     house.count("SKU-001", 9, true).await;
-    let stalls = open(&house, &["shopify", "ebay"], 1).await;
+    let stalls = open(&house, &["shopify", "amazon", "ebay"], 1).await;
     house.settle().await;
-    let (first, second) = (&stalls[0], &stalls[1]);
-    first.shop.set_faults(Faults { down: Some(Down::Unavailable), ..Faults::default() });
-    house.count("SKU-001", 4, true).await;
-    until("eBay shows it", || second.shop.quantity("SKU-001") == Some(4)).await;
-    let run = house.push(&first.id, PushScope::All).await;
-    assert_eq!(run.status, RunStatus::Failed, "{run:?}");
-    first.shop.set_faults(Faults::default());
-    house.settle().await;
-    assert_eq!(first.shop.quantity("SKU-001"), Some(4));
+    let (down, up) = stalls.split_at(2);
+    for (stall, how) in down.iter().zip([Down::Unavailable, Down::Refused]) {
+        stall.shop.set_faults(Faults { down: Some(how), ..Faults::default() });
+    }
+    for units in [7, 4] {
+        house.count("SKU-001", units, true).await;
+        let shown = || up[0].shop.quantity("SKU-001") == Some(units.try_into().unwrap());
+        until("eBay shows it", shown).await;
+    }
+    for stall in down {
+        let run = house.push(&stall.id, PushScope::All).await;
+        assert_eq!(run.status, RunStatus::Failed, "{run:?}");
+        assert_eq!(stall.shop.quantity("SKU-001"), Some(9));
+    }
+    for stall in down {
+        stall.shop.set_faults(Faults::default());
+    }
+    assert!(house.engine.quiesce(Duration::from_secs(60)).await, "it did not come to rest");
+    for stall in &stalls {
+        assert_eq!(stall.shop.quantity("SKU-001"), Some(4), "{}", stall.id);
+    }
     house.close().await;
 }
 

@@ -1,5 +1,5 @@
-// The page at "/": lists SKUs and what every channel shows, and keeps the page fresh by the
-// event stream. It knows nothing that the public API does not say.
+// The page at "/": lists SKUs and what every channel shows, and asks anew every two seconds. It
+// knows nothing that the public API does not say.
 "use strict";
 
 const REFRESH_MS = 2000;
