@@ -382,6 +382,12 @@ impl Worker {
         if self.link.stop.is_cancelled() {
             return Ok(());
         }
+        if error.kind == ChannelErrorKind::Throttled {
+            // Being asked to slow down is no outage: the channel answers.
+            let millis = error.retry_after_ms.unwrap_or(OUTAGE_MS_FIRST).min(OUTAGE_MS_MAX);
+            self.outage.until = Some(Instant::now() + Duration::from_millis(millis));
+            return Ok(());
+        }
         self.outage.failures = self.outage.failures.saturating_add(1);
         let (first, max) = match error.kind {
             ChannelErrorKind::Auth

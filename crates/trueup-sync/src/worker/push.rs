@@ -126,7 +126,18 @@ impl Worker {
             }
             return Ok(reports);
         }
-        self.know_before(&mut outgoing).await?;
+        if let Err(error) = self.know_before(&mut outgoing).await {
+            // What cannot be compared is not sent: it would overwrite a sale nobody heard of.
+            let (blind, known) =
+                outgoing.into_iter().partition(|out| out.sending.expected_before.is_none());
+            outgoing = known;
+            self.fell_out(&error).await?;
+            let blind: Vec<Outgoing> = blind;
+            for Outgoing { want, view, .. } in blind {
+                self.try_later(want.sku.clone(), want.key.clone(), view.attempts + 1);
+                reports.push(Report { want, end: End::Again(error.clone()) });
+            }
+        }
         reports.extend(self.send(outgoing, run, way).await?);
         Ok(reports)
     }
@@ -189,7 +200,7 @@ impl Worker {
 
     /// A channel that compares is told what it shows now; where that was never known, it is
     /// read, and not noted: what it means is for a pull to say.
-    async fn know_before(&mut self, outgoing: &mut [Outgoing]) -> Result<(), EngineError> {
+    async fn know_before(&mut self, outgoing: &mut [Outgoing]) -> Result<(), ChannelError> {
         if !self.link.channel.capabilities().compare_and_set {
             return Ok(());
         }
@@ -201,10 +212,7 @@ impl Worker {
             let listings: Vec<Listing> =
                 chunk.iter().map(|&at| listing(&outgoing[at].view)).collect();
             let link = self.link.clone();
-            // Without an answer the push goes without a comparison or fails by itself.
-            let Ok(readings) = link.channel.read(&link.transport, &listings).await else {
-                return Ok(());
-            };
+            let readings = link.channel.read(&link.transport, &listings).await?;
             for (&at, reading) in chunk.iter().zip(readings) {
                 if let Reading::Quantity(quantity) = reading {
                     outgoing[at].sending.expected_before = Some(quantity);

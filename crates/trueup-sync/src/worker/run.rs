@@ -26,6 +26,8 @@ pub(crate) const PULL: &str = "inventory_pull";
 pub const RUN_ITEMS_MAX: usize = 10_000;
 /// How often a run tries one listing.
 const ITEM_TRIES_MAX: u32 = 4;
+/// How often it tries one that the vendor asks to send later: about a minute.
+const THROTTLED_TRIES_MAX: u32 = 30;
 /// How often in a row a run's requests may fail before it gives up.
 const RUN_FAILURES_MAX: u32 = 3;
 /// The first and the longest pause between two tries, in milliseconds.
@@ -299,7 +301,11 @@ impl Worker {
     fn take_reports(&mut self, reports: Vec<Report>, tries: &BTreeMap<ListingKey, u32>) {
         let waits_for_orders = !self.raising.is_empty();
         let Some(run) = &mut self.run else { return };
-        let wide = |end: &End| matches!(end, End::Again(e) if is_connection_wide(e.kind));
+        let throttled =
+            |end: &End| matches!(end, End::Again(e) if e.kind == ChannelErrorKind::Throttled);
+        let wide = |end: &End| {
+            matches!(end, End::Again(e) if is_connection_wide(e.kind)) && !throttled(end)
+        };
         let tried: Vec<&Report> =
             reports.iter().filter(|r| !matches!(r.end, End::Skipped(_) | End::Gone)).collect();
         let failed = !tried.is_empty() && tried.iter().all(|r| wide(&r.end));
@@ -322,8 +328,9 @@ impl Worker {
         let gives_up = run.failures >= RUN_FAILURES_MAX || (failed && refused);
         for Report { want, end } in reports {
             let tried = tries.get(&want.key).copied().unwrap_or(0) + 1;
+            let tries_max = if throttled(&end) { THROTTLED_TRIES_MAX } else { ITEM_TRIES_MAX };
             match end {
-                End::Again(_) if tried < ITEM_TRIES_MAX && !gives_up => {
+                End::Again(_) if tried < tries_max && !gives_up => {
                     run.again.push((want, tried));
                 }
                 // The orders were asked for; one more try when they have been heard.

@@ -181,3 +181,19 @@ async fn orders_are_heard_and_booked_once() {
     }
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn being_asked_to_slow_down_is_neither_a_failure_nor_an_outage() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("SKU-001", 9, true).await;
+    let stalls = open(&house, &["shopify"], 1).await;
+    house.settle().await;
+    let stall = &stalls[0];
+    stall.shop.set_faults(Faults { throttled: Chance::next(6), ..Faults::default() });
+    house.count("SKU-001", 5, false).await;
+    let run = house.push(&stall.id, PushScope::All).await;
+    assert_eq!(run.status, RunStatus::Completed, "{run:?}");
+    assert_eq!(stall.shop.quantity("SKU-001"), Some(5));
+    assert_eq!(house.history("channel").await.len(), 0, "no outage is told");
+    house.close().await;
+}
