@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -90,6 +91,8 @@ pub(crate) struct Link {
     pub(crate) bell: Notify,
     pub(crate) heard: Mutex<Heard>,
     pub(crate) orders_bell: Notify,
+    /// How often in a row the vendor refused our credentials.
+    pub(crate) refusals: AtomicU32,
     /// When the connection came about.
     pub(crate) connected_at: Timestamp,
     pub(crate) stop: CancellationToken,
@@ -121,6 +124,7 @@ impl Link {
             bell: Notify::new(),
             heard: Mutex::new(Heard::default()),
             orders_bell: Notify::new(),
+            refusals: AtomicU32::new(0),
             connected_at: row.created_at,
             stop,
             tasks: Mutex::new(Vec::new()),

@@ -20,6 +20,7 @@ use crate::backoff;
 use crate::engine::EngineError;
 use crate::link::{Link, Reading};
 use crate::shared::Shared;
+use crate::worker::refuses_us;
 
 /// The most pages of one poll; the next poll follows at once and goes on from there.
 const ORDER_PAGES_MAX: usize = 200;
@@ -332,7 +333,15 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
                 if let EngineError::Channel(error) = &error {
                     link.heard.lock().failed = Some((shared.now(), error.clone()));
                 }
-                if !link.stop.is_cancelled() && failures > 1 && !told {
+                let refused = match &error {
+                    EngineError::Channel(error) if refuses_us(error.kind) => Some(error),
+                    _ => None,
+                };
+                if let Some(error) = refused {
+                    if let Err(error) = shared.refused(&link, error).await {
+                        tracing::warn!(%error, "a refusal could not be noted");
+                    }
+                } else if !link.stop.is_cancelled() && failures > 1 && !told {
                     told = true;
                     tell_deaf(&shared, &link, &error).await;
                 }

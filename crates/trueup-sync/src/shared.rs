@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{ChannelError, ChannelErrorKind, Kind, Secret, SettingError, Settings};
 use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
 use trueup_store::{
-    Connection, HistoryEntry, ListingQuery, ListingView, Outcome, Store, StoreError, Submission,
+    Connection, ConnectionState, HistoryEntry, ListingQuery, ListingView, Outcome, Store,
+    StoreError, Submission,
 };
 
 use crate::address::{self, AddressError, Reach};
 use crate::caller::{self, Keeper, Transport, TransportParts};
 use crate::engine::{EngineError, EngineOptions};
 use crate::link::Link;
+use crate::plan;
 use crate::seal::Sealer;
 
 /// How kinds of channels are found by name.
@@ -27,6 +31,8 @@ pub type KindFinder = fn(&str) -> Option<&'static dyn Kind>;
 pub(crate) const VIEWS_MAX: usize = 500;
 /// The most SKUs of which listings are asked for at once.
 pub(crate) const SKUS_MAX: usize = 500;
+/// How often in a row a vendor may refuse our credentials before the connection is paused.
+pub const REFUSALS_MAX: u32 = 3;
 /// Who the ledger says did it.
 const ACTOR: &str = "sync";
 
@@ -212,6 +218,53 @@ impl Shared {
             tracing::warn!(%org, event, %error, "an event could not be kept");
         }
         self.deliveries_bell.notify_one();
+    }
+
+    /// Notes that a vendor refused our credentials or account. After so many times in a row the
+    /// connection is paused, with its reason and one event: to knock on for ever would only get
+    /// the account locked. Work is kept; connecting again or resuming goes on with it.
+    pub(crate) async fn refused(
+        &self,
+        link: &Link,
+        error: &ChannelError,
+    ) -> Result<(), StoreError> {
+        if link.refusals.fetch_add(1, Ordering::AcqRel) + 1 < REFUSALS_MAX {
+            return Ok(());
+        }
+        link.refusals.store(0, Ordering::Release);
+        let now = self.now();
+        let words = format!("paused, because the channel refuses us: {}", error.detail);
+        let reason = words.clone();
+        let mut was_active = false;
+        let edit = |row: &mut Connection| {
+            was_active = row.state == ConnectionState::Active;
+            row.state = ConnectionState::Paused;
+            row.updated_at = now;
+            row.last_error = Some((now, reason));
+        };
+        self.edit_connection(&link.org, &link.id, edit).await?;
+        if !was_active {
+            return Ok(());
+        }
+        let code = plan::error_code(error.kind);
+        tracing::warn!(org = %link.org, channel = %link.id, code, "the channel was paused");
+        let body = json!({
+            "channelId": link.id.as_str(), "code": code, "detail": words, "paused": true,
+        });
+        self.tell(&link.org, "channel.error", body.clone()).await;
+        let entry = HistoryEntry {
+            id: 0,
+            at: now,
+            operation: "channel".to_owned(),
+            channel: Some(link.id.clone()),
+            sku: None,
+            status: "error".to_owned(),
+            run: None,
+            detail: body,
+        };
+        self.note(&link.org, vec![entry]).await;
+        link.ring_sweep();
+        Ok(())
     }
 
     pub(crate) fn link(&self, org: &Org, id: &ChannelId) -> Option<Arc<Link>> {

@@ -11,6 +11,7 @@ pub(crate) mod run;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -32,7 +33,7 @@ pub const VERIFY_TRIES_MAX: u32 = 3;
 /// The first and the longest pause after the connection failed, in milliseconds.
 const OUTAGE_MS_FIRST: u64 = 500;
 const OUTAGE_MS_MAX: u64 = 60_000;
-/// The same when the vendor refuses our credentials or account.
+/// The same when the vendor lacks a permission or a setting of ours.
 const REFUSED_MS_FIRST: u64 = 30_000;
 const REFUSED_MS_MAX: u64 = 600_000;
 /// The first and the longest pause before one listing is tried again, in milliseconds.
@@ -390,11 +391,12 @@ impl Worker {
         }
         self.outage.failures = self.outage.failures.saturating_add(1);
         let (first, max) = match error.kind {
+            ChannelErrorKind::Forbidden | ChannelErrorKind::Config => {
+                (REFUSED_MS_FIRST, REFUSED_MS_MAX)
+            }
             ChannelErrorKind::Auth
-            | ChannelErrorKind::Forbidden
             | ChannelErrorKind::AccountBlocked
-            | ChannelErrorKind::Config => (REFUSED_MS_FIRST, REFUSED_MS_MAX),
-            ChannelErrorKind::Transient
+            | ChannelErrorKind::Transient
             | ChannelErrorKind::Throttled
             | ChannelErrorKind::ListingNotFound
             | ChannelErrorKind::NotPushable
@@ -407,6 +409,9 @@ impl Worker {
         let told = error.retry_after_ms.unwrap_or(0).min(OUTAGE_MS_MAX);
         let millis = backoff::millis(self.outage.failures, first, max).max(told);
         self.outage.until = Some(Instant::now() + Duration::from_millis(millis));
+        if refuses_us(error.kind) {
+            return Ok(self.shared.refused(&self.link, error).await?);
+        }
         if self.outage.told {
             return Ok(());
         }
@@ -429,6 +434,7 @@ impl Worker {
     /// Notes that the vendor answered.
     fn came_through(&mut self) {
         self.synced = Some(self.shared.now());
+        self.link.refusals.store(0, Ordering::Release);
         if self.outage.failures > 0 {
             self.outage = Outage { failures: 0, until: None, told: self.outage.told };
         }
@@ -545,6 +551,11 @@ impl Worker {
 /// Returns whether a connection sends by itself.
 fn publishes(row: &Connection) -> bool {
     row.state == ConnectionState::Active && row.sync_inventory && !row.dry_run
+}
+
+/// Returns whether an error says that our credentials or our account are not let in.
+pub(crate) fn refuses_us(kind: ChannelErrorKind) -> bool {
+    matches!(kind, ChannelErrorKind::Auth | ChannelErrorKind::AccountBlocked)
 }
 
 /// Returns whether an error is about the connection and not about one listing.

@@ -197,3 +197,30 @@ async fn being_asked_to_slow_down_is_neither_a_failure_nor_an_outage() {
     assert_eq!(house.history("channel").await.len(), 0, "no outage is told");
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_pauses_the_connection_once_and_nothing_is_lost() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("SKU-001", 9, true).await;
+    let stalls = open(&house, &["shopify"], 1).await;
+    house.settle().await;
+    let stall = &stalls[0];
+    stall.shop.set_faults(Faults { unauthorized: Chance::per_mille(1_000), ..Faults::default() });
+    house.count("SKU-001", 5, true).await;
+    let status = async || house.engine.status(&house.org, &stall.id).await.unwrap();
+    let end = tokio::time::Instant::now() + crate::house::PATIENCE;
+    while status().await.status != "paused" {
+        assert!(tokio::time::Instant::now() < end, "it was not paused");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(status().await.last_error.unwrap().contains("refuses us"));
+    assert_eq!(house.history("channel").await.len(), 1);
+    stall.shop.set_faults(Faults::default());
+    let enable = enable_of(&stall.shop.channel_config(&stall._server.url));
+    house.engine.enable(&house.org, &stall.id, enable).await.unwrap();
+    house.settle().await;
+    assert_eq!(stall.shop.quantity("SKU-001"), Some(5));
+    assert_eq!(status().await.status, "ok");
+    assert_eq!(house.history("channel").await.len(), 1, "told once");
+    house.close().await;
+}
