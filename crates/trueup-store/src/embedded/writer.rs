@@ -33,7 +33,7 @@ const BATCH_MAX: usize = 4_096;
 /// The most reservations that one commit retires.
 const EXPIRE_MAX: usize = 10_000;
 /// How many facts may be in the journal only before commits take rows of them along.
-const BEHIND_MAX: usize = 32_768;
+const BEHIND_MAX: usize = 98_304;
 /// How many rows a commit takes along then: for each of its own facts, and at least. More than
 /// a fact becomes, so that what is behind shrinks whatever comes in.
 const ROWS_PER_FACT: usize = 4;
