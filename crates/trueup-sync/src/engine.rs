@@ -956,16 +956,7 @@ impl Engine {
                 }),
             ),
         };
-        let entry = HistoryEntry {
-            id: 0,
-            at: self.shared.now(),
-            operation: "webhook_subscription".to_owned(),
-            channel: Some(link.id.clone()),
-            sku: None,
-            status: status.to_owned(),
-            run: None,
-            detail,
-        };
+        let entry = self.shared.entry(&link.id, "webhook_subscription", status, detail);
         self.shared.note(&link.org, vec![entry]).await;
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use serde_json::json;
 use trueup_channels::{Notice, VerifiedWebhook, WebhookRequest};
-use trueup_core::{ChannelId, Org};
+use trueup_core::Org;
 use trueup_store::{HistoryEntry, InboxItem, InboxSettled};
 
 use crate::backoff;
@@ -139,7 +139,7 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
             });
             HistoryEntry {
                 sku,
-                ..entry(shared, &item.channel, "mapping_missing", "warning", detail)
+                ..shared.entry(&item.channel, "mapping_missing", "warning", detail)
             }
         });
         let mut entries: Vec<HistoryEntry> = missing.collect();
@@ -147,7 +147,7 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
             let detail = json!({
                 "deliveryId": item.delivery_id, "topic": item.topic, "notices": words,
             });
-            entries.push(entry(shared, &item.channel, "webhook", "ok", detail));
+            entries.push(shared.entry(&item.channel, "webhook", "ok", detail));
         }
         shared.note(org, entries).await;
     }
@@ -174,27 +174,8 @@ async fn dead(shared: &Shared, org: &Org, item: &InboxItem, why: &str) -> Result
     let detail = json!({
         "deliveryId": item.delivery_id, "topic": item.topic, "detail": why, "dead": true,
     });
-    shared.note(org, vec![entry(shared, &item.channel, "webhook", "error", detail)]).await;
+    shared.note(org, vec![shared.entry(&item.channel, "webhook", "error", detail)]).await;
     let settled = InboxSettled::Dead { why: why.to_owned() };
     shared.store.inbox_settle(org, item.id, settled).await?;
     Ok(())
-}
-
-fn entry(
-    shared: &Shared,
-    channel: &ChannelId,
-    operation: &str,
-    status: &str,
-    detail: serde_json::Value,
-) -> HistoryEntry {
-    HistoryEntry {
-        id: 0,
-        at: shared.now(),
-        operation: operation.to_owned(),
-        channel: Some(channel.clone()),
-        sku: None,
-        status: status.to_owned(),
-        run: None,
-        detail,
-    }
 }

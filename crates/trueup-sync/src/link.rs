@@ -66,12 +66,12 @@ pub(crate) struct Heard {
     /// When and why they could last not be read; `None` after a success.
     pub(crate) failed: Option<(Timestamp, ChannelError)>,
     /// A poll that has more pages to read than one turn takes.
-    pub(crate) reading: Option<Reading>,
+    pub(crate) poll: Option<LongPoll>,
 }
 
 /// How far a long poll of orders has come.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct LongPoll {
     /// The instant from which on changed orders are read.
     pub(crate) since: Timestamp,
     /// The next page.

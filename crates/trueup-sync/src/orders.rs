@@ -18,7 +18,7 @@ use trueup_store::{Connection, ConnectionState, InboxItem, ListingQuery, Listing
 
 use crate::backoff;
 use crate::engine::EngineError;
-use crate::link::{Link, Reading};
+use crate::link::{Link, LongPoll};
 use crate::shared::Shared;
 use crate::worker::refuses_us;
 
@@ -311,7 +311,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
     while !link.stop.is_cancelled() {
         let wanted = {
             let heard = link.heard.lock();
-            heard.wanted.is_some() || heard.reading.is_some()
+            heard.wanted.is_some() || heard.poll.is_some()
         };
         let due = if wanted && failures == 0 { Instant::now() } else { next };
         if due > Instant::now() {
@@ -380,9 +380,9 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-overlap);
     // What was sold before the connection came about is in the first count already.
     let since = since.max(row.created_at);
-    let fresh = || Reading { since, cursor: None, began: shared.now() };
-    let reading = link.heard.lock().reading.take();
-    let Reading { since, mut cursor, began } = reading.unwrap_or_else(fresh);
+    let fresh = || LongPoll { since, cursor: None, began: shared.now() };
+    let under_way = link.heard.lock().poll.take();
+    let LongPoll { since, mut cursor, began } = under_way.unwrap_or_else(fresh);
     for page in 1..=ORDER_PAGES_MAX {
         let orders = link.channel.orders(&link.transport, since, cursor.as_deref()).await;
         let orders = match orders {
@@ -390,7 +390,7 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
             Err(error) => {
                 // A passing trouble costs one page; a cursor that is refused, all of them.
                 if passing(error.kind) {
-                    link.heard.lock().reading = Some(Reading { since, cursor, began });
+                    link.heard.lock().poll = Some(LongPoll { since, cursor, began });
                 }
                 return Err(EngineError::Channel(error));
             }
@@ -410,7 +410,7 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
             break;
         }
         if page == ORDER_PAGES_MAX {
-            link.heard.lock().reading = Some(Reading { since, cursor, began });
+            link.heard.lock().poll = Some(LongPoll { since, cursor, began });
             return Ok(());
         }
     }

@@ -202,6 +202,26 @@ impl Shared {
         }
     }
 
+    /// Makes a history entry about a channel.
+    pub(crate) fn entry(
+        &self,
+        channel: &ChannelId,
+        operation: &str,
+        status: &str,
+        detail: serde_json::Value,
+    ) -> HistoryEntry {
+        HistoryEntry {
+            id: 0,
+            at: self.now(),
+            operation: operation.to_owned(),
+            channel: Some(channel.clone()),
+            sku: None,
+            status: status.to_owned(),
+            run: None,
+            detail,
+        }
+    }
+
     /// Adds one entry to the history; a failure to do so is logged and no more.
     pub(crate) async fn note(&self, org: &Org, entries: Vec<HistoryEntry>) {
         if entries.is_empty() {
@@ -252,16 +272,7 @@ impl Shared {
             "channelId": link.id.as_str(), "code": code, "detail": words, "paused": true,
         });
         self.tell(&link.org, "channel.error", body.clone()).await;
-        let entry = HistoryEntry {
-            id: 0,
-            at: now,
-            operation: "channel".to_owned(),
-            channel: Some(link.id.clone()),
-            sku: None,
-            status: "error".to_owned(),
-            run: None,
-            detail: body,
-        };
+        let entry = self.entry(&link.id, "channel", "error", body);
         self.note(&link.org, vec![entry]).await;
         link.ring_sweep();
         Ok(())

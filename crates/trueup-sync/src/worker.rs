@@ -528,16 +528,8 @@ impl Worker {
         sku: Option<&Sku>,
         detail: serde_json::Value,
     ) -> HistoryEntry {
-        HistoryEntry {
-            id: 0,
-            at: self.shared.now(),
-            operation: operation.to_owned(),
-            channel: Some(self.link.id.clone()),
-            sku: sku.cloned(),
-            status: status.to_owned(),
-            run: None,
-            detail,
-        }
+        let entry = self.shared.entry(&self.link.id, operation, status, detail);
+        HistoryEntry { sku: sku.cloned(), ..entry }
     }
 
     /// Tries one listing again after a while, longer each time.

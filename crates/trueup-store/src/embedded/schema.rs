@@ -109,7 +109,8 @@ CREATE TABLE reservation_sku (
 /// Sets what every connection needs.
 pub(super) fn configure(conn: &Connection) -> rusqlite::Result<()> {
     // A plan made once is kept: otherwise SQLite prepares a statement anew for each new value of
-    // a parameter that statistics could bear on (`sqlite3_expired`), a quarter of all reading.
+    // a parameter that statistics could bear on, which was a quarter of the time of all reads.
+    // <https://www.sqlite.org/c3ref/c_dbconfig_defensive.html#sqlitedbconfigenableqpsg>
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;

@@ -128,11 +128,10 @@ impl Worker {
         }
         if let Err(error) = self.know_before(&mut outgoing).await {
             // What cannot be compared is not sent: it would overwrite a sale nobody heard of.
-            let (blind, known) =
+            let (blind, known): (Vec<Outgoing>, Vec<Outgoing>) =
                 outgoing.into_iter().partition(|out| out.sending.expected_before.is_none());
             outgoing = known;
             self.fell_out(&error).await?;
-            let blind: Vec<Outgoing> = blind;
             for Outgoing { want, view, .. } in blind {
                 self.try_later(want.sku.clone(), want.key.clone(), view.attempts + 1);
                 reports.push(Report { want, end: End::Again(error.clone()) });
