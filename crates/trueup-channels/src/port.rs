@@ -192,13 +192,20 @@ pub struct OrderLine {
 
 /// How the quantity of an order line stands, counted from its beginning.
 ///
-/// Totals, not changes: `sold` only grows, `restocked` only grows; the ledger books the growth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Totals, not changes: `sold`, `restocked` and `cancelled` only grow; the ledger books the
+/// growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineState {
     /// Units sold on this line so far (edited up or down: the largest seen counts as sold).
     pub sold: u64,
     /// Units that came back so far by cancel, edit or refund with restock.
     pub restocked: u64,
+    /// Units that are ordered and not paid for yet, cancelled ones included: the channel has
+    /// taken them off its own number, and may put them back. 0 once they are paid for.
+    pub held: u64,
+    /// Units cancelled so far, where the vendor tells of cancels without telling whether they
+    /// had been sold before; `u64::MAX` for the line as a whole.
+    pub cancelled: u64,
     /// Whether the channel ships them itself (Amazon FBA): no movement of ours.
     pub channel_fulfilled: bool,
     /// Whether the totals of a partial notice are incomplete: `refunds/create` names only the
@@ -208,6 +215,14 @@ pub struct LineState {
     /// A part is contained in the totals of the order's other notices, so that the units back
     /// on a line are the larger of the totals and the sum of the parts, never both together.
     pub part: Option<PartId>,
+}
+
+impl LineState {
+    /// Returns whether the line says nothing that could be booked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        (self.sold, self.restocked, self.held, self.cancelled) == (0, 0, 0, 0)
+    }
 }
 
 /// Numbers the parts of an order that are told one by one, such as refunds (vendor's id).

@@ -415,7 +415,7 @@ impl Book {
             }
             Event::LineBooked { channel, order, line, booked, .. } => {
                 let key = (channel.clone(), order.clone(), line.clone());
-                self.lines.insert(key, *booked);
+                self.lines.insert(key, booked.clone());
             }
             Event::LowStock { .. }
             | Event::Oversold { .. }

@@ -95,6 +95,23 @@ pub struct ChannelLine {
     pub sold: u64,
     /// Units come back so far.
     pub restocked: u64,
+    /// Units that are ordered and not paid for yet, cancelled ones included.
+    pub held: u64,
+    /// Units cancelled so far, whether they had been sold or were only held; `u64::MAX` for the
+    /// line as a whole.
+    pub cancelled: u64,
+}
+
+/// What becomes of units that come back to a channel by cancel or refund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RestockPolicy {
+    /// They are for sale again.
+    #[default]
+    Restock,
+    /// They are on hand and held at [`Location::quarantine`] until somebody moves them.
+    Quarantine,
+    /// They are not on hand: somebody counts them in where they turn up, if they do.
+    Nothing,
 }
 
 /// Books what a channel sold or took back.
@@ -108,6 +125,8 @@ pub struct ChannelOrder {
     pub occurred_at: Option<Timestamp>,
     /// Where the stock stands that the channel sells.
     pub location: Location,
+    /// What becomes of what comes back.
+    pub restock: RestockPolicy,
     /// The lines.
     pub lines: Vec<ChannelLine>,
 }

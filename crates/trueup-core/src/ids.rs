@@ -135,6 +135,8 @@ name!(
 
 /// The location that stock stands at when nothing else is said.
 pub const MAIN_LOCATION: &str = "main";
+/// The location of units that came back and are not for sale until somebody has looked at them.
+pub const QUARANTINE_LOCATION: &str = "quarantine";
 /// What the location of a channel-fulfilled listing starts with; the channel's id follows.
 pub const CHANNEL_LOCATION_PREFIX: &str = "channel:";
 
@@ -143,6 +145,18 @@ impl Location {
     #[must_use]
     pub fn main() -> Self {
         Self(Arc::from(MAIN_LOCATION))
+    }
+
+    /// Returns the location of units that came back and wait to be looked at, `quarantine`.
+    #[must_use]
+    pub fn quarantine() -> Self {
+        Self(Arc::from(QUARANTINE_LOCATION))
+    }
+
+    /// Returns whether what stands here waits to be looked at: it is on hand and held.
+    #[must_use]
+    pub fn is_quarantine(&self) -> bool {
+        &*self.0 == QUARANTINE_LOCATION
     }
 
     /// Returns the location that holds what a channel itself stores and ships (Amazon FBA).

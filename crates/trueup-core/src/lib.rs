@@ -24,7 +24,7 @@ pub use decide::decide;
 pub use event::{ConflictFacts, Event, Movement, MovementKind, Source};
 pub use ids::{
     CHANNEL_LOCATION_PREFIX, ChannelId, ListingKey, Location, NameError, OrderId, Org,
-    ReservationId, SKU_BYTES_MAX, Sku,
+    QUARANTINE_LOCATION, ReservationId, SKU_BYTES_MAX, Sku,
 };
 pub use publish::{Rules, Terms};
 pub use quantity::{Delta, OutOfRange, QUANTITY_MAX, Quantity};

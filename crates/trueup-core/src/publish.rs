@@ -27,17 +27,12 @@ impl Default for Rules {
             locations: None,
             buffer: Quantity::ZERO,
             percent: 100,
-            units_per_listing: ONE,
+            units_per_listing: Quantity::ONE,
             max_quantity: None,
             zero_below: Quantity::ZERO,
         }
     }
 }
-
-const ONE: Quantity = match Quantity::new(1) {
-    Some(one) => one,
-    None => Quantity::ZERO,
-};
 
 /// Every term of a published number, for those who ask why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +72,7 @@ impl Rules {
     pub fn feeds(&self, location: &Location) -> bool {
         match &self.locations {
             Some(locations) => locations.contains(location),
-            None => !location.is_channel_fulfilled(),
+            None => !location.is_channel_fulfilled() && !location.is_quarantine(),
         }
     }
 

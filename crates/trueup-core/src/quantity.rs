@@ -24,6 +24,8 @@ pub struct OutOfRange;
 impl Quantity {
     /// No units.
     pub const ZERO: Self = Self(0);
+    /// One unit.
+    pub const ONE: Self = Self(1);
     /// The most units there can be.
     pub const MAX: Self = Self(QUANTITY_MAX);
 

@@ -318,10 +318,18 @@ pub struct ListingState {
 }
 
 /// What has been booked of one line of a channel's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+///
+/// Counts are in units of the listing. Each unit ordered is held, sold or voided.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LineBooked {
-    /// Units of the listing counted as sold.
+    /// Units counted as sold.
     pub sold: u64,
-    /// Units of the listing counted as come back.
+    /// Units counted as come back.
     pub restocked: u64,
+    /// Units known to be cancelled before they were sold: a late notice does not sell them.
+    pub voided: u64,
+    /// Units held until they are paid for or cancelled.
+    pub held: u64,
+    /// What is held for them.
+    pub holds: SmallVec<[Hold; 1]>,
 }

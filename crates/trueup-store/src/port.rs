@@ -13,8 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use trueup_core::{
     Answer, ChannelId, Command, ListingKey, ListingState, Location, Movement, MovementKind,
-    OrderId, Org, Quantity, Rejection, Reservation, ReservationId, ReservationStatus, Sku,
-    SkuAnswer, Source, Strategy, Timestamp,
+    OrderId, Org, Quantity, Rejection, Reservation, ReservationId, ReservationStatus,
+    RestockPolicy, Sku, SkuAnswer, Source, Strategy, Timestamp,
 };
 
 /// Why the store could not do as asked. Nothing was acknowledged.
@@ -234,6 +234,53 @@ pub struct Connection {
     pub last_error: Option<(Timestamp, String)>,
     /// Up to where its orders have been read.
     pub orders_seen_to: Option<Timestamp>,
+    /// What becomes of units that come back by cancel or refund.
+    pub restock: RestockPolicy,
+}
+
+/// A line of a channel's order: the vendor's ids of the order and of the line.
+pub type OrderLineId = (String, String);
+
+/// A line of a channel's order that is ordered and not paid for, so that its stock is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLine {
+    /// The vendor's id of the order.
+    pub order_id: String,
+    /// The vendor's id of the line.
+    pub line_id: String,
+    /// The SKU.
+    pub sku: Sku,
+    /// Units of the listing that are held.
+    pub held: u64,
+    /// When that was last booked.
+    pub since: Timestamp,
+}
+
+/// A line of a channel's order that no mapping and no SKU answers to yet, as totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnmappedLine {
+    /// The vendor's id of the order.
+    pub order_id: String,
+    /// The vendor's id of the line.
+    pub line_id: String,
+    /// The SKU as the channel has it, when it says one.
+    pub sku: Option<String>,
+    /// The vendor's identifiers of the listing.
+    pub fields: BTreeMap<String, String>,
+    /// Units sold so far.
+    pub sold: u64,
+    /// Units come back so far.
+    pub restocked: u64,
+    /// Units ordered and not paid for.
+    pub held: u64,
+    /// Units cancelled so far; beyond any quantity for the line as a whole.
+    pub cancelled: u64,
+    /// When the order was placed, by the vendor's clock.
+    pub placed_at: Option<Timestamp>,
+    /// When the order last changed, by the vendor's clock.
+    pub updated_at: Option<Timestamp>,
+    /// When the line was first kept.
+    pub since: Timestamp,
 }
 
 /// A listing that is not pushed until something changes, and why.
@@ -785,6 +832,43 @@ pub trait Store: Send + Sync + 'static {
     /// Notes how an operator resolved a conflict that the ledger has closed.
     async fn note_resolved(&self, org: &Org, id: u64, resolved: Resolved)
     -> Result<(), StoreError>;
+
+    // --- Orders ---------------------------------------------------------------------------
+
+    /// Lists a connection's lines that hold stock, by order and line.
+    async fn held_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<OrderLineId>,
+        limit: usize,
+    ) -> Result<Page<HeldLine>, StoreError>;
+
+    /// Keeps lines that nothing answers to yet; one that is kept already grows by what is new.
+    /// Returns those that were not kept before.
+    async fn put_unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        lines: Vec<UnmappedLine>,
+    ) -> Result<Vec<OrderLineId>, StoreError>;
+
+    /// Lists a connection's lines that nothing answers to yet, by order and line.
+    async fn unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<OrderLineId>,
+        limit: usize,
+    ) -> Result<Page<UnmappedLine>, StoreError>;
+
+    /// Lets go of lines that have been booked.
+    async fn delete_unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        lines: Vec<OrderLineId>,
+    ) -> Result<(), StoreError>;
 
     // --- Inbox ----------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{Connected, Secret, SettingError, Settings};
 use trueup_core::{
-    ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, Sku, Source,
-    Strategy, Timestamp,
+    ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, RestockPolicy,
+    Sku, Source, Strategy, Timestamp,
 };
 use trueup_store::{
     Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, Mapping,
@@ -62,6 +62,8 @@ pub struct Enable {
     pub sync_orders: Option<bool>,
     /// The strategy.
     pub strategy: Option<Strategy>,
+    /// What becomes of units that come back by cancel or refund.
+    pub restock: RestockPolicy,
     /// Publishing rules.
     pub rules: RuleSettings,
     /// Minutes between pulls.
@@ -371,6 +373,7 @@ impl Engine {
         if let Some(link) = link {
             link.finish().await;
         }
+        self.shared.release_held(org, channel).await?;
         if self.shared.store.delete_connection(org, channel).await? {
             Ok(())
         } else {
@@ -470,15 +473,15 @@ impl Engine {
         link: &Link,
         mappings: Vec<Mapping>,
     ) -> Result<(), EngineError> {
-        let keys: Vec<(ListingKey, Sku)> =
-            mappings.iter().map(|mapping| (mapping.key.clone(), mapping.sku.clone())).collect();
-        self.shared.store.put_mappings(&link.org, mappings).await?;
+        self.shared.store.put_mappings(&link.org, mappings.clone()).await?;
+        if row.sync_orders {
+            Box::pin(self.shared.book_unmapped(link, Some(&mappings))).await?;
+        }
         if row.sync_inventory && !row.dry_run {
-            for (key, sku) in keys {
-                link.ring_hint(key, sku);
+            for mapping in mappings {
+                link.ring_hint(mapping.key, mapping.sku);
             }
         }
-        self.shared.inbox_bell.notify_one();
         Ok(())
     }
 
@@ -918,6 +921,7 @@ impl Engine {
             last_sync: None,
             last_error: None,
             orders_seen_to: None,
+            restock: enable.restock,
         };
         tracing::info!(%org, %channel, kind = kind.name(), "enabling a channel");
         Ok(Draft { row, settings })

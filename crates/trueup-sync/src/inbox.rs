@@ -9,12 +9,11 @@ use futures::stream::{self, StreamExt};
 use serde_json::json;
 use trueup_channels::{Notice, VerifiedWebhook, WebhookRequest};
 use trueup_core::Org;
-use trueup_store::{HistoryEntry, InboxItem, InboxSettled};
+use trueup_store::{InboxItem, InboxSettled};
 
 use crate::backoff;
 use crate::engine::{EngineError, Received};
 use crate::link::Link;
-use crate::orders::{OWN_TOPIC, read_own};
 use crate::shared::Shared;
 
 /// The most webhooks taken at once.
@@ -92,18 +91,10 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
     let Some(link) = shared.link(org, &item.channel) else {
         return later(shared, org, &item, "the channel is not connected").await;
     };
-    let notices = if item.topic == OWN_TOPIC {
-        match read_own(&item.body) {
-            Some(order) => vec![Notice::Order(order)],
-            None => return dead(shared, org, &item, "the kept order is damaged").await,
-        }
-    } else {
-        match link.channel.parse_webhook(&item.topic, &item.body) {
-            Ok(notices) => notices,
-            Err(error) => return dead(shared, org, &item, &error.detail).await,
-        }
+    let notices = match link.channel.parse_webhook(&item.topic, &item.body) {
+        Ok(notices) => notices,
+        Err(error) => return dead(shared, org, &item, &error.detail).await,
     };
-    let mut unresolved = Vec::new();
     let mut words = Vec::new();
     let row = shared.store.connection(org, &item.channel).await?;
     let books = row.is_some_and(|row| row.sync_orders);
@@ -117,7 +108,6 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
                     // a crash hears of it, too.
                     link.want_orders(shared.now());
                 }
-                unresolved.extend(booking.unresolved);
             }
             Notice::Order(_) => words.push("orders are not booked here".to_owned()),
             Notice::InventoryHint { fields, .. } => {
@@ -130,29 +120,10 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
         }
     }
     if item.attempts == 0 {
-        let missing = unresolved.iter().map(|line| {
-            let sku = line.sku.as_deref().and_then(|text| trueup_core::Sku::new(text).ok());
-            let detail = json!({
-                "code": "mapping_missing", "deliveryId": item.delivery_id, "lineId": line.line_id,
-                "channelSku": line.sku, "listing": line.fields,
-                "detail": "an order names a listing that no mapping and no SKU answers to",
-            });
-            HistoryEntry {
-                sku,
-                ..shared.entry(&item.channel, "mapping_missing", "warning", detail)
-            }
+        let detail = json!({
+            "deliveryId": item.delivery_id, "topic": item.topic, "notices": words,
         });
-        let mut entries: Vec<HistoryEntry> = missing.collect();
-        if item.topic != OWN_TOPIC {
-            let detail = json!({
-                "deliveryId": item.delivery_id, "topic": item.topic, "notices": words,
-            });
-            entries.push(shared.entry(&item.channel, "webhook", "ok", detail));
-        }
-        shared.note(org, entries).await;
-    }
-    if !unresolved.is_empty() {
-        return later(shared, org, &item, "a line names no mapped listing").await;
+        shared.note(org, vec![shared.entry(&item.channel, "webhook", "ok", detail)]).await;
     }
     shared.store.inbox_settle(org, item.id, InboxSettled::Done).await?;
     Ok(())

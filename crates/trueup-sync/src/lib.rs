@@ -19,6 +19,7 @@ mod plan;
 mod seal;
 mod shared;
 mod throttle;
+mod unmapped;
 mod worker;
 
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};

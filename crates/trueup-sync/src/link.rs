@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{Channel, ChannelError, Kind, Settings};
-use trueup_core::{ChannelId, ListingKey, Org, Quantity, Sku, Timestamp};
+use trueup_core::{ChannelId, ListingKey, Org, Quantity, RestockPolicy, Sku, Timestamp};
 use trueup_store::{Connection, Run};
 
 use crate::caller::Transport;
@@ -95,6 +95,8 @@ pub(crate) struct Link {
     pub(crate) refusals: AtomicU32,
     /// When the connection came about.
     pub(crate) connected_at: Timestamp,
+    /// What becomes of units that come back.
+    pub(crate) restock: RestockPolicy,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     /// What order lines' identifiers were resolved to before; a hint that is checked.
@@ -126,6 +128,7 @@ impl Link {
             orders_bell: Notify::new(),
             refusals: AtomicU32::new(0),
             connected_at: row.created_at,
+            restock: row.restock,
             stop,
             tasks: Mutex::new(Vec::new()),
             known_lines: Mutex::new(BTreeMap::new()),

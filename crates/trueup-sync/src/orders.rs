@@ -1,4 +1,8 @@
 //! Orders of channels: resolved to listings, booked as totals, polled as a backstop.
+//!
+//! Lines that nothing answers to are kept and booked when something does: see [`unmapped`].
+//!
+//! [`unmapped`]: crate::unmapped
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,15 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, TryStreamExt};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
-use trueup_channels::{ChannelErrorKind, LineState, OrderLine, OrderNotice};
+use trueup_channels::{ChannelErrorKind, OrderLine, OrderNotice};
 use trueup_core::{
     ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku, Source,
-    Timestamp,
 };
-use trueup_store::{Connection, ConnectionState, InboxItem, ListingQuery, ListingView};
+use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView};
 
 use crate::backoff;
 use crate::engine::EngineError;
@@ -36,14 +38,12 @@ const TOGETHER_MAX: usize = 64;
 /// How long before the connection an order must have been placed to be in the first count
 /// already: vendors write whole seconds, and their clocks are not ours.
 const PLACED_BEFORE_MS: i64 = 2_000;
-/// The topic of an order that waits in the inbox, in our own words.
-pub(crate) const OWN_TOPIC: &str = "trueup.order";
 
 /// What became of an order.
 #[derive(Debug, Default)]
 pub(crate) struct Booking {
-    /// Lines that no mapping and no SKU answers to.
-    pub(crate) unresolved: Vec<OrderLine>,
+    /// Lines that no mapping and no SKU answers to; they are kept.
+    unresolved: Vec<OrderLine>,
     /// Whether only a poll can tell the totals.
     pub(crate) wants_totals: bool,
 }
@@ -68,8 +68,7 @@ impl Shared {
         for line in &order.lines {
             // A part is contained in the totals of the order, so only the totals are booked.
             booking.wants_totals |= line.state.part.is_some();
-            let nothing = line.state.sold == 0 && line.state.restocked == 0;
-            if line.state.part.is_some() || line.state.channel_fulfilled || nothing {
+            if line.state.part.is_some() || line.state.channel_fulfilled || line.state.is_empty() {
                 continue;
             }
             match self.resolve_line(link, line).await? {
@@ -83,6 +82,7 @@ impl Shared {
                 order: Arc::from(order.order_id.as_str()),
                 occurred_at: order.updated_at,
                 location: Location::main(),
+                restock: link.restock,
                 lines,
             });
             match self.submit(&link.org, command, Source::Channel).await {
@@ -96,7 +96,9 @@ impl Shared {
             metrics::counter!("trueup_channel_orders_total", "kind" => link.kind.name())
                 .increment(1);
         }
-        if booking.unresolved.is_empty() && !booking.wants_totals {
+        if !booking.unresolved.is_empty() {
+            self.keep_unmapped(link, order, &booking.unresolved).await?;
+        } else if !booking.wants_totals {
             let mut booked = link.booked.lock();
             if booked.len() >= REMEMBERED_MAX {
                 booked.clear();
@@ -106,7 +108,8 @@ impl Shared {
         Ok(booking)
     }
 
-    async fn resolve_line(
+    /// Finds what a line sells; `None` where neither a mapping nor a SKU answers to it.
+    pub(crate) async fn resolve_line(
         &self,
         link: &Link,
         line: &OrderLine,
@@ -120,19 +123,20 @@ impl Shared {
             units,
             sold: line.state.sold,
             restocked: line.state.restocked,
+            held: line.state.held,
+            cancelled: line.state.cancelled,
         };
-        let one = Quantity::new(1).unwrap_or(Quantity::ZERO);
         if let Some(view) = found {
             // A mapping may be there before its SKU is.
             if view.sku.is_none() {
                 return Ok(None);
             }
-            let units = view.state.rules.units_per_listing.max(one);
+            let units = view.state.rules.units_per_listing.max(Quantity::ONE);
             return Ok(Some(made(view.mapping.sku, Some(view.mapping.key), units)));
         }
         let Some(sku) = sku else { return Ok(None) };
         let known = self.store.sku(&link.org, &sku).await?.is_some();
-        Ok(known.then(|| made(sku, None, one)))
+        Ok(known.then(|| made(sku, None, Quantity::ONE)))
     }
 
     /// Finds the listing that a notice's identifiers name: by SKU where one is said and the
@@ -201,32 +205,13 @@ impl Shared {
         }
         Ok(found)
     }
-
-    /// Keeps lines of a polled order that nothing answers to yet, so that the poll can go on.
-    async fn keep_for_later(
-        &self,
-        link: &Link,
-        order: &OrderNotice,
-        lines: Vec<OrderLine>,
-    ) -> Result<(), EngineError> {
-        let order = OrderNotice { lines, ..order.clone() };
-        let item = InboxItem {
-            id: 0,
-            channel: link.id.clone(),
-            delivery_id: format!("order:{}:{:016x}", order.order_id, fingerprint(&order)),
-            topic: OWN_TOPIC.to_owned(),
-            body: serde_json::to_vec(&OwnOrder::from(&order)).unwrap_or_default(),
-            received_at: self.now(),
-            attempts: 0,
-        };
-        self.store.inbox_put(&link.org, item).await?;
-        self.inbox_bell.notify_one();
-        Ok(())
-    }
 }
 
 /// Returns whether two sets of identifiers name one thing by different values.
-fn contradicts(ours: &BTreeMap<String, String>, theirs: &BTreeMap<String, String>) -> bool {
+pub(crate) fn contradicts(
+    ours: &BTreeMap<String, String>,
+    theirs: &BTreeMap<String, String>,
+) -> bool {
     let bare = |text: &str| text.rsplit('/').next().unwrap_or(text).to_owned();
     theirs
         .iter()
@@ -239,68 +224,9 @@ fn fingerprint(order: &OrderNotice) -> u64 {
     for line in &order.lines {
         let state = &line.state;
         (&line.line_id, &line.sku, state.sold, state.restocked).hash(&mut hasher);
-        (state.channel_fulfilled, state.part).hash(&mut hasher);
+        (state.held, state.cancelled, state.channel_fulfilled, state.part).hash(&mut hasher);
     }
     hasher.finish()
-}
-
-/// An order of the inbox in our own words.
-#[derive(Debug, Serialize, Deserialize)]
-struct OwnOrder {
-    order: String,
-    #[serde(default)]
-    placed_at: Option<i64>,
-    updated_at: Option<i64>,
-    lines: Vec<OwnLine>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct OwnLine {
-    line: String,
-    sku: Option<String>,
-    fields: BTreeMap<String, String>,
-    sold: u64,
-    restocked: u64,
-}
-
-impl From<&OrderNotice> for OwnOrder {
-    fn from(order: &OrderNotice) -> Self {
-        let line = |line: &OrderLine| OwnLine {
-            line: line.line_id.clone(),
-            sku: line.sku.clone(),
-            fields: line.fields.clone(),
-            sold: line.state.sold,
-            restocked: line.state.restocked,
-        };
-        Self {
-            order: order.order_id.clone(),
-            placed_at: order.placed_at.map(Timestamp::micros),
-            updated_at: order.updated_at.map(Timestamp::micros),
-            lines: order.lines.iter().map(line).collect(),
-        }
-    }
-}
-
-/// Reads an order back that waited in the inbox.
-pub(crate) fn read_own(body: &[u8]) -> Option<OrderNotice> {
-    let own: OwnOrder = serde_json::from_slice(body).ok()?;
-    let line = |line: OwnLine| OrderLine {
-        line_id: line.line,
-        sku: line.sku,
-        fields: line.fields,
-        state: LineState {
-            sold: line.sold,
-            restocked: line.restocked,
-            channel_fulfilled: false,
-            part: None,
-        },
-    };
-    Some(OrderNotice {
-        order_id: own.order,
-        placed_at: own.placed_at.map(Timestamp::from_micros),
-        updated_at: own.updated_at.map(Timestamp::from_micros),
-        lines: own.lines.into_iter().map(line).collect(),
-    })
 }
 
 /// Polls a connection's orders until it is stopped: when somebody asks, and now and then.
@@ -376,6 +302,8 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
         link.heard.lock().wanted = None;
         return Ok(());
     };
+    // A SKU that was not in the ledger may be by now.
+    shared.book_unmapped(link, None).await?;
     let overlap = i64::try_from(shared.options.orders_overlap.as_millis()).unwrap_or(i64::MAX);
     let since = row.orders_seen_to.unwrap_or(row.created_at).plus_millis(-overlap);
     // What was sold before the connection came about is in the first count already.
@@ -396,10 +324,7 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
             }
         };
         let book = async |order: OrderNotice| {
-            let booking = shared.book(link, &order).await?;
-            if !booking.unresolved.is_empty() {
-                shared.keep_for_later(link, &order, booking.unresolved).await?;
-            }
+            shared.book(link, &order).await?;
             Ok::<(), EngineError>(())
         };
         stream::iter(orders.items.into_iter().map(Ok))
@@ -436,24 +361,6 @@ fn passing(kind: ChannelErrorKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_order_survives_the_inbox() {
-        let order = OrderNotice {
-            order_id: "1001".to_owned(),
-            placed_at: Some(Timestamp::from_micros(4)),
-            updated_at: Some(Timestamp::from_micros(5)),
-            lines: vec![OrderLine {
-                line_id: "1".to_owned(),
-                sku: Some("A".to_owned()),
-                fields: BTreeMap::from([("variantId".to_owned(), "7".to_owned())]),
-                state: LineState { sold: 2, restocked: 1, channel_fulfilled: false, part: None },
-            }],
-        };
-        let body = serde_json::to_vec(&OwnOrder::from(&order)).unwrap();
-        assert_eq!(read_own(&body), Some(order));
-        assert_eq!(read_own(b"{}"), None);
-    }
 
     #[test]
     fn identifiers_contradict_by_value_and_not_by_spelling() {

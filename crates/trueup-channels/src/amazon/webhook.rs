@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 
-use super::wire::{Standing, order_line};
+use super::wire::{Stage, Standing, order_line};
 use crate::exchange::{parse_json, parse_time, parse_value};
 use crate::port::{
     ChannelError, Notice, OrderNotice, Secret, VerifiedWebhook, WebhookError, WebhookRequest,
@@ -135,11 +135,12 @@ struct OrderItem {
 fn parse_order_change(notification: &Notification) -> Result<Vec<Notice>, ChannelError> {
     let change: OrderChange = parse_value("ORDER_CHANGE", notification.payload.clone())?;
     let OrderChangeNotification { amazon_order_id, summary } = change.order_change_notification;
-    let order_cancelled = is_cancelled(summary.order_status.as_deref());
+    let order_stage = Stage::of(summary.order_status.as_deref());
     let channel_fulfilled = summary.fulfillment_type.as_deref() == Some("AFN");
     let line = |item: OrderItem| {
-        let cancelled = order_cancelled || is_cancelled(item.order_item_status.as_deref());
-        let standing = Standing { cancelled, channel_fulfilled };
+        let cancelled = Stage::of(item.order_item_status.as_deref()) == Stage::Cancelled;
+        let stage = if cancelled { Stage::Cancelled } else { order_stage };
+        let standing = Standing { stage, channel_fulfilled };
         order_line(item.order_item_id, item.seller_sku, None, item.quantity, standing)
     };
     Ok(vec![Notice::Order(OrderNotice {
@@ -148,9 +149,4 @@ fn parse_order_change(notification: &Notification) -> Result<Vec<Notice>, Channe
         updated_at: notification.event_time.as_deref().and_then(parse_time),
         lines: summary.order_items.into_iter().map(line).collect(),
     })])
-}
-
-/// Both spellings are found in Amazon's models.
-fn is_cancelled(status: Option<&str>) -> bool {
-    matches!(status, Some("Canceled" | "Cancelled" | "CANCELLED"))
 }

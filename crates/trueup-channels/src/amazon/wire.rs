@@ -350,7 +350,8 @@ pub(super) fn parse_fba(body: &[u8]) -> Result<Page<(String, Reading)>, ChannelE
 
 /// Reads a page of orders.
 ///
-/// A pending order holds its units already, so it counts as sold from its first sight on.
+/// A pending order is not paid for yet: its units are held. What it is called is in the model
+/// `orders_2026-01-01.json` (`fulfillmentStatus`).
 pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelError> {
     #[derive(Deserialize)]
     struct Answer {
@@ -392,7 +393,7 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
         let status = fulfillment.and_then(|f| f.fulfillment_status.as_deref());
         let fulfilled_by = fulfillment.and_then(|f| f.fulfilled_by.as_deref());
         let standing = Standing {
-            cancelled: status == Some("CANCELLED"),
+            stage: Stage::of(status),
             channel_fulfilled: fulfilled_by == Some("AMAZON"),
         };
         let line = |item: OrderItem| {
@@ -413,8 +414,32 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
 /// What holds for all lines of an order.
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
-    pub(super) cancelled: bool,
+    pub(super) stage: Stage,
     pub(super) channel_fulfilled: bool,
+}
+
+/// How far an order is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not paid for: Amazon has taken the units off its number and may put them back.
+    Pending,
+    /// Paid for, whether it has been shipped or not.
+    Sold,
+    /// Cancelled, paid for before or not.
+    Cancelled,
+}
+
+impl Stage {
+    /// Reads a status; both spellings are found in Amazon's models.
+    pub(super) fn of(status: Option<&str>) -> Self {
+        match status {
+            Some("Canceled" | "Cancelled" | "CANCELLED") => Self::Cancelled,
+            Some("Pending" | "PENDING" | "PendingAvailability" | "PENDING_AVAILABILITY") => {
+                Self::Pending
+            }
+            Some(_) | None => Self::Sold,
+        }
+    }
 }
 
 pub(super) fn order_line(
@@ -432,10 +457,12 @@ pub(super) fn order_line(
         fields: fields.collect(),
         sku,
         state: LineState {
-            sold: quantity,
-            restocked: if standing.cancelled { quantity } else { 0 },
+            sold: if standing.stage == Stage::Sold { quantity } else { 0 },
+            held: if standing.stage == Stage::Pending { quantity } else { 0 },
+            // Amazon may say no quantity any more when it says that an order is cancelled.
+            cancelled: if standing.stage == Stage::Cancelled { u64::MAX } else { 0 },
             channel_fulfilled: standing.channel_fulfilled,
-            part: None,
+            ..LineState::default()
         },
     }
 }

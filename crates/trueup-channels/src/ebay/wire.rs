@@ -403,9 +403,8 @@ pub(super) fn order_line(
         sku,
         state: LineState {
             sold: quantity,
-            restocked: if cancelled { quantity } else { 0 },
-            channel_fulfilled: false,
-            part: None,
+            cancelled: if cancelled { quantity } else { 0 },
+            ..LineState::default()
         },
     }
 }

@@ -144,8 +144,7 @@ fn parse_order(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
         let current = line.current_quantity.unwrap_or(line.quantity);
         let gone = line.quantity.saturating_sub(current);
         let restocked = gone.saturating_sub(lost.get(&line.id).copied().unwrap_or(0));
-        let state =
-            LineState { sold: line.quantity, restocked, channel_fulfilled: false, part: None };
+        let state = LineState { sold: line.quantity, restocked, ..LineState::default() };
         order_line(line.id, line.sku, line.variant_id, state)
     };
     Ok(vec![Notice::Order(OrderNotice {
@@ -171,7 +170,7 @@ fn parse_refund(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
         }
         let (id, of) = (refunded.line_item_id, refunded.line_item);
         let line = lines.entry(id).or_insert_with(|| {
-            let state = LineState { sold: 0, restocked: 0, channel_fulfilled: false, part };
+            let state = LineState { part, ..LineState::default() };
             let (sku, variant) = of.map_or((None, None), |of| (of.sku, of.variant_id));
             order_line(id, sku, variant, state)
         });

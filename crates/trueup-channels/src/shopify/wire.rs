@@ -482,8 +482,7 @@ fn order_line(line: LineItem) -> OrderLine {
         state: LineState {
             sold: line.quantity,
             restocked: line.quantity.saturating_sub(line.current_quantity),
-            channel_fulfilled: false,
-            part: None,
+            ..LineState::default()
         },
     }
 }

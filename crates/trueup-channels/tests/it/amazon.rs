@@ -2,7 +2,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 use trueup_channels::{
-    ChannelErrorKind, Listing, Notice, PushItem, Reading, Settings, WebhookRequest,
+    ChannelErrorKind, LineState, Listing, Notice, PushItem, Reading, Settings, WebhookRequest,
 };
 use trueup_core::Timestamp;
 
@@ -371,7 +371,7 @@ async fn the_catalogue_is_paged_and_never_turns_in_a_circle() {
 }
 
 #[tokio::test]
-async fn an_order_tells_what_is_sold_and_what_came_back() {
+async fn an_order_tells_what_is_sold_held_and_cancelled() {
     let order = |id: &str, status: &str, updated: &str| {
         json!({"orderId": id, "createdTime": updated, "lastUpdatedTime": updated,
             "salesChannel": {"channelName": "AMAZON"},
@@ -380,17 +380,20 @@ async fn an_order_tells_what_is_sold_and_what_came_back() {
                             "product": {"sellerSku": "A", "asin": "B0"}}]})
     };
     let page = json!({"pagination": {"nextToken": "n"}, "orders": [
-        order("2", "CANCELLED", "2026-11-23T09:00:00Z"),
-        order("1", "PENDING", "2026-11-23T08:00:00Z")]});
+        order("3", "CANCELLED", "2026-11-23T09:00:00Z"),
+        order("2", "UNSHIPPED", "2026-11-23T08:30:00Z"),
+        order("1", "PENDING", "2026-11-23T08:00:00Z"),
+        order("0", "PENDING_AVAILABILITY", "2026-11-23T07:00:00Z")]});
     let fake = Fake::granted([reply(200, page)]);
     let since = Timestamp::from_micros(1_795_426_246_000_000);
     let page = channel("amazon", &seller()).orders(&fake, since, Some("p=")).await.unwrap();
-    let told: Vec<(&str, u64, u64)> = page
-        .items
-        .iter()
-        .map(|o| (o.order_id.as_str(), o.lines[0].state.sold, o.lines[0].state.restocked))
-        .collect();
-    assert_eq!((told, page.next.as_deref()), (vec![("1", 2, 0), ("2", 2, 2)], Some("n")));
+    let told: Vec<(&str, LineState)> =
+        page.items.iter().map(|order| (order.order_id.as_str(), order.lines[0].state)).collect();
+    let held = LineState { held: 2, ..LineState::default() };
+    let sold = LineState { sold: 2, ..LineState::default() };
+    let cancelled = LineState { cancelled: u64::MAX, ..LineState::default() };
+    let expected = vec![("0", held), ("1", held), ("2", sold), ("3", cancelled)];
+    assert_eq!((told, page.next.as_deref()), (expected, Some("n")));
     assert_eq!(
         fake.urls()[0],
         format!(
@@ -452,11 +455,12 @@ fn notifications_become_notices() {
     ] {
         assert_eq!(hint_of(parse(kind, payload)), fields(&[("sellerSku", "A")]));
     }
-    for (status, fulfilled_by, sold, restocked, channel_fulfilled) in [
-        ("Unshipped", "MFN", 10, 0, false),
-        ("Pending", "MFN", 10, 0, false),
-        ("Canceled", "MFN", 10, 10, false),
-        ("Shipped", "AFN", 10, 0, true),
+    let nothing = LineState::default();
+    for (status, fulfilled_by, state) in [
+        ("Unshipped", "MFN", LineState { sold: 10, ..nothing }),
+        ("Pending", "MFN", LineState { held: 10, ..nothing }),
+        ("Canceled", "MFN", LineState { cancelled: u64::MAX, ..nothing }),
+        ("Shipped", "AFN", LineState { sold: 10, channel_fulfilled: true, ..nothing }),
     ] {
         let order = order_of(parse(
             "ORDER_CHANGE",
@@ -466,8 +470,7 @@ fn notifications_become_notices() {
         ));
         let line = &order.lines[0];
         assert_eq!((order.order_id.as_str(), line.line_id.as_str()), ("903-1", "O1"));
-        assert_eq!((line.state.sold, line.state.restocked), (sold, restocked));
-        assert_eq!(line.state.channel_fulfilled, channel_fulfilled);
+        assert_eq!(line.state, state);
     }
     assert!(matches!(parse("REPORT_X", &json!({})).as_slice(), [Notice::Ignored(_)]));
 }

@@ -390,8 +390,8 @@ async fn pages_are_counted_as_each_api_counts_them() {
     let since = Timestamp::from_micros(1_795_426_246_000_000);
     let page = ebay.orders(&fake, since, None).await.unwrap();
     assert_eq!(page.next.as_deref(), Some("200"));
-    let restocked: Vec<u64> = page.items.iter().map(|o| o.lines[0].state.restocked).collect();
-    assert_eq!(restocked, [0, 2, 0]);
+    let cancelled: Vec<u64> = page.items.iter().map(|o| o.lines[0].state.cancelled).collect();
+    assert_eq!(cancelled, [0, 2, 0]);
     assert_eq!(page.items[0].lines[0].fields, fields(&[("sku", "A"), ("itemId", "7")]));
     let urls = fake.urls();
     assert!(urls[0].ends_with("/inventory_item?limit=200&offset=1"));

@@ -1,12 +1,12 @@
-//! What channels sold, what they show, what they were told.
+//! What channels show and what they were told.
 
 use std::sync::Arc;
 
 use super::{Line, check_line, stock, write_line};
 use crate::{
-    Answer, Book, ChannelId, ChannelLine, ChannelOrder, ConflictFacts, Delta, Event, ListingKey,
-    ListingPush, ListingState, Location, Moment, MovementKind, Observed, OutOfRange, PushResult,
-    Quantity, Reconcile, ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku, Timestamp,
+    Answer, Book, ChannelId, ConflictFacts, Delta, Event, ListingKey, ListingPush, ListingState,
+    Location, Moment, MovementKind, Observed, OutOfRange, PushResult, Quantity, Reconcile,
+    ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku,
     publish::{Rules, Stock, Terms},
     reconcile::{Circumstances, Verdict, compare},
 };
@@ -25,121 +25,6 @@ pub(crate) fn terms(book: &Book, sku: &Sku, rules: &Rules) -> Option<Terms> {
 fn expected(book: &Book, listing: &ListingState) -> i64 {
     let terms = terms(book, &listing.sku, &listing.rules);
     terms.map_or(0, |terms| i64::try_from(terms.published).unwrap_or(i64::MAX))
-}
-
-/// Books the growth of an order's totals: seeing an order twice books nothing twice.
-pub(super) fn order(
-    book: &mut Book,
-    order: &ChannelOrder,
-    moment: &Moment,
-) -> Result<Answer, Rejection> {
-    if let Some(line) = order.lines.iter().find(|line| book.sku(&line.sku).is_none()) {
-        return Err(Rejection::SkuNotFound(line.sku.clone()));
-    }
-    for line in &order.lines {
-        growth(book, order, line)?;
-    }
-    for line in &order.lines {
-        book_line(book, order, line, moment)?;
-    }
-    Ok(Answer::Done)
-}
-
-/// What a line adds to what was booked of it.
-struct Growth {
-    /// Units of the listing sold since.
-    sold: Delta,
-    /// Units of the listing that came back since.
-    restocked: Delta,
-    booked: crate::LineBooked,
-}
-
-fn growth(book: &Book, order: &ChannelOrder, line: &ChannelLine) -> Result<Growth, Rejection> {
-    let key = (order.channel.clone(), order.order.clone(), line.line.clone());
-    let before = book.lines.get(&key).copied().unwrap_or_default();
-    let grown = |now: u64, before: u64| -> Result<Delta, OutOfRange> {
-        let grown = Quantity::new(now.saturating_sub(before)).ok_or(OutOfRange)?;
-        grown.times(line.units)?;
-        Ok(grown.delta())
-    };
-    let booked = crate::LineBooked {
-        sold: before.sold.max(line.sold),
-        restocked: before.restocked.max(line.restocked),
-    };
-    Ok(Growth {
-        sold: grown(line.sold, before.sold)?,
-        restocked: grown(line.restocked, before.restocked)?,
-        booked,
-    })
-}
-
-fn book_line(
-    book: &mut Book,
-    order: &ChannelOrder,
-    line: &ChannelLine,
-    moment: &Moment,
-) -> Result<(), Rejection> {
-    let Growth { sold, restocked, booked } = growth(book, order, line)?;
-    if sold == Delta::ZERO && restocked == Delta::ZERO {
-        return Ok(());
-    }
-    let found = line.listing.as_ref().and_then(|key| book.listing(&order.channel, key)).cloned();
-    let reference: Arc<str> = Arc::from(format!("{}:{}", order.channel, order.order));
-    let home = found.as_ref().map_or(&order.location, |listing| &listing.home).clone();
-    let rules = found.as_ref().map(|listing| listing.rules.clone()).unwrap_or_default();
-    let mut provisional = found.as_ref().map_or(Delta::ZERO, |listing| listing.provisional);
-    let changes =
-        [(MovementKind::ChannelSale, sold.negated()), (MovementKind::ChannelReturn, restocked)];
-    let mut shown = Delta::ZERO;
-    for (kind, change) in changes {
-        let units = Delta::new(change.get() * line.units.delta().get()).ok_or(OutOfRange)?;
-        let explained = explained(units, provisional);
-        provisional = provisional.minus(explained)?;
-        let left = units.minus(explained)?;
-        let what = Change { sku: &line.sku, kind, units: left, home: &home, reference: &reference };
-        change_stock(book, &what, &rules, None, moment)?;
-        shown = shown
-            .plus(Delta::new(left.get() / line.units.delta().get().max(1)).ok_or(OutOfRange)?)?;
-    }
-    if let Some(listing) = found {
-        let base = if is_in_base(&listing, order.occurred_at) {
-            listing.base
-        } else {
-            listing.base.map(|base| base + shown.get())
-        };
-        if base != listing.base || provisional != listing.provisional {
-            book.emit(Event::Listing(ListingState { base, provisional, ..listing }));
-        }
-    }
-    book.emit(Event::LineBooked {
-        channel: order.channel.clone(),
-        order: order.order.clone(),
-        line: line.line.clone(),
-        sku: line.sku.clone(),
-        booked,
-        at: moment.now,
-    });
-    Ok(())
-}
-
-/// Returns the part of a change that an adopted difference has already carried into master.
-fn explained(change: Delta, provisional: Delta) -> Delta {
-    if change < Delta::ZERO && provisional < Delta::ZERO {
-        return change.max(provisional);
-    }
-    if change > Delta::ZERO && provisional > Delta::ZERO {
-        return change.min(provisional);
-    }
-    Delta::ZERO
-}
-
-/// Returns whether the channel was told or read after the order: then the base has the order in
-/// it, and is not to be lowered by it once more.
-fn is_in_base(listing: &ListingState, occurred_at: Option<Timestamp>) -> bool {
-    match (listing.base_at, occurred_at) {
-        (Some(base_at), Some(occurred_at)) => base_at > occurred_at,
-        (None, _) | (_, None) => false,
-    }
 }
 
 /// A change of a SKU's stock by a channel.
@@ -166,12 +51,12 @@ fn change_stock(
     let each: Vec<(Sku, Quantity)> = if state.is_bundle() {
         state.parts.iter().map(|part| (part.sku.clone(), part.quantity)).collect()
     } else {
-        vec![(change.sku.clone(), Quantity::new(1).ok_or(OutOfRange)?)]
+        vec![(change.sku.clone(), Quantity::ONE)]
     };
     for (sku, per_unit) in &each {
         let units = change.units.get().checked_mul(per_unit.delta().get());
         let units = units.and_then(Delta::new).ok_or(OutOfRange)?;
-        for (location, delta) in spread(book, sku, units, change.home, rules) {
+        for (location, delta) in spread(book, sku, units, change.home, rules, as_it_stands) {
             check_line(book.sku(sku), &location, delta, Delta::ZERO)?;
             let mut line = Line::new(sku, &location, change.kind);
             line.delta = delta;
@@ -185,12 +70,15 @@ fn change_stock(
 
 /// Spreads a change over locations: units that come stand at home; units that go are taken from
 /// home, then from the other places that feed the listing, and what is owed is owed at home.
-fn spread(
+///
+/// `there` says how many units a place with so many on hand can give.
+pub(super) fn spread(
     book: &Book,
     sku: &Sku,
     units: Delta,
     home: &Location,
     rules: &Rules,
+    there: impl Fn(&Location, Delta) -> i64,
 ) -> Vec<(Location, Delta)> {
     let Some(state) = book.sku(sku) else { return Vec::new() };
     let mut left = units.get();
@@ -200,7 +88,7 @@ fn spread(
             state.levels.iter().filter(|level| rules.feeds(&level.location)).collect();
         levels.sort_by_key(|level| level.location != *home);
         for level in levels {
-            let take = level.on_hand.get().max(0).min(-left);
+            let take = there(&level.location, level.on_hand).max(0).min(-left);
             match spread.iter_mut().find(|(location, _)| *location == level.location) {
                 Some((_, here)) => *here -= take,
                 None => spread.push((level.location.clone(), -take)),
@@ -214,6 +102,11 @@ fn spread(
         .filter(|(_, delta)| *delta != 0)
         .filter_map(|(location, delta)| Delta::new(delta).map(|delta| (location, delta)))
         .collect()
+}
+
+/// Says that a place can give what is on hand.
+fn as_it_stands(_: &Location, on_hand: Delta) -> i64 {
+    on_hand.get()
 }
 
 /// Settles readings one by one; a listing that is gone meanwhile is left out of the answer.
@@ -524,7 +417,8 @@ fn count(
         on_hand = on_hand.plus(level.on_hand)?;
     }
     let delta = quantity.delta().minus(on_hand)?;
-    let spread = spread(book, &listing.sku, delta, &listing.home, &listing.rules);
+    let (home, rules) = (&listing.home, &listing.rules);
+    let spread = spread(book, &listing.sku, delta, home, rules, as_it_stands);
     for (location, delta) in &spread {
         check_line(Some(state), location, *delta, Delta::ZERO)?;
     }

@@ -3,6 +3,7 @@
 //! A refused command leaves the book as it was. Nothing here reads anything but its arguments.
 
 mod channel;
+mod order;
 mod reserve;
 mod stock;
 
@@ -44,7 +45,7 @@ pub fn decide(book: &mut Book, command: &Command, moment: &Moment) -> Result<Ans
             let retired = ids.iter().filter(|id| reserve::expire_if_due(book, **id, moment));
             Ok(Answer::Expired(retired.count()))
         }
-        Command::ChannelOrder(order) => channel::order(book, order, moment),
+        Command::ChannelOrder(order) => order::order(book, order, moment),
         Command::Reconcile(reconcile) => channel::reconcile(book, reconcile, moment),
         Command::MarkSent { channel, items } => {
             channel::mark_sent(book, channel, items, moment);
@@ -97,6 +98,7 @@ fn check_line(
     reserved_delta: Delta,
 ) -> Result<(), Rejection> {
     let Some(state) = state else { return Ok(()) };
+    let reserved_delta = held_with(location, delta, reserved_delta);
     state.totals().after(delta, reserved_delta)?;
     match state.level(location) {
         Some(level) => {
@@ -111,18 +113,25 @@ fn check_line(
     }
 }
 
+/// Returns the change of reserved that goes with a change: what stands in quarantine is held,
+/// all of it and nothing else.
+fn held_with(location: &Location, delta: Delta, reserved_delta: Delta) -> Delta {
+    if location.is_quarantine() { delta } else { reserved_delta }
+}
+
 /// Writes a ledger line whose change [`check_line`] has let pass, and what follows from it:
 /// bundles that are touched, stock that is low, stock that is oversold.
 fn write_line(book: &mut Book, line: Line<'_>, moment: &Moment) -> Result<(), OutOfRange> {
     let fresh = SkuState::new();
     let before = book.sku(line.sku).unwrap_or(&fresh);
-    let totals = before.totals().after(line.delta, line.reserved_delta)?;
+    let reserved_delta = held_with(line.location, line.delta, line.reserved_delta);
+    let totals = before.totals().after(line.delta, reserved_delta)?;
     let level = before.level(line.location);
     let here = level.map_or_else(crate::Totals::default, |level| crate::Totals {
         on_hand: level.on_hand,
         reserved: level.reserved,
     });
-    let here = here.after(line.delta, line.reserved_delta)?;
+    let here = here.after(line.delta, reserved_delta)?;
     let was_low = before.low_since.is_some();
     let was_oversold = before.oversold_by();
     let bundles = before.used_in.clone();
@@ -133,7 +142,7 @@ fn write_line(book: &mut Book, line: Line<'_>, moment: &Moment) -> Result<(), Ou
         kind: line.kind,
         location: line.location.clone(),
         delta: line.delta,
-        reserved_delta: line.reserved_delta,
+        reserved_delta,
         quantity_after: totals.on_hand,
         reserved_after: totals.reserved,
         location_quantity_after: here.on_hand,

@@ -225,6 +225,7 @@ impl<'a> Free<'a> {
     fn available(&self, location: Option<&Location>) -> i64 {
         match location {
             None => self.own,
+            Some(location) if location.is_quarantine() => 0,
             Some(location) if location.is_channel_fulfilled() => self.at(location),
             Some(location) => {
                 let backorder = self.state.backorder_limit.delta().get();
@@ -258,7 +259,7 @@ impl<'a> Free<'a> {
         let main = Location::main();
         let own = self.state.levels.iter().map(|level| &level.location);
         let mut places: Vec<Location> =
-            own.filter(|location| !location.is_channel_fulfilled()).cloned().collect();
+            own.filter(|l| !l.is_channel_fulfilled() && !l.is_quarantine()).cloned().collect();
         places.sort_by_key(|location| *location != main);
         places
     }

@@ -64,7 +64,7 @@ impl trueup_core::book::Source for World {
         line: &str,
     ) -> Result<Option<LineBooked>, Self::Error> {
         let key = (channel.to_string(), order.to_owned(), line.to_owned());
-        Ok(self.lines.get(&key).copied())
+        Ok(self.lines.get(&key).cloned())
     }
 
     fn moved_since(
@@ -104,7 +104,7 @@ impl World {
                 }
                 Event::LineBooked { channel, order, line, booked, .. } => {
                     let key = (channel.to_string(), order.to_string(), line.to_string());
-                    self.lines.insert(key, *booked);
+                    self.lines.insert(key, booked.clone());
                 }
                 _ => {}
             }
@@ -152,6 +152,19 @@ impl World {
                 .filter(|h| h.sku == *sku)
                 .map(|h| h.quantity.get())
                 .sum();
+            let pending: u64 = self
+                .lines
+                .values()
+                .flat_map(|line| &line.holds)
+                .filter(|h| h.sku == *sku)
+                .map(|h| h.quantity.get())
+                .sum();
+            let quarantine = state.level(&Location::quarantine());
+            let apart = quarantine.map_or(0, |level| {
+                assert_eq!(level.on_hand, level.reserved.delta(), "{sku} in quarantine");
+                level.reserved.get()
+            });
+            let held = held + pending + apart;
             assert_eq!(held, state.totals().reserved.get(), "{sku} held");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use trueup_core::{
     Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingPush,
     ListingReading, ListingState, Location, PushResult, Reconcile, ReconcileAction, Resolution,
-    Rules, Sent, Strategy, Timestamp,
+    RestockPolicy, Rules, Sent, Strategy, Timestamp,
 };
 
 use crate::harness::{World, listing, sku, units};
@@ -139,12 +139,15 @@ fn order_at(world: &mut World, id: &str, sold: u64, restocked: u64, at: Option<i
         units: units(1),
         sold,
         restocked,
+        held: 0,
+        cancelled: 0,
     };
     let answer = world.run(&Command::ChannelOrder(ChannelOrder {
         channel: ChannelId::new("shop").unwrap(),
         order: Arc::from(id),
         occurred_at: at.map(Timestamp::from_micros),
         location: Location::main(),
+        restock: RestockPolicy::Restock,
         lines: vec![line],
     }));
     assert_eq!(answer, Ok(Answer::Done));

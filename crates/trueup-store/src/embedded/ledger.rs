@@ -966,7 +966,7 @@ pub(super) fn verify(conn: &Connection, org: &Org) -> Result<Verification, RowsE
 }
 
 /// What must agree: a name, and a query for `(sku, one number, the other)` where it does not.
-const VERIFICATIONS: [(&str, &str); 7] = [
+const VERIFICATIONS: [(&str, &str); 8] = [
     (
         "the sum of movements and on hand at a location",
         "SELECT m.sku, m.total, coalesce(l.on_hand, 0)
@@ -1002,17 +1002,28 @@ const VERIFICATIONS: [(&str, &str); 7] = [
          HAVING s.reserved <> coalesce(sum(l.reserved), 0)",
     ),
     (
-        "reserved and the holds of active reservations",
+        "reserved and the holds of active reservations and pending orders",
         "SELECT l.sku, l.reserved, coalesce(h.total, 0)
          FROM level l
-         LEFT JOIN (SELECT json_extract(j.value, '$[0]') AS sku,
-                           json_extract(j.value, '$[1]') AS location,
-                           sum(json_extract(j.value, '$[2]')) AS total
-                    FROM reservation r, json_each(r.holds) j
-                    WHERE r.org = ?1 AND r.status = 1
+         LEFT JOIN (SELECT json_extract(hold, '$[0]') AS sku,
+                           json_extract(hold, '$[1]') AS location,
+                           sum(json_extract(hold, '$[2]')) AS total
+                    FROM (SELECT j.value AS hold
+                          FROM reservation r, json_each(r.holds) j
+                          WHERE r.org = ?1 AND r.status = 1
+                          UNION ALL
+                          SELECT j.value
+                          FROM order_line o, json_each(o.holds) j
+                          WHERE o.org = ?1 AND o.held > 0)
                     GROUP BY 1, 2) h
            ON h.sku = l.sku AND h.location = l.location
-         WHERE l.org = ?1 AND l.reserved <> coalesce(h.total, 0)",
+         WHERE l.org = ?1 AND l.location <> 'quarantine' AND l.reserved <> coalesce(h.total, 0)",
+    ),
+    (
+        "on hand and reserved in quarantine",
+        "SELECT sku, on_hand, reserved
+         FROM level
+         WHERE org = ?1 AND location = 'quarantine' AND on_hand <> reserved",
     ),
     (
         "a line's quantity after it and the sum of lines up to it",

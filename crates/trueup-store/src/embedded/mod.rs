@@ -26,10 +26,11 @@ use trueup_core::{
 };
 
 use crate::port::{
-    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, Health,
+    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, Health, HeldLine,
     HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping,
-    MovementQuery, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run, SkuAt, SkuQuery,
-    Store, StoreError, StoreFigures, Submission, Subscription, Verification,
+    MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run,
+    SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription, UnmappedLine,
+    Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -465,6 +466,53 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let org = org.clone();
         self.write(move |conn| rows::conflicts::note_resolved(conn, &org, id, &resolved)).await
+    }
+
+    async fn held_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<OrderLineId>,
+        limit: usize,
+    ) -> Result<Page<HeldLine>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.read(move |conn| rows::order_lines::held(conn, &org, &channel, after.as_ref(), limit))
+            .await
+    }
+
+    async fn put_unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        lines: Vec<UnmappedLine>,
+    ) -> Result<Vec<OrderLineId>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::order_lines::put_unmapped(conn, &org, &channel, &lines)).await
+    }
+
+    async fn unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<OrderLineId>,
+        limit: usize,
+    ) -> Result<Page<UnmappedLine>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        let query = move |conn: &Sql| {
+            rows::order_lines::unmapped(conn, &org, &channel, after.as_ref(), limit)
+        };
+        self.read(query).await
+    }
+
+    async fn delete_unmapped_lines(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        lines: Vec<OrderLineId>,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::order_lines::delete_unmapped(conn, &org, &channel, &lines))
+            .await
     }
 
     async fn inbox_put(&self, org: &Org, item: InboxItem) -> Result<bool, StoreError> {

@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,8 +152,49 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
+    // Pending orders hold, what comes back has a policy, lines without a mapping wait.
+    "ALTER TABLE connection ADD COLUMN restock_policy TEXT NOT NULL DEFAULT 'restock'
+       CHECK (restock_policy IN ('restock', 'quarantine', 'none'));
+     ALTER TABLE order_line ADD COLUMN voided INTEGER NOT NULL DEFAULT 0 CHECK (voided >= 0);
+     ALTER TABLE order_line ADD COLUMN held INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0);
+     ALTER TABLE order_line ADD COLUMN holds TEXT NOT NULL DEFAULT '[]';
+     CREATE INDEX order_line_held ON order_line (org, channel, order_id, line_id) WHERE held > 0;
+     CREATE TABLE unmapped_line (
+       org TEXT NOT NULL,
+       channel TEXT NOT NULL,
+       order_id TEXT NOT NULL,
+       line_id TEXT NOT NULL,
+       sku TEXT,
+       fields TEXT NOT NULL,
+       sold INTEGER NOT NULL CHECK (sold >= 0),
+       restocked INTEGER NOT NULL CHECK (restocked >= 0),
+       held INTEGER NOT NULL CHECK (held >= 0),
+       cancelled INTEGER NOT NULL CHECK (cancelled >= 0),
+       placed_at INTEGER,
+       updated_at INTEGER,
+       since INTEGER NOT NULL,
+       PRIMARY KEY (org, channel, order_id, line_id)
+     ) STRICT;
+     INSERT INTO unmapped_line
+     SELECT i.org, i.channel, i.order_id, l.value ->> 'line', l.value ->> 'sku',
+       l.value ->> 'fields', l.value ->> 'sold', l.value ->> 'restocked', 0, 0,
+       i.placed_at, i.updated_at, i.received_at
+     FROM (
+       SELECT org, channel, received_at, body ->> 'order' AS order_id,
+         body ->> 'placed_at' AS placed_at, body ->> 'updated_at' AS updated_at,
+         body -> 'lines' AS lines
+       FROM (
+         SELECT org, channel, received_at, CAST(body AS TEXT) AS body
+         FROM inbox
+         WHERE topic = 'trueup.order' AND state <> 'done'
+       )
+     ) i, json_each(i.lines) l
+     WHERE true
+     ON CONFLICT (org, channel, order_id, line_id) DO UPDATE
+     SET sold = max(sold, excluded.sold), restocked = max(restocked, excluded.restocked);
+     DELETE FROM inbox WHERE topic = 'trueup.order'",
 ];

@@ -213,6 +213,8 @@ struct Batch {
     flush: bool,
     /// Whether rows were written directly.
     touched: bool,
+    /// SKUs of listings that were found to owe a push.
+    forced: Vec<(Org, Sku)>,
 }
 
 impl Writer {
@@ -407,7 +409,7 @@ impl Writer {
         command: &Command,
         moment: &Moment,
     ) -> Result<Result<trueup_core::Answer, trueup_core::Rejection>, RowsError> {
-        let Batch { books, facts, .. } = batch;
+        let Batch { books, facts, forced, .. } = batch;
         let book = books.entry(org.clone()).or_default();
         {
             let memory = self.shared.memory.read();
@@ -419,6 +421,11 @@ impl Writer {
         let result = decide(book, command, moment);
         for event in book.take_events() {
             if self.write_row(org, &event)? {
+                if let Event::Listing(listing) = &event
+                    && listing.forced
+                {
+                    forced.push((org.clone(), listing.sku.clone()));
+                }
                 batch.touched = true;
             } else {
                 facts.push((org.clone(), event));
@@ -432,14 +439,11 @@ impl Writer {
         match event {
             Event::Listing(listing) => {
                 rows::listings::put_state(&self.conn, org, listing)?;
-                if listing.forced {
-                    self.mark_dirty([(org.clone(), listing.sku.clone())]);
-                }
             }
             Event::LineBooked { channel, order, line, sku, booked, at } => {
                 let id = rows::order_lines::LineId { channel, order, line };
-                let row = rows::order_lines::OrderLine { id, sku, booked: *booked, at: *at };
-                rows::order_lines::put(&self.conn, org, row)?;
+                let row = rows::order_lines::OrderLine { id, sku, booked, at: *at };
+                rows::order_lines::put(&self.conn, org, &row)?;
             }
             Event::ConflictFlagged(facts) => {
                 rows::conflicts::flag(&self.conn, org, facts)?;
@@ -467,7 +471,7 @@ impl Writer {
         drop(self.shared.changes.send(change));
     }
 
-    fn mark_dirty(&self, skus: impl IntoIterator<Item = (Org, Sku)>) {
+    fn mark_dirty(&self, skus: Vec<(Org, Sku)>) {
         self.shared.dirty.lock().extend(skus);
         self.shared.dirty_bell.notify_one();
     }
@@ -603,7 +607,7 @@ impl Writer {
     /// Lets readers see what has become durable.
     fn publish(&mut self, batch: &mut Batch, facts: Vec<(Org, Event)>, written: &Written) {
         self.last_seq = written.journaled.unwrap_or(self.last_seq);
-        let mut dirty: Vec<(Org, Sku)> = Vec::new();
+        let mut dirty = std::mem::take(&mut batch.forced);
         let listened = self.shared.changes.receiver_count() > 0;
         for (org, event) in &facts {
             match event {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use trueup_core::Timestamp;
 use trueup_store::Store;
 use trueup_store::embedded::{Embedded, FILE_NAME, OpenError};
 
@@ -93,15 +94,50 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let mut fixture = filled().await;
     let path = fixture.dir.path().join(FILE_NAME);
     let conn = rusqlite::Connection::open(&path).unwrap();
+    let shape = |conn: &rusqlite::Connection| -> Vec<String> {
+        let sql = "SELECT m.type || ' ' || m.name || ' ' || coalesce(c.name || ' ' || c.type || ' '
+             || c.\"notnull\" || ' ' || coalesce(c.dflt_value, '') || ' ' || c.pk, m.sql)
+           FROM sqlite_master m LEFT JOIN pragma_table_info(m.name) c ON m.type = 'table'
+           WHERE m.name NOT LIKE 'sqlite_%' ORDER BY 1";
+        let mut statement = conn.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let spaces = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        rows.map(|row| spaces(row.unwrap()).replace("IF NOT EXISTS ", "")).collect()
+    };
+    let fresh = shape(&conn);
     // As version 1 had it.
-    conn.execute_batch("ALTER TABLE listing DROP COLUMN base_at").unwrap();
+    let undone = "
+        ALTER TABLE listing DROP COLUMN base_at;
+        ALTER TABLE connection DROP COLUMN restock_policy;
+        DROP INDEX order_line_held;
+        ALTER TABLE order_line DROP COLUMN voided;
+        ALTER TABLE order_line DROP COLUMN held;
+        ALTER TABLE order_line DROP COLUMN holds;
+        DROP TABLE unmapped_line;
+        INSERT INTO inbox (org, channel, delivery_id, topic, body, received_at, state, attempts,
+          next_at)
+        VALUES ('acme', 'shop', 'order:7:1', 'trueup.order', CAST('{\"order\":\"7\",
+          \"placed_at\":null,\"updated_at\":5,\"lines\":[{\"line\":\"1\",\"sku\":null,
+          \"fields\":{\"asin\":\"B0\"},\"sold\":2,\"restocked\":1}]}' AS BLOB), 9, 'waiting', 3,
+          99)";
+    conn.execute_batch(undone).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
     fixture.open();
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(shape(&conn), fresh, "a file brought forward is as a new one");
+    drop(conn);
     assert_eq!(fixture.numbers("SKU-199").await, (199, 0));
     let query = trueup_store::ListingQuery { limit: 1, ..Default::default() };
     assert!(fixture.store().listings(&org("acme"), query).await.is_ok());
     assert_eq!(fixture.store().verify(&org("acme")).await.unwrap().faults, [""; 0]);
+    let shop = trueup_core::ChannelId::new("shop").unwrap();
+    let kept = fixture.store().unmapped_lines(&org("acme"), &shop, None, 9).await.unwrap().items;
+    assert_eq!(
+        (kept.len(), kept[0].sold, kept[0].updated_at),
+        (1, 2, Some(Timestamp::from_micros(5)))
+    );
+    assert_eq!((kept[0].sku.clone(), kept[0].fields["asin"].as_str()), (None, "B0"));
 }
 
 #[tokio::test]

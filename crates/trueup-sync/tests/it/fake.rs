@@ -91,7 +91,7 @@ pub(crate) fn order_of(
             line_id: format!("{order}-1"),
             sku: None,
             fields: BTreeMap::from([("id".to_owned(), key.to_owned())]),
-            state: LineState { sold, restocked, channel_fulfilled: false, part: None },
+            state: LineState { sold, restocked, ..LineState::default() },
         }],
     }
 }
@@ -310,7 +310,7 @@ impl Channel for FakeChannel {
         Ok(VerifiedWebhook { delivery_id, topic: text("topic").unwrap_or_default() })
     }
 
-    /// `order ID KEY SOLD RESTOCKED` or `hint KEY`.
+    /// `order`: ID KEY SOLD RESTOCKED; `pending`: ID KEY HELD; `cancelled`: ID KEY; `hint`: KEY.
     fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
         let text = String::from_utf8_lossy(body).into_owned();
         let words: Vec<&str> = text.split(' ').collect();
@@ -320,6 +320,14 @@ impl Channel for FakeChannel {
                 let (sold, restocked) = (sold.parse().unwrap(), restocked.parse().unwrap());
                 let mut order = order_of(order, key, sold, restocked, at);
                 (order.placed_at, order.updated_at) = (None, None);
+                Ok(vec![Notice::Order(order)])
+            }
+            ("pending" | "cancelled", [order, key, rest @ ..]) => {
+                let mut order = order_of(order, key, 0, 0, Timestamp::from_micros(1));
+                (order.placed_at, order.updated_at) = (None, None);
+                let state = &mut order.lines[0].state;
+                state.held = rest.first().map_or(0, |held| held.parse().unwrap());
+                state.cancelled = if topic == "cancelled" { u64::MAX } else { 0 };
                 Ok(vec![Notice::Order(order)])
             }
             ("hint", [key]) => {

@@ -107,10 +107,19 @@ impl House {
 
     /// Counts a SKU; with `publish`, its channels are told.
     pub(crate) async fn count(&self, of: &str, units: u64, publish: bool) {
+        self.set(of, Location::main(), units, publish).await;
+    }
+
+    /// Counts a SKU at a location.
+    pub(crate) async fn count_at(&self, of: &str, location: &str, units: u64) {
+        self.set(of, Location::new(location).unwrap(), units, false).await;
+    }
+
+    async fn set(&self, of: &str, location: Location, units: u64, publish: bool) {
         let command = Command::SetOnHand(SetOnHand {
             sku: sku(of),
             quantity: quantity(units),
-            location: Location::main(),
+            location,
             reason: None,
             settings: SkuSettings::default(),
             counted_at: None,

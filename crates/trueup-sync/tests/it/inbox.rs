@@ -8,7 +8,7 @@ use trueup_sync::{EngineError, Received};
 
 use crate::house::{House, channel, draft};
 
-fn headers(id: &str, topic: &str, signature: &str) -> HeaderMap {
+pub(crate) fn headers(id: &str, topic: &str, signature: &str) -> HeaderMap {
     let pairs = [("id", id), ("topic", topic), ("signature", signature)];
     let pair = |(name, value): (&'static str, &str)| {
         (http::HeaderName::from_static(name), value.parse().unwrap())
@@ -58,13 +58,18 @@ async fn an_order_before_its_mapping_waits_for_it() {
     house.count("A", 10, true).await;
     house.count("B", 10, true).await;
     house.settle().await;
-    order(&house, &id, "d1", "o1 b 4 0").await;
-    let quiet = house.engine.quiesce(std::time::Duration::from_millis(300)).await;
-    assert!(!quiet, "an order that waits is not quiet");
-    assert_eq!(house.history("mapping_missing").await.len(), 1);
-    house.engine.map(&house.org, &id, vec![draft("B", "b")]).await.unwrap();
+    order(&house, &id, "d1", "o1 b 3 0").await;
+    order(&house, &id, "d2", "o1 b 4 0").await;
     house.settle().await;
-    assert_eq!(house.on_hand("B").await, 6);
+    assert_eq!(house.history("mapping_missing").await.len(), 1, "noted once");
+    let kept = house.store.unmapped_lines(&house.org, &id, None, 9).await.unwrap().items;
+    assert_eq!((kept.len(), kept[0].sold, kept[0].fields["id"].as_str()), (1, 4, "b"));
+    assert_eq!(house.on_hand("B").await, 10);
+    house.engine.map(&house.org, &id, vec![draft("B", "b")]).await.unwrap();
+    assert_eq!(house.on_hand("B").await, 6, "it is booked before the mapping is answered");
+    let kept = house.store.unmapped_lines(&house.org, &id, None, 9).await.unwrap();
+    assert!(kept.items.is_empty());
+    house.settle().await;
     assert_eq!(house.on_hand("A").await, 10);
     house.close().await;
 }

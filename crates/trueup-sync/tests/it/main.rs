@@ -8,6 +8,7 @@ mod house;
 mod connect;
 mod deliver;
 mod inbox;
+mod orders;
 mod pull;
 mod push;
 mod sims;

@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trueup_channels::Secret;
-use trueup_core::{ChannelId, Quantity, Strategy};
+use trueup_core::{ChannelId, Quantity, RestockPolicy, Strategy};
 use trueup_store::{Connection, ConnectionState, RuleSettings};
 use trueup_sync::{ChannelStatus, Enable};
 use utoipa::ToSchema;
@@ -54,6 +54,8 @@ struct EnableBody {
     sync_orders: Option<bool>,
     /// What happens when master and channel disagree; by default `master_wins`.
     conflict_strategy: Option<StrategyWord>,
+    /// What becomes of units that come back by cancel or refund; by default `restock`.
+    restock_policy: Option<RestockWord>,
     /// Minutes between pulls; by default only when asked.
     poll_interval_minutes: Option<Units>,
     /// Units kept off the channel.
@@ -99,6 +101,38 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
+/// What becomes of units that come back by cancel or refund.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum RestockWord {
+    /// They are for sale again.
+    Restock,
+    /// They are on hand and held at the location `quarantine` until somebody moves them.
+    Quarantine,
+    /// They are not on hand.
+    None,
+}
+
+impl From<RestockWord> for RestockPolicy {
+    fn from(word: RestockWord) -> Self {
+        match word {
+            RestockWord::Restock => Self::Restock,
+            RestockWord::Quarantine => Self::Quarantine,
+            RestockWord::None => Self::Nothing,
+        }
+    }
+}
+
+impl From<RestockPolicy> for RestockWord {
+    fn from(policy: RestockPolicy) -> Self {
+        match policy {
+            RestockPolicy::Restock => Self::Restock,
+            RestockPolicy::Quarantine => Self::Quarantine,
+            RestockPolicy::Nothing => Self::None,
+        }
+    }
+}
+
 /// What happens when master and channel disagree.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -136,11 +170,12 @@ impl From<Strategy> for StrategyWord {
 }
 
 /// The fields that every kind has; all others are the kind's.
-const COMMON: [&str; 14] = [
+const COMMON: [&str; 15] = [
     "kind",
     "syncInventory",
     "syncOrders",
     "conflictStrategy",
+    "restockPolicy",
     "pollIntervalMinutes",
     "buffer",
     "percent",
@@ -173,6 +208,7 @@ fn read_enable(channel: &ChannelId, incoming: &Incoming) -> Result<Enable, Probl
         sync_inventory: body.sync_inventory,
         sync_orders: body.sync_orders,
         strategy: body.conflict_strategy.map(Strategy::from),
+        restock: body.restock_policy.map(RestockPolicy::from).unwrap_or_default(),
         rules: RuleSettings {
             buffer: body.buffer.map(Units::get),
             percent: percent("/percent", body.percent)?,
@@ -248,6 +284,7 @@ struct ChannelView {
     sync_inventory: bool,
     sync_orders: bool,
     conflict_strategy: StrategyWord,
+    restock_policy: RestockWord,
     #[serde(flatten)]
     rules: RulesView,
     poll_interval_minutes: Option<u32>,
@@ -312,6 +349,7 @@ impl From<Connection> for ChannelView {
             sync_inventory: row.sync_inventory,
             sync_orders: row.sync_orders,
             conflict_strategy: row.strategy.unwrap_or_default().into(),
+            restock_policy: row.restock.into(),
             rules: RulesView::from(&row.rules),
             poll_interval_minutes: row.poll_interval_minutes,
             dry_run: row.dry_run,

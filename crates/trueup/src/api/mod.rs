@@ -26,6 +26,7 @@ mod inventory;
 mod keys;
 mod mappings;
 mod meta;
+mod orders;
 mod reservations;
 mod runs;
 mod sync;
@@ -161,6 +162,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(reservations::routes())
         .merge(channels::routes())
         .merge(mappings::routes())
+        .merge(orders::routes())
         .merge(sync::routes())
         .merge(runs::routes())
         .merge(views::routes())

@@ -110,3 +110,37 @@ async fn a_channel_is_connected_mapped_pushed_and_looked_at() {
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_before_its_mapping_is_listed_and_booked_when_it_is_mapped() {
+    let (api, shop) = (Api::start().await, Shop::open().await);
+    api.stock("A", 10).await;
+    let mut config = shop.config();
+    config["restockPolicy"] = json!("shredder");
+    let enable = "/channels/shopify/enable";
+    let refused = api.call("POST", enable, &config.to_string()).await;
+    assert_eq!(refused.is_problem(400, "invalid_value")["errors"][0]["pointer"], "/restockPolicy");
+    config["restockPolicy"] = json!("quarantine");
+    let enabled = api.call("POST", enable, &config.to_string()).await.is(200);
+    assert_eq!(enabled["restockPolicy"], "quarantine");
+    let orders = "/channels/shopify/orders";
+    api.get(&format!("{orders}?status=lost")).await.is_problem(400, "invalid_parameter");
+    api.get("/channels/none/orders").await.is_problem(404, "channel_not_found");
+    shop.simulator.sell("B", 2).unwrap();
+    api.call("POST", "/inventory/pull/shopify", "").await.is(200);
+    let listed = api.get(orders).await.is(200);
+    let line = &listed["items"][0];
+    assert_eq!((&line["status"], &line["quantity"]), (&json!("unmapped"), &json!(2)), "{listed}");
+    assert_eq!((&line["sku"], &listed["nextCursor"]), (&json!("B"), &Value::Null), "{listed}");
+    api.stock("B2", 5).await;
+    let found =
+        api.call("POST", "/channels/shopify/mappings/discover", r#"{"dryRun":true}"#).await.is(200);
+    let items = found["items"].as_array().unwrap();
+    let b = items.iter().find(|item| item["channelSku"] == "B").unwrap();
+    let mapping = json!({ "listing": b["listing"] }).to_string();
+    api.call("PUT", "/channels/shopify/mappings/B2", &mapping).await.is(200);
+    assert_eq!(api.get("/inventory/B2").await.is(200)["quantity"], 3);
+    assert_eq!(api.get(orders).await.is(200)["items"], json!([]));
+    api.stop().await;
+    shop.server.shutdown().await;
+}

@@ -14,7 +14,8 @@ pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
     const SQL: &str = "
         SELECT org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
+          restock_policy
         FROM connection
         ORDER BY org, id";
     all_rows(conn, SQL, [], |columns| Ok((columns.name()?, read(columns)?)))
@@ -25,7 +26,8 @@ pub(crate) fn list(conn: &Sql, org: &Org) -> Result<Vec<Connection>> {
     const SQL: &str = "
         SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
+          restock_policy
         FROM connection
         WHERE org = ?
         ORDER BY id";
@@ -37,7 +39,8 @@ pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connec
     const SQL: &str = "
         SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
+          restock_policy
         FROM connection
         WHERE org = ?
           AND id = ?";
@@ -50,12 +53,14 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
         INSERT INTO connection (
           org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to
+          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
+          restock_policy
         )
         VALUES (
           :org, :id, :kind, :state, :sync_inventory, :sync_orders, :strategy, :rules,
           :poll_interval_minutes, :dry_run, :endpoint, :settings, :sealed_credentials,
-          :created_at, :updated_at, :last_sync, :last_error_at, :last_error, :orders_seen_to
+          :created_at, :updated_at, :last_sync, :last_error_at, :last_error, :orders_seen_to,
+          :restock_policy
         )
         ON CONFLICT (org, id) DO UPDATE
         SET kind = excluded.kind,
@@ -74,7 +79,8 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
           last_sync = excluded.last_sync,
           last_error_at = excluded.last_error_at,
           last_error = excluded.last_error,
-          orders_seen_to = excluded.orders_seen_to";
+          orders_seen_to = excluded.orders_seen_to,
+          restock_policy = excluded.restock_policy";
     let params = named_params! {
         ":org": org.as_str(),
         ":id": row.id.as_str(),
@@ -95,6 +101,7 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
         ":last_error_at": row.last_error.as_ref().map(|(at, _)| at.micros()),
         ":last_error": row.last_error.as_ref().map(|(_, words)| words),
         ":orders_seen_to": row.orders_seen_to.map(|at| at.micros()),
+        ":restock_policy": row.restock.word(),
     };
     execute(conn, SQL, params)?;
     Ok(())
@@ -113,12 +120,17 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         DELETE FROM inbox
         WHERE org = ?
           AND channel = ?";
+    const UNMAPPED: &str = "
+        DELETE FROM unmapped_line
+        WHERE org = ?
+          AND channel = ?";
     const CONNECTION: &str = "
         DELETE FROM connection
         WHERE org = ?
           AND id = ?";
     execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
     execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
+    execute(conn, UNMAPPED, params![org.as_str(), id.as_str()])?;
     Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)
 }
 
@@ -141,5 +153,6 @@ fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
         last_sync: columns.optional_instant()?,
         last_error: columns.optional_instant()?.zip(columns.take()?),
         orders_seen_to: columns.optional_instant()?,
+        restock: columns.word()?,
     })
 }

@@ -1,9 +1,13 @@
-//! What was booked of each line of a channel's orders, so that nothing is booked twice.
+//! What was booked of each line of a channel's orders, so that nothing is booked twice, and the
+//! lines that could not be booked yet.
 
 use rusqlite::{Connection, params};
-use trueup_core::{ChannelId, LineBooked, Org, Sku, Timestamp};
+use smallvec::SmallVec;
+use trueup_core::{ChannelId, Hold, LineBooked, Org, Sku, Timestamp};
 
-use super::{Result, execute, first, stored};
+use super::columns::{parse_name, parse_quantity};
+use super::{List, Result, count, execute, first, json, stored, text};
+use crate::{HeldLine, OrderLineId, Page, UnmappedLine};
 
 /// The place of a line: connection, the vendor's order, the vendor's line.
 #[derive(Debug, Clone, Copy)]
@@ -17,42 +21,63 @@ pub(crate) struct LineId<'a> {
 }
 
 /// A line as it is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct OrderLine<'a> {
     /// Its place.
     pub(crate) id: LineId<'a>,
     /// The SKU.
     pub(crate) sku: &'a Sku,
     /// Booked so far.
-    pub(crate) booked: LineBooked,
+    pub(crate) booked: &'a LineBooked,
     /// When.
     pub(crate) at: Timestamp,
 }
 
+/// A hold as it is kept: SKU, location, units.
+type HoldColumn = (String, String, u64);
+
 /// Returns what was booked of a line.
 pub(crate) fn get(conn: &Connection, org: &Org, id: LineId<'_>) -> Result<Option<LineBooked>> {
     const SQL: &str = "
-        SELECT sold, restocked
+        SELECT sold, restocked, voided, held, holds
         FROM order_line
         WHERE org = ?
           AND channel = ?
           AND order_id = ?
           AND line_id = ?";
     first(conn, SQL, [org.as_str(), id.channel.as_str(), id.order, id.line], |columns| {
-        Ok(LineBooked { sold: columns.count()?, restocked: columns.count()? })
+        let (sold, restocked) = (columns.count()?, columns.count()?);
+        let (voided, held) = (columns.count()?, columns.count()?);
+        let holds: Vec<HoldColumn> = columns.json()?;
+        let holds: Result<SmallVec<[Hold; 1]>> = holds.into_iter().map(hold_of).collect();
+        Ok(LineBooked { sold, restocked, voided, held, holds: holds? })
     })
 }
 
+fn hold_of((sku, location, units): HoldColumn) -> Result<Hold> {
+    let (sku, location) = (parse_name(&sku)?, parse_name(&location)?);
+    Ok(Hold { sku, location, quantity: parse_quantity(units)? })
+}
+
 /// Makes or replaces a line.
-pub(crate) fn put(conn: &Connection, org: &Org, row: OrderLine<'_>) -> Result<()> {
+pub(crate) fn put(conn: &Connection, org: &Org, row: &OrderLine<'_>) -> Result<()> {
     const SQL: &str = "
-        INSERT INTO order_line (org, channel, order_id, line_id, sku, sold, restocked, at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO order_line (
+          org, channel, order_id, line_id, sku, sold, restocked, at, voided, held, holds
+        )
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (org, channel, order_id, line_id) DO UPDATE
         SET sku = excluded.sku,
           sold = excluded.sold,
           restocked = excluded.restocked,
-          at = excluded.at";
+          at = excluded.at,
+          voided = excluded.voided,
+          held = excluded.held,
+          holds = excluded.holds";
+    let hold = |hold: &Hold| -> HoldColumn {
+        (hold.sku.to_string(), hold.location.to_string(), hold.quantity.get())
+    };
+    let holds: Vec<HoldColumn> = row.booked.holds.iter().map(hold).collect();
     let params = params![
         org.as_str(),
         row.id.channel.as_str(),
@@ -62,7 +87,153 @@ pub(crate) fn put(conn: &Connection, org: &Org, row: OrderLine<'_>) -> Result<()
         stored(row.booked.sold)?,
         stored(row.booked.restocked)?,
         row.at.micros(),
+        stored(row.booked.voided)?,
+        stored(row.booked.held)?,
+        json(&holds)?,
     ];
     execute(conn, SQL, params)?;
     Ok(())
+}
+
+/// Lists a connection's lines that hold stock, by order and line.
+pub(crate) fn held(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    after: Option<&OrderLineId>,
+    limit: usize,
+) -> Result<Page<HeldLine>> {
+    let mut list = List::of(
+        org,
+        "SELECT order_id, line_id, sku, held, at
+        FROM order_line
+        WHERE org = ?
+          AND held > 0",
+    );
+    narrow(&mut list, channel, after);
+    list.page(conn, "order_id, line_id", limit, |columns| {
+        Ok(HeldLine {
+            order_id: columns.take()?,
+            line_id: columns.take()?,
+            sku: columns.name()?,
+            held: columns.count()?,
+            since: columns.instant()?,
+        })
+    })
+}
+
+/// Keeps lines that nothing answers to; a line that is kept already grows by what is new, and
+/// counts as kept since it was first. Returns those that were not kept before.
+pub(crate) fn put_unmapped(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    lines: &[UnmappedLine],
+) -> Result<Vec<OrderLineId>> {
+    const KNOWN: &str = "
+        SELECT count(*)
+        FROM unmapped_line
+        WHERE org = ?
+          AND channel = ?
+          AND order_id = ?
+          AND line_id = ?";
+    const SQL: &str = "
+        INSERT INTO unmapped_line (
+          org, channel, order_id, line_id, sku, fields, sold, restocked, held, cancelled,
+          placed_at, updated_at, since
+        )
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (org, channel, order_id, line_id) DO UPDATE
+        SET sku = excluded.sku,
+          fields = excluded.fields,
+          sold = max(sold, excluded.sold),
+          restocked = max(restocked, excluded.restocked),
+          held = max(held, excluded.held),
+          cancelled = max(cancelled, excluded.cancelled),
+          placed_at = coalesce(placed_at, excluded.placed_at),
+          updated_at = nullif(max(coalesce(updated_at, 0), coalesce(excluded.updated_at, 0)), 0)";
+    let mut new = Vec::new();
+    for line in lines {
+        let place = [org.as_str(), channel.as_str(), &line.order_id, &line.line_id];
+        if count(conn, KNOWN, place)? == 0 {
+            new.push((line.order_id.clone(), line.line_id.clone()));
+        }
+        let params = params![
+            org.as_str(),
+            channel.as_str(),
+            line.order_id,
+            line.line_id,
+            line.sku,
+            json(&line.fields)?,
+            stored(line.sold)?,
+            stored(line.restocked)?,
+            stored(line.held)?,
+            // The line as a whole is told as the largest number there is.
+            line.cancelled.min(i64::MAX.unsigned_abs()).cast_signed(),
+            line.placed_at.map(Timestamp::micros),
+            line.updated_at.map(Timestamp::micros),
+            line.since.micros(),
+        ];
+        execute(conn, SQL, params)?;
+    }
+    Ok(new)
+}
+
+/// Lists a connection's lines that nothing answers to, by order and line.
+pub(crate) fn unmapped(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    after: Option<&OrderLineId>,
+    limit: usize,
+) -> Result<Page<UnmappedLine>> {
+    let mut list = List::of(
+        org,
+        "SELECT order_id, line_id, sku, fields, sold, restocked, held, cancelled, placed_at,
+          updated_at, since
+        FROM unmapped_line
+        WHERE org = ?",
+    );
+    narrow(&mut list, channel, after);
+    list.page(conn, "order_id, line_id", limit, |columns| {
+        Ok(UnmappedLine {
+            order_id: columns.take()?,
+            line_id: columns.take()?,
+            sku: columns.take()?,
+            fields: columns.json()?,
+            sold: columns.count()?,
+            restocked: columns.count()?,
+            held: columns.count()?,
+            cancelled: columns.count()?,
+            placed_at: columns.optional_instant()?,
+            updated_at: columns.optional_instant()?,
+            since: columns.instant()?,
+        })
+    })
+}
+
+/// Lets go of lines that have been booked.
+pub(crate) fn delete_unmapped(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    lines: &[OrderLineId],
+) -> Result<()> {
+    const SQL: &str = "
+        DELETE FROM unmapped_line
+        WHERE org = ?
+          AND channel = ?
+          AND order_id = ?
+          AND line_id = ?";
+    for (order, line) in lines {
+        execute(conn, SQL, [org.as_str(), channel.as_str(), order, line])?;
+    }
+    Ok(())
+}
+
+fn narrow(list: &mut List, channel: &ChannelId, after: Option<&OrderLineId>) {
+    list.by("channel = ?", Some(text(channel.as_str())));
+    if let Some((order, line)) = after {
+        list.by_all("(order_id, line_id) > (?, ?)", [text(order), text(line)]);
+    }
 }

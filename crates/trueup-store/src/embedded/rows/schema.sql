@@ -29,6 +29,8 @@ CREATE TABLE IF NOT EXISTS connection (
   last_error_at INTEGER,
   last_error TEXT,
   orders_seen_to INTEGER,
+  restock_policy TEXT NOT NULL DEFAULT 'restock'
+    CHECK (restock_policy IN ('restock', 'quarantine', 'none')),
   PRIMARY KEY (org, id),
   CHECK ((last_error_at IS NULL) = (last_error IS NULL))
 ) STRICT;
@@ -95,8 +97,34 @@ CREATE TABLE IF NOT EXISTS order_line (
   sold INTEGER NOT NULL CHECK (sold >= 0),
   restocked INTEGER NOT NULL CHECK (restocked >= 0),
   at INTEGER NOT NULL,
+  voided INTEGER NOT NULL DEFAULT 0 CHECK (voided >= 0),
+  held INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
+  -- What is held, as [[sku, location, units], …].
+  holds TEXT NOT NULL DEFAULT '[]',
   PRIMARY KEY (org, channel, order_id, line_id)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS order_line_held
+  ON order_line (org, channel, order_id, line_id)
+  WHERE held > 0;
+
+-- Lines of orders that no mapping and no SKU answered to: booked when one does.
+CREATE TABLE IF NOT EXISTS unmapped_line (
+  org TEXT NOT NULL,
+  channel TEXT NOT NULL,
+  order_id TEXT NOT NULL,
+  line_id TEXT NOT NULL,
+  sku TEXT,
+  fields TEXT NOT NULL,
+  sold INTEGER NOT NULL CHECK (sold >= 0),
+  restocked INTEGER NOT NULL CHECK (restocked >= 0),
+  held INTEGER NOT NULL CHECK (held >= 0),
+  cancelled INTEGER NOT NULL CHECK (cancelled >= 0),
+  placed_at INTEGER,
+  updated_at INTEGER,
+  since INTEGER NOT NULL,
+  PRIMARY KEY (org, channel, order_id, line_id)
+) STRICT;
 
 CREATE TABLE IF NOT EXISTS run (
   org TEXT NOT NULL,

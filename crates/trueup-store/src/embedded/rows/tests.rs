@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::params;
 use serde_json::json;
 use trueup_core::{
-    ChannelId, ConflictFacts, Delta, LineBooked, ListingKey, ListingState, Location, Observed,
-    Quantity, Sent, Sku, Strategy, Timestamp,
+    ChannelId, ConflictFacts, Delta, Hold, LineBooked, ListingKey, ListingState, Location,
+    Observed, Quantity, RestockPolicy, Sent, Sku, Strategy, Timestamp,
 };
 
 use super::conflicts::ConflictQuery;
@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked, RecordedAnswer, Resolved,
-    RuleSettings, Run, RunStatus, Subscription,
+    RuleSettings, Run, RunStatus, Subscription, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -81,6 +81,7 @@ fn connection(id: &str) -> crate::Connection {
         rules: RuleSettings::default(),
         poll_interval_minutes: None,
         dry_run: false,
+        restock: RestockPolicy::default(),
         endpoint: None,
         settings: BTreeMap::new(),
         sealed_credentials: vec![0, 159, 255],
@@ -203,14 +204,17 @@ fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
         connections::put(&conn, &org, &connection("a")).unwrap();
         put(&conn, &org, &[mapping("a", "1", "A"), mapping("b", "1", "A")]);
         inbox::put(&conn, &org, &webhook("a", "d1")).unwrap();
-        let booked = LineBooked { sold: 2, restocked: 0 };
-        let row = OrderLine { id: line, sku: &sku("A"), booked, at: at(1) };
-        order_lines::put(&conn, &org, row).unwrap();
+        let booked = LineBooked { sold: 2, ..LineBooked::default() };
+        let row = OrderLine { id: line, sku: &sku("A"), booked: &booked, at: at(1) };
+        order_lines::put(&conn, &org, &row).unwrap();
+        order_lines::put_unmapped(&conn, &org, &channel("a"), &[unmapped("1", "2")]).unwrap();
     }
     assert!(connections::delete(&conn, &org(), &channel("a")).unwrap());
     assert!(!connections::delete(&conn, &org(), &channel("a")).unwrap());
     check_listings(&conn, &ListingQuery::default(), &["b/1"]);
     assert!(order_lines::get(&conn, &org(), line).unwrap().is_some());
+    let waiting = |org| order_lines::unmapped(&conn, &org, &channel("a"), None, 9).unwrap().items;
+    assert_eq!((waiting(org()).len(), waiting(other()).len()), (0, 1));
     let left: Vec<_> = inbox::waiting(&conn, at(100), 9).unwrap();
     assert_eq!(left.iter().map(|(org, _)| org.clone()).collect::<Vec<_>>(), [other()]);
     assert_eq!(connections::all(&conn).unwrap().len(), 1);
@@ -535,9 +539,20 @@ fn an_order_line_is_replaced_and_is_of_one_org_channel_order_and_line() {
     let conn = rows();
     let (a, b) = (channel("a"), channel("b"));
     let id = LineId { channel: &a, order: "1", line: "2" };
-    for booked in [LineBooked { sold: 3, restocked: 0 }, LineBooked { sold: 3, restocked: 1 }] {
-        let row = OrderLine { id, sku: &sku("A"), booked, at: at(1) };
-        order_lines::put(&conn, &org(), row).unwrap();
+    let hold = |name: &str, units| Hold {
+        sku: sku(name),
+        location: Location::main(),
+        quantity: Quantity::new(units).unwrap(),
+    };
+    let holds = [hold("A", 2), hold("B", 1)].into_iter().collect();
+    for booked in [
+        LineBooked { sold: 3, restocked: 0, voided: 0, held: 2, holds },
+        LineBooked { sold: 3, restocked: 1, voided: 4, ..LineBooked::default() },
+    ] {
+        let row = OrderLine { id, sku: &sku("A"), booked: &booked, at: at(1) };
+        order_lines::put(&conn, &org(), &row).unwrap();
+        let held = order_lines::held(&conn, &org(), &a, None, 9).unwrap().items;
+        assert_eq!(held.iter().map(|line| line.held).sum::<u64>(), booked.held);
         assert_eq!(order_lines::get(&conn, &org(), id).unwrap(), Some(booked));
     }
     assert_eq!(order_lines::get(&conn, &other(), id).unwrap(), None);
@@ -552,9 +567,63 @@ fn an_order_line_is_replaced_and_is_of_one_org_channel_order_and_line() {
 fn a_count_that_does_not_fit_is_refused() {
     let conn = rows();
     let id = LineId { channel: &channel("a"), order: "1", line: "2" };
-    let booked = LineBooked { sold: u64::MAX, restocked: 0 };
-    let row = OrderLine { id, sku: &sku("A"), booked, at: at(1) };
-    assert!(matches!(order_lines::put(&conn, &org(), row), Err(RowsError::Corrupt(_))));
+    let booked = LineBooked { sold: u64::MAX, ..LineBooked::default() };
+    let row = OrderLine { id, sku: &sku("A"), booked: &booked, at: at(1) };
+    assert!(matches!(order_lines::put(&conn, &org(), &row), Err(RowsError::Corrupt(_))));
+}
+
+fn unmapped(order: &str, line: &str) -> UnmappedLine {
+    UnmappedLine {
+        order_id: order.to_owned(),
+        line_id: line.to_owned(),
+        sku: Some("A".to_owned()),
+        fields: BTreeMap::from([("asin".to_owned(), "B01".to_owned())]),
+        sold: 2,
+        restocked: 0,
+        held: 0,
+        cancelled: u64::MAX,
+        placed_at: None,
+        updated_at: Some(at(5)),
+        since: at(7),
+    }
+}
+
+#[test]
+fn lines_that_wait_for_a_mapping_grow_and_are_listed_in_order_until_they_are_booked() {
+    let conn = rows();
+    let a = channel("a");
+    let put =
+        |lines: &[UnmappedLine]| order_lines::put_unmapped(&conn, &org(), &a, lines).unwrap().len();
+    assert_eq!(put(&[unmapped("2", "1"), unmapped("1", "2"), unmapped("1", "1")]), 3);
+    let later = UnmappedLine {
+        sold: 1,
+        restocked: 1,
+        cancelled: 0,
+        placed_at: Some(at(1)),
+        updated_at: Some(at(4)),
+        since: at(9),
+        ..unmapped("1", "1")
+    };
+    assert_eq!(put(&[later]), 0);
+    let list = |after: Option<&crate::OrderLineId>, limit| {
+        order_lines::unmapped(&conn, &org(), &a, after, limit).unwrap()
+    };
+    let first = list(None, 1);
+    let grown = UnmappedLine {
+        restocked: 1,
+        cancelled: i64::MAX.unsigned_abs(),
+        placed_at: Some(at(1)),
+        ..unmapped("1", "1")
+    };
+    assert_eq!((first.items, first.more), (vec![grown], true));
+    let names = |page: Page<UnmappedLine>| -> Vec<_> {
+        page.items.into_iter().map(|line| (line.order_id, line.line_id)).collect()
+    };
+    let of = |order: &str, line: &str| (order.to_owned(), line.to_owned());
+    assert_eq!(names(list(Some(&of("1", "1")), 9)), [of("1", "2"), of("2", "1")]);
+    order_lines::delete_unmapped(&conn, &org(), &a, &[of("1", "1"), of("2", "1")]).unwrap();
+    assert_eq!(names(list(None, 9)), [of("1", "2")]);
+    assert!(order_lines::unmapped(&conn, &other(), &a, None, 9).unwrap().items.is_empty());
 }
 
 // --- Runs -----------------------------------------------------------------------------------

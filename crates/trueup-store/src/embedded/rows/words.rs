@@ -2,7 +2,7 @@
 //!
 //! The words are the schema's; a change of one is a migration.
 
-use trueup_core::Strategy;
+use trueup_core::{RestockPolicy, Strategy};
 
 use super::{Result, RowsError};
 use crate::{ConnectionState, DeliveryState, RunStatus};
@@ -32,6 +32,18 @@ impl Word for Strategy {
             Self::ChannelWins => "channel_wins",
             Self::LowerWins => "lower_wins",
             Self::Manual => "manual",
+        }
+    }
+}
+
+impl Word for RestockPolicy {
+    const ALL: &'static [Self] = &[Self::Restock, Self::Quarantine, Self::Nothing];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Restock => "restock",
+            Self::Quarantine => "quarantine",
+            Self::Nothing => "none",
         }
     }
 }
