@@ -80,7 +80,8 @@ pub struct PushItem {
     pub listing: Listing,
     /// The absolute quantity to show, already within [`Capabilities::quantity_max`].
     pub quantity: u64,
-    /// What the channel is believed to show now, for a compare-and-set; `None` = not known.
+    /// What the channel is believed to show now, for a compare-and-set; `None` = not known. A
+    /// channel that compares finds it out then, or refuses: it never overwrites blindly.
     pub expected_before: Option<i64>,
 }
 

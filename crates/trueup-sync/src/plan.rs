@@ -189,10 +189,11 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         }
         Some(_) if !owed && is_accepted(view) => return Plan::Skip(Skip::NotOwed),
         // The same request again meets the same token; a different one is sent only when it is
-        // clear what the channel shows, where the channel compares.
+        // clear what the channel shows, where the channel compares. Without a base, what is
+        // compared with would be another, and so would be the request.
         Some(sent)
             if capabilities.compare_and_set
-                && (sent.quantity != number || sent.version != version) =>
+                && (sent.quantity != number || sent.version != version || state.base.is_none()) =>
         {
             return Plan::ReadFirst;
         }

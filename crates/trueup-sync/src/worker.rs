@@ -114,6 +114,15 @@ struct Later {
     at: Instant,
 }
 
+/// A batch whose outcome is unclear: it is sent again as it was, so that it meets its own token.
+#[derive(Debug)]
+struct Unclear {
+    at: Instant,
+    way: push::Way,
+    run: Option<String>,
+    wants: Vec<push::Want>,
+}
+
 /// A reading that was asked for.
 #[derive(Debug, Clone)]
 struct Reread {
@@ -153,13 +162,14 @@ pub(crate) struct Worker {
     link: Arc<Link>,
     queue: Queue,
     later: BTreeMap<ListingKey, Later>,
+    unclear: VecDeque<Unclear>,
     raising: BTreeMap<ListingKey, Sku>,
     /// Since when a listing is to be raised; it is when orders have been heard after that.
     raise_wanted: BTreeMap<ListingKey, Timestamp>,
     rereads: BTreeMap<ListingKey, Reread>,
     checks: BTreeMap<ListingKey, Check>,
-    /// Listings that gave no number when they were read before a first push.
-    unreadable: BTreeSet<ListingKey>,
+    /// Listings that gave no number when they were last read, and how often in a row.
+    unreadable: BTreeMap<ListingKey, u32>,
     /// How often in a row a listing's push was taken and not applied.
     lies: BTreeMap<ListingKey, u32>,
     jobs: VecDeque<Job>,
@@ -178,11 +188,12 @@ impl Worker {
             link,
             queue: Queue::default(),
             later: BTreeMap::new(),
+            unclear: VecDeque::new(),
             raising: BTreeMap::new(),
             raise_wanted: BTreeMap::new(),
             rereads: BTreeMap::new(),
             checks: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
             lies: BTreeMap::new(),
             jobs: VecDeque::new(),
             run: None,
@@ -289,6 +300,7 @@ impl Worker {
             self.queue.clear();
             self.raising.clear();
             self.later.clear();
+            self.unclear.clear();
             return Ok(());
         }
         if let Err(error) = self.enqueue_owed(&dirty, sweep).await {
@@ -491,6 +503,7 @@ impl Worker {
     fn rest(&mut self) -> Instant {
         let idle = self.queue.is_empty()
             && self.later.is_empty()
+            && self.unclear.is_empty()
             && self.raising.is_empty()
             && self.rereads.is_empty()
             && self.checks.is_empty()
@@ -505,6 +518,7 @@ impl Worker {
             at(out_until);
         }
         self.later.values().for_each(|later| at(later.at));
+        self.unclear.iter().for_each(|unclear| at(unclear.at.max(out_until)));
         self.checks.values().for_each(|check| at(check.due.max(out_until)));
         for reread in self.rereads.values() {
             let due =
@@ -534,10 +548,14 @@ impl Worker {
 
     /// Tries one listing again after a while, longer each time.
     fn try_later(&mut self, sku: Sku, key: ListingKey, attempts: u32) {
-        let millis = backoff::millis(attempts, LISTING_MS_FIRST, LISTING_MS_MAX);
-        let at = Instant::now() + Duration::from_millis(millis);
-        self.later.insert(key, Later { sku, at });
+        self.later.insert(key, Later { sku, at: later(attempts) });
     }
+}
+
+/// Returns when something is tried again that was tried so often: longer each time.
+fn later(attempts: u32) -> Instant {
+    let millis = backoff::millis(attempts, LISTING_MS_FIRST, LISTING_MS_MAX);
+    Instant::now() + Duration::from_millis(millis)
 }
 
 /// Returns whether a connection sends by itself.

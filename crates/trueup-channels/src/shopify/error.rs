@@ -98,6 +98,10 @@ fn wait_ms(cost: &Cost) -> Option<u64> {
     millis((missing / status.restore_rate).max(0.0))
 }
 
+/// A request with the same key is still running: what became of it is not known yet.
+/// <https://shopify.dev/docs/api/usage/idempotent-requests>
+pub(super) const CONCURRENT: &str = "IDEMPOTENCY_CONCURRENT_REQUEST";
+
 /// Classifies a `userErrors` code of `inventorySetQuantities`.
 /// <https://shopify.dev/docs/api/admin-graphql/2026-07/enums/InventorySetQuantitiesUserErrorCode>
 pub(super) fn classify_user_error(code: &str, message: &str) -> ChannelError {
@@ -111,10 +115,11 @@ pub(super) fn classify_user_error(code: &str, message: &str) -> ChannelError {
             ChannelErrorKind::InvalidValue
         }
         // Another request with this key is under way: the same key again, later.
-        "IDEMPOTENCY_CONCURRENT_REQUEST"
+        CONCURRENT => ChannelErrorKind::Throttled,
         // The attempt under this key failed: a new key.
-        | "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED"
-        | "SERVICE_UNAVAILABLE" => ChannelErrorKind::Transient,
+        "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED" | "SERVICE_UNAVAILABLE" => {
+            ChannelErrorKind::Transient
+        }
         "IDEMPOTENCY_KEY_PARAMETER_MISMATCH"
         | "INVALID_NAME"
         | "INVALID_REASON"

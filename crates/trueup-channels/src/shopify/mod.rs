@@ -24,7 +24,9 @@ use crate::port::{
 };
 
 use self::config::Config;
-use self::wire::{Document, InventoryQuantityInput, Location, PolledOrder, SetRefusal};
+use self::wire::{
+    Activated, Document, InventoryQuantityInput, Location, PolledOrder, SetRefusal, Shown,
+};
 
 /// The one rate budget: the cost bucket of app and shop.
 const BUCKET: &str = "graphql";
@@ -129,6 +131,7 @@ impl Channel for Shop {
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
         let mut push = Push::new(batch);
+        self.find_out(caller, &mut push, &batch.token).await;
         for _ in 0..PUSH_ROUNDS_MAX {
             let open = push.open();
             if open.is_empty() {
@@ -154,21 +157,11 @@ impl Channel for Shop {
         caller: &dyn Caller,
         listings: &[Listing],
     ) -> Result<Vec<Reading>, ChannelError> {
-        let mut shown: BTreeMap<(String, String), Reading> = BTreeMap::new();
-        for (location, items) in by_location(listings) {
-            for items in items.chunks(wire::ARRAY_ITEMS_MAX) {
-                let document = wire::build_levels(items, location);
-                let data = self.query(caller, &document, PAGE_COST).await?;
-                for (item, reading) in wire::parse_levels(data)? {
-                    shown.insert((location.to_owned(), item), reading);
-                }
-            }
-        }
+        let shown = self.levels(caller, listings.iter().filter_map(ids)).await?;
         let reading = |listing: &Listing| match ids(listing) {
             Some((item, location)) => shown
                 .get(&(location.to_owned(), item.to_owned()))
-                .cloned()
-                .unwrap_or_else(|| Reading::Unknown("no such inventory item".to_owned())),
+                .map_or_else(|| Reading::Unknown(NO_ITEM.to_owned()), |shown| (*shown).into()),
             None => Reading::Unknown("the mapping names no item and location".to_owned()),
         };
         Ok(listings.iter().map(reading).collect())
@@ -235,6 +228,11 @@ impl Channel for Shop {
     }
 }
 
+/// What is said of an item that is not there.
+const NO_ITEM: &str = "no such inventory item";
+/// What items show, by location and item.
+type Levels = BTreeMap<(String, String), Shown>;
+
 /// Whether a mutation may be sent twice after a broken connection.
 #[derive(Clone, Copy)]
 enum Repeat {
@@ -244,6 +242,76 @@ enum Repeat {
 }
 
 impl Shop {
+    /// Reads what pairs of item and location show.
+    async fn levels<'a>(
+        &self,
+        caller: &dyn Caller,
+        pairs: impl Iterator<Item = (&'a str, &'a str)> + Send,
+    ) -> Result<Levels, ChannelError> {
+        let mut levels = Levels::new();
+        for (location, items) in by_location(pairs) {
+            for items in items.chunks(wire::ARRAY_ITEMS_MAX) {
+                let document = wire::build_levels(items, location);
+                let data = self.query(caller, &document, PAGE_COST).await?;
+                for (item, shown) in wire::parse_levels(data)? {
+                    levels.insert((location.to_owned(), item), shown);
+                }
+            }
+        }
+        Ok(levels)
+    }
+
+    /// Finds out what the items show of which that is not known, so that nothing is overwritten
+    /// blindly: what gives no number is refused, what is not stocked at its location is stocked.
+    async fn find_out(&self, caller: &dyn Caller, push: &mut Push, token: &str) {
+        let blind: Vec<usize> = push.blind().collect();
+        if blind.is_empty() {
+            return;
+        }
+        let pairs = blind.iter().filter_map(|&at| push.inputs[at].as_ref());
+        let pairs: Vec<(String, String)> = pairs
+            .map(|input| (input.inventory_item_id.clone(), input.location_id.clone()))
+            .collect();
+        let pairs = pairs.iter().map(|(item, location)| (item.as_str(), location.as_str()));
+        let levels = match self.levels(caller, pairs).await {
+            Ok(levels) => levels,
+            Err(error) => {
+                for at in blind {
+                    push.outcomes[at] = Some(PushOutcome::NotSent(held_back(&error)));
+                }
+                return;
+            }
+        };
+        let mut unstocked = Vec::new();
+        for at in blind {
+            let Some(input) = &mut push.inputs[at] else { continue };
+            let place = (input.location_id.clone(), input.inventory_item_id.clone());
+            let refused = |kind, detail: &str| {
+                Some(PushOutcome::Refused(ChannelError::new(kind, detail.to_owned())))
+            };
+            push.outcomes[at] = match levels.get(&place) {
+                Some(Shown::Available(quantity)) => {
+                    input.change_from_quantity = Some(*quantity);
+                    None
+                }
+                Some(Shown::NotStocked) => {
+                    unstocked.push(at);
+                    None
+                }
+                Some(Shown::NotTracked) => {
+                    refused(ChannelErrorKind::NotPushable, "the item is not tracked by Shopify")
+                }
+                Some(Shown::NoNumber) => {
+                    let detail = "Shopify says no number to compare with";
+                    let error = ChannelError::new(ChannelErrorKind::Transient, detail);
+                    Some(PushOutcome::NotSent(error))
+                }
+                None => refused(ChannelErrorKind::ListingNotFound, NO_ITEM),
+            };
+        }
+        self.activate(caller, push, &unstocked, token).await;
+    }
+
     /// Sends a set; `Ok` = what it refused.
     async fn set(
         &self,
@@ -270,18 +338,20 @@ impl Shop {
             push.activations += 1;
             let document = wire::build_activate(&input, &format!("{key}-stock-{at}"));
             let answer = self.mutate(caller, &document, SET_COST, Repeat::Yes).await;
-            let errors = answer.and_then(|d| wire::parse_user_errors("inventoryActivate", &d));
-            match errors {
-                Ok(errors) => {
-                    if let Some(words) = errors.first() {
-                        let detail = format!(
-                            "the item cannot be stocked at the location: {}",
-                            exchange::clip(words)
-                        );
-                        let error = ChannelError::new(ChannelErrorKind::NotPushable, detail)
-                            .with_code("ITEM_NOT_STOCKED_AT_LOCATION");
-                        push.outcomes[at] = Some(PushOutcome::Refused(error));
+            match answer.and_then(wire::parse_activate) {
+                // What was known before is what the push rests on; only where nothing was, the
+                // level that has just come about is what is compared with.
+                Ok(Activated::Stocked(available)) => {
+                    if let Some(input) = &mut push.inputs[at] {
+                        input.change_from_quantity = input.change_from_quantity.or(available);
                     }
+                }
+                Ok(Activated::Refused(words)) => {
+                    let words = exchange::clip(&words);
+                    let detail = format!("the item cannot be stocked at the location: {words}");
+                    let error = ChannelError::new(ChannelErrorKind::NotPushable, detail)
+                        .with_code("ITEM_NOT_STOCKED_AT_LOCATION");
+                    push.outcomes[at] = Some(PushOutcome::Refused(error));
                 }
                 // The set was refused as a whole, so nothing is known to be changed.
                 Err(error) => {
@@ -477,6 +547,15 @@ impl Push {
         push
     }
 
+    /// Returns the items of which it is not known what they show.
+    fn blind(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_blind = |at: &usize| match &self.inputs[*at] {
+            Some(input) => input.change_from_quantity.is_none(),
+            None => false,
+        };
+        (0..self.inputs.len()).filter(is_blind)
+    }
+
     /// Returns the items without an outcome.
     fn open(&self) -> Vec<usize> {
         (0..self.outcomes.len()).filter(|&at| self.outcomes[at].is_none()).collect()
@@ -511,6 +590,13 @@ impl Push {
             match (at, refusal.code.as_str()) {
                 // The next round has a new key and nothing was done under this one.
                 (None, "IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED") => {}
+                // The request that runs may set them yet: the same key again, later.
+                (_, error::CONCURRENT) => {
+                    for &at in open {
+                        self.outcomes[at] = Some(PushOutcome::Unknown(error.clone()));
+                    }
+                    return Vec::new();
+                }
                 (None, _) => self.fail_open(open, &error),
                 (Some(at), "ITEM_NOT_STOCKED_AT_LOCATION") => unstocked.push(at),
                 (Some(at), _) => self.outcomes[at] = Some(failed_push(error)),
@@ -572,9 +658,11 @@ fn ids(listing: &Listing) -> Option<(&str, &str)> {
     Some((item, location))
 }
 
-fn by_location(listings: &[Listing]) -> BTreeMap<&str, Vec<&str>> {
+fn by_location<'a>(
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+) -> BTreeMap<&'a str, Vec<&'a str>> {
     let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (item, location) in listings.iter().filter_map(ids) {
+    for (item, location) in pairs {
         let items = groups.entry(location).or_default();
         if !items.contains(&item) {
             items.push(item);

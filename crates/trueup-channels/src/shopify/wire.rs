@@ -32,12 +32,12 @@ mutation SetQuantities($input: InventorySetQuantitiesInput!, $key: String!) {
 }";
 
 /// Stocks an item at a location. Without `available`, an item that was active there before
-/// keeps its old quantity since 2026-04: the set that follows compares before it writes.
+/// keeps its old quantity since 2026-04: the set that follows compares with what is answered.
 /// <https://shopify.dev/changelog/inventoryactivate-now-preserves-available-quantity>
 pub(super) const ACTIVATE: &str = "\
 mutation Activate($item: ID!, $location: ID!, $key: String!) {
   inventoryActivate(inventoryItemId: $item, locationId: $location) @idempotent(key: $key) {
-    inventoryLevel { id }
+    inventoryLevel { id quantities(names: [\"available\"]) { name quantity } }
     userErrors { field message }
   }
 }";
@@ -318,6 +318,36 @@ fn quantity_index(field: &[String]) -> Option<usize> {
     field.get(at + 1)?.parse().ok()
 }
 
+/// What stocking an item at a location came to.
+pub(super) enum Activated {
+    /// It is stocked there, with what it shows now, where the answer says so.
+    Stocked(Option<i64>),
+    /// It cannot be, in Shopify's words.
+    Refused(String),
+}
+
+/// Reads what `inventoryActivate` did.
+pub(super) fn parse_activate(data: Value) -> Result<Activated, ChannelError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        inventory_activate: Answer,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        inventory_level: Option<InventoryLevel>,
+        #[serde(default)]
+        user_errors: Vec<UserError>,
+    }
+    let data: Data = parse_value("inventoryActivate", data)?;
+    let Answer { inventory_level, user_errors } = data.inventory_activate;
+    Ok(match user_errors.into_iter().next() {
+        Some(error) => Activated::Refused(error.message),
+        None => Activated::Stocked(inventory_level.and_then(|level| level.available())),
+    })
+}
+
 /// Reads the user errors of a mutation that has no codes.
 pub(super) fn parse_user_errors(mutation: &str, data: &Value) -> Result<Vec<String>, ChannelError> {
     let payload = data.get(mutation).cloned().unwrap_or(Value::Null);
@@ -355,6 +385,7 @@ struct InventoryItem {
 
 #[derive(Deserialize)]
 struct InventoryLevel {
+    #[serde(default)]
     quantities: Vec<InventoryQuantity>,
 }
 
@@ -364,31 +395,55 @@ struct InventoryQuantity {
     quantity: i64,
 }
 
+impl InventoryLevel {
+    fn available(&self) -> Option<i64> {
+        let available = self.quantities.iter().find(|quantity| quantity.name == "available");
+        available.map(|available| available.quantity)
+    }
+}
+
 impl InventoryItem {
-    /// A level that is not there, or an item that is not tracked, is never zero.
-    fn reading(&self) -> Reading {
-        if self.tracked == Some(false) {
-            return Reading::Unknown("not tracked by Shopify".to_owned());
-        }
-        let Some(level) = &self.inventory_level else {
-            return Reading::Unknown("not stocked at the location".to_owned());
-        };
-        match level.quantities.iter().find(|quantity| quantity.name == "available") {
-            Some(available) => Reading::Quantity(available.quantity),
-            None => Reading::Unknown("no available quantity in the answer".to_owned()),
+    fn shown(&self) -> Shown {
+        match &self.inventory_level {
+            _ if self.tracked == Some(false) => Shown::NotTracked,
+            None => Shown::NotStocked,
+            Some(level) => level.available().map_or(Shown::NoNumber, Shown::Available),
         }
     }
 }
 
+/// What an item shows at a location: a level that is not there, or an item that is not tracked,
+/// is never zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Available(i64),
+    NotTracked,
+    NotStocked,
+    /// The level came without the quantity that was asked for.
+    NoNumber,
+}
+
+impl From<Shown> for Reading {
+    fn from(shown: Shown) -> Self {
+        let why = match shown {
+            Shown::Available(quantity) => return Self::Quantity(quantity),
+            Shown::NotTracked => "not tracked by Shopify",
+            Shown::NotStocked => "not stocked at the location",
+            Shown::NoNumber => "no available quantity in the answer",
+        };
+        Self::Unknown(why.to_owned())
+    }
+}
+
 /// Reads what the items show, by gid; an item that is not there is absent.
-pub(super) fn parse_levels(data: Value) -> Result<BTreeMap<String, Reading>, ChannelError> {
+pub(super) fn parse_levels(data: Value) -> Result<BTreeMap<String, Shown>, ChannelError> {
     #[derive(Deserialize)]
     struct Data {
         nodes: Vec<Option<InventoryItem>>,
     }
     let data: Data = parse_value("nodes", data)?;
     let items = data.nodes.into_iter().flatten();
-    Ok(items.filter_map(|item| Some((item.id.clone()?, item.reading()))).collect())
+    Ok(items.filter_map(|item| Some((item.id.clone()?, item.shown()))).collect())
 }
 
 /// Reads a page of variants.
@@ -417,7 +472,7 @@ pub(super) fn parse_variants(
         let reading = match location {
             Some(location) => {
                 fields.insert("locationId".to_owned(), location.to_owned());
-                variant.inventory_item.reading()
+                variant.inventory_item.shown().into()
             }
             None => Reading::Unknown("not read: no location is set".to_owned()),
         };

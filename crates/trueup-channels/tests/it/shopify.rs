@@ -127,7 +127,7 @@ fn a_notice_names_a_listing_by_item_and_location_or_by_variant() {
 #[tokio::test]
 async fn a_set_is_absolute_compared_and_idempotent() {
     let fake = Fake::new([set(&[])]);
-    let push = batch(vec![item(level(1), 42, Some(41)), item(level(2), 0, None)]);
+    let push = batch(vec![item(level(1), 42, Some(41)), item(level(2), 0, Some(-1))]);
     let outcomes = channel("shopify", &shop()).push(&fake, &push).await;
     assert_eq!(shorts(&outcomes), ["Applied", "Applied"]);
     let asked = &fake.asked()[0];
@@ -148,7 +148,7 @@ async fn a_set_is_absolute_compared_and_idempotent() {
                  "quantity": 42, "changeFromQuantity": 41},
                 {"inventoryItemId": "gid://shopify/InventoryItem/2",
                  "locationId": "gid://shopify/Location/9",
-                 "quantity": 0, "changeFromQuantity": null},
+                 "quantity": 0, "changeFromQuantity": -1},
             ],
         })
     );
@@ -197,6 +197,42 @@ async fn an_item_that_is_not_stocked_is_stocked_and_set() {
 }
 
 #[tokio::test]
+async fn what_is_not_known_is_found_out_and_never_overwritten_blindly() {
+    let level_of =
+        |available: i64| json!({"quantities": [{"name": "available", "quantity": available}]});
+    let id = |n: u64| format!("gid://shopify/InventoryItem/{n}");
+    let nodes = json!({"nodes": [
+        {"id": id(1), "tracked": true, "inventoryLevel": level_of(7)},
+        {"id": id(2), "tracked": false, "inventoryLevel": level_of(0)},
+        {"id": id(3), "tracked": true, "inventoryLevel": null},
+        null,
+        {"id": id(5), "tracked": true, "inventoryLevel": {"quantities": []}},
+    ]});
+    let mut kept = level_of(4);
+    kept["id"] = json!("gid://shopify/InventoryLevel/1");
+    let activated = json!({"inventoryActivate": {"inventoryLevel": kept, "userErrors": []}});
+    let blind = || batch((1..=5).map(|n| item(level(n), 10 + n, None)).collect());
+    let fake = Fake::new([data(nodes), data(activated), set(&[])]);
+    let outcomes = channel("shopify", &shop()).push(&fake, &blind()).await;
+    let expected = [
+        "Applied",
+        "Refused NotPushable -",
+        "Applied",
+        "Refused ListingNotFound -",
+        "NotSent Transient -",
+    ];
+    assert_eq!(shorts(&outcomes), expected);
+    let set = fake.body(2);
+    let quantities = set["variables"]["input"]["quantities"].as_array().unwrap();
+    let compared: Vec<&Value> = quantities.iter().map(|q| &q["changeFromQuantity"]).collect();
+    // An item that was stocked here before has its old number back: it is compared with that.
+    assert_eq!(compared, [7, 4]);
+    let fake = Fake::new([graphql_error("THROTTLED")]);
+    let outcomes = channel("shopify", &shop()).push(&fake, &blind()).await;
+    assert_eq!(shorts(&outcomes), ["NotSent Throttled THROTTLED"; 5]);
+}
+
+#[tokio::test]
 async fn rounds_are_bounded() {
     let script = (0..5).map(|_| set(&[("IDEMPOTENCY_PREVIOUS_ATTEMPT_FAILED", None)]));
     let fake = Fake::new(script);
@@ -222,7 +258,7 @@ async fn every_failure_has_its_outcome() {
         ),
         (
             set(&[("IDEMPOTENCY_CONCURRENT_REQUEST", None)]),
-            "NotSent Transient IDEMPOTENCY_CONCURRENT_REQUEST",
+            "Unknown Throttled IDEMPOTENCY_CONCURRENT_REQUEST",
         ),
         (
             set(&[("IDEMPOTENCY_KEY_PARAMETER_MISMATCH", None)]),

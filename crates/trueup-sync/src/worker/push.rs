@@ -10,7 +10,7 @@ use trueup_channels::{
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source};
 use trueup_store::{AttemptNote, Connection, ListingView, Parked};
 
-use super::{ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, VERIFY_TRIES_MAX, Worker};
+use super::{ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
 use crate::engine::EngineError;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
 
@@ -63,6 +63,17 @@ struct Outgoing {
 impl Worker {
     /// Sends one batch of what is owed, what could be oversold first.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        if let Some(unclear) = self.due_unclear() {
+            let Unclear { way, run, wants, .. } = unclear;
+            let again = wants.clone();
+            let pushed = self.push_batch(row, wants, run.as_deref(), way).await;
+            if let Err(error) = pushed {
+                let at = super::later(1);
+                self.unclear.push_back(Unclear { at, way, run, wants: again });
+                return Err(error);
+            }
+            return Ok(true);
+        }
         let Some((lane, waiting)) = self.queue.first_lane() else { return Ok(false) };
         let (way, count) = self.way(waiting);
         let taken = self.queue.take(lane, count);
@@ -77,6 +88,12 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    fn due_unclear(&mut self) -> Option<Unclear> {
+        let now = Instant::now();
+        let at = self.unclear.iter().position(|unclear| unclear.at <= now)?;
+        self.unclear.remove(at)
     }
 
     /// Chooses the vendor's way for so many listings, and how many of them go at once.
@@ -145,7 +162,7 @@ impl Worker {
         let capabilities = self.link.channel.capabilities().clone();
         let key = &view.mapping.key;
         let never_read = view.state.base.is_none() && view.state.in_flight.is_none();
-        let strategy_first = wish == Wish::Owed && never_read && !self.unreadable.contains(key);
+        let strategy_first = wish == Wish::Owed && never_read && !self.unreadable.contains_key(key);
         match plan::plan(view, wish, &capabilities) {
             Plan::Skip(skip) => Planned::End(End::Skipped(skip)),
             Plan::Shown(push) => Planned::Note(push, PushResult::Applied),
@@ -198,7 +215,8 @@ impl Worker {
     }
 
     /// A channel that compares is told what it shows now; where that was never known, it is
-    /// read, and not noted: what it means is for a pull to say.
+    /// read, and not noted: what it means is for a pull to say. What gives no number is left to
+    /// the channel, which says why it cannot be told one.
     async fn know_before(&mut self, outgoing: &mut [Outgoing]) -> Result<(), ChannelError> {
         if !self.link.channel.capabilities().compare_and_set {
             return Ok(());
@@ -247,7 +265,7 @@ impl Worker {
         // A connector that answers for fewer items than it was given knows nothing of the rest.
         outcomes.resize_with(outgoing.len(), || PushOutcome::Unknown(waiting("no outcome")));
         self.look_at(&outcomes).await?;
-        self.take_outcomes(outgoing, outcomes).await
+        self.take_outcomes(outgoing, outcomes, run, way).await
     }
 
     fn batch(&self, outgoing: &[Outgoing], run: Option<&str>) -> PushBatch {
@@ -302,7 +320,10 @@ impl Worker {
         &mut self,
         outgoing: Vec<Outgoing>,
         outcomes: Vec<PushOutcome>,
+        run: Option<&str>,
+        way: Way,
     ) -> Result<Vec<Report>, EngineError> {
+        let mut again: Option<Unclear> = None;
         let mut reports = Vec::with_capacity(outgoing.len());
         let mut settled = Vec::new();
         let mut notes = Vec::new();
@@ -375,10 +396,17 @@ impl Worker {
                 PushOutcome::Unknown(error) => {
                     settled.push((push, PushResult::Unknown));
                     notes.push(note(&want.key, attempts, view.parked.clone()));
-                    // What is owed is sent again under the same token; what was only asked for
-                    // is looked at.
+                    // What is owed is sent again under the same token, together with what it was
+                    // sent with; what was only asked for is looked at.
                     if view.is_dirty() {
-                        self.try_later(want.sku.clone(), want.key.clone(), attempts);
+                        self.later.remove(&want.key);
+                        let unclear = again.get_or_insert_with(|| Unclear {
+                            at: super::later(attempts),
+                            way,
+                            run: run.map(str::to_owned),
+                            wants: Vec::new(),
+                        });
+                        unclear.wants.push(Want { wish: Wish::Owed, ..want.clone() });
                     } else {
                         self.expect_number(&view, quantity);
                     }
@@ -387,6 +415,7 @@ impl Worker {
             };
             reports.push(Report { want, end });
         }
+        self.unclear.extend(again);
         self.settle(settled).await?;
         if !notes.is_empty() {
             self.shared.store.note_attempts(&self.link.org, &self.link.id, notes).await?;

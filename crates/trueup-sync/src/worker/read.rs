@@ -253,11 +253,20 @@ impl Worker {
     ) -> Option<i64> {
         let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
         let observed = match reading {
-            Reading::Quantity(observed) => *observed,
+            Reading::Quantity(observed) => {
+                self.unreadable.remove(&key);
+                *observed
+            }
             Reading::Unknown(_) => {
-                self.unreadable.insert(key.clone());
+                let times = self.unreadable.entry(key.clone()).or_default();
+                *times = times.saturating_add(1);
+                let times = *times;
                 if publishes(row) && view.is_dirty() {
-                    self.queue.put(Lane::Decrease, sku, key);
+                    // An unclear push waits for a number before another can be sent.
+                    match view.state.in_flight {
+                        Some(_) => self.try_later(sku, key, times),
+                        None => self.queue.put(Lane::Decrease, sku, key),
+                    }
                 }
                 return None;
             }

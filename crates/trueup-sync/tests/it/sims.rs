@@ -224,3 +224,71 @@ async fn a_revoked_token_pauses_the_connection_once_and_nothing_is_lost() {
     assert_eq!(house.history("channel").await.len(), 1, "told once");
     house.close().await;
 }
+
+/// The idempotency keys of the sets that a simulated shop saw, in order.
+fn set_keys(stall: &Stall) -> Vec<String> {
+    let sets = stall.shop.requests().into_iter().filter(|seen| seen.body.contains("SetQuantities"));
+    let key = |body: &str| -> serde_json::Value { serde_json::from_str(body).unwrap() };
+    sets.map(|seen| key(&seen.body)["variables"]["key"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_that_runs_already_is_sent_again_under_the_same_key() {
+    let house = House::open_with(trueup_channels::kind).await;
+    for nth in 0..5 {
+        house.count(&name(nth), 9, true).await;
+    }
+    let stalls = open(&house, &["shopify"], 5).await;
+    house.settle().await;
+    let stall = &stalls[0];
+    let before = set_keys(stall).len();
+    stall.shop.set_faults(Faults { busy: Chance::next(3), ..Faults::default() });
+    for nth in 0..5 {
+        house.count(&name(nth), 4, false).await;
+    }
+    let run = house.push(&stall.id, PushScope::All).await;
+    house.settle().await;
+    for nth in 0..5 {
+        assert_eq!(stall.shop.quantity(&name(nth)), Some(4), "{run:?}");
+    }
+    let keys = set_keys(stall).split_off(before);
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gives_no_number_is_stocked_or_parked_and_never_overwritten() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("UNTRACKED", 5, true).await;
+    house.count("ELSEWHERE", 6, true).await;
+    let shop: AnySimulator = shopify::Simulator::default().into();
+    let untracked = SeedItem { tracked: false, ..SeedItem::new("UNTRACKED", 3) };
+    let elsewhere = shopify::state::LOCATION_ID + 1;
+    let elsewhere = SeedItem { location_id: Some(elsewhere), ..SeedItem::new("ELSEWHERE", 8) };
+    shop.seed(vec![untracked, elsewhere]).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = spawn(shop.clone(), any).await.unwrap();
+    let stall = Stall { id: channel("shopify"), shop, _server: server };
+    let config = stall.shop.channel_config(&stall._server.url);
+    house.engine.enable(&house.org, &stall.id, enable_of(&config)).await.unwrap();
+    let item_of = |sku: &str| stall.shop.listing(sku).unwrap()["inventoryItemId"].clone();
+    let drafts = ["UNTRACKED", "ELSEWHERE"].map(|sku| {
+        let item = item_of(sku).as_str().unwrap().to_owned();
+        let fields = BTreeMap::from([("inventoryItemId".to_owned(), item)]);
+        trueup_sync::MappingDraft { fields, ..crate::house::draft(sku, "") }
+    });
+    house.engine.map(&house.org, &stall.id, drafts.into()).await.unwrap();
+    house.settle().await;
+    let parked = house.listing(&stall.id, "UNTRACKED").await.parked.unwrap();
+    assert_eq!(parked.code, "not_pushable");
+    assert!(parked.detail.contains("not tracked"), "{}", parked.detail);
+    assert_eq!(stall.shop.quantity("UNTRACKED"), Some(3), "it was not overwritten");
+    // The default location was stocked, and the other one left alone.
+    assert_eq!(stall.shop.quantity("ELSEWHERE"), Some(8 + 6));
+    let keyless = stall.shop.requests().into_iter().filter(|seen| {
+        seen.body.contains("SetQuantities") && seen.body.contains("\"changeFromQuantity\":null")
+    });
+    assert_eq!(keyless.count(), 0, "nothing is set without a number to compare with");
+    house.close().await;
+}

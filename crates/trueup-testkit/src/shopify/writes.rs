@@ -432,8 +432,11 @@ pub(crate) fn activate(shop: &mut State, arguments: &Map<String, Value>, now: Ti
         let available = arguments.get("available").and_then(Value::as_i64).unwrap_or(0);
         levels.push(state::Level { location, available, committed: 0, updated_at: now });
     }
+    let available = levels.iter().find(|level| level.location == location).map(|l| l.available);
+    let quantities = json!([{"name": "available", "quantity": available}]);
     let payload = json!({
-        "inventoryLevel": {"id": state::level_gid(index, location)}, "userErrors": [],
+        "inventoryLevel": {"id": state::level_gid(index, location), "quantities": quantities},
+        "userErrors": [],
     });
     Done { payload, events: vec![shop.level_event(index, location)] }
 }
