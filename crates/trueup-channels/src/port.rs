@@ -389,6 +389,15 @@ pub struct RateHint {
     pub remaining: Option<f64>,
 }
 
+/// What a channel found out about a listing, to be kept with its mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingNote {
+    /// The listing; its key stays what it is.
+    pub key: ListingKey,
+    /// Fields to set beside those that are there; `None` takes one away.
+    pub fields: BTreeMap<String, Option<String>>,
+}
+
 /// What a channel is lent to talk to its vendor.
 #[async_trait]
 pub trait Caller: Send + Sync {
@@ -410,6 +419,21 @@ pub trait Caller: Send + Sync {
 
     /// Forgets a token that was refused.
     fn drop_token(&self, name: &str);
+
+    /// Returns what was remembered under this name and still holds. No secrets: see
+    /// [`Caller::token`].
+    fn recall(&self, name: &str) -> Option<String>;
+
+    /// Remembers a text for so many seconds, or until the process ends or newer ones need the
+    /// place.
+    fn remember(&self, name: &str, text: &str, seconds: u64);
+
+    /// Forgets what was remembered under this name.
+    fn forget(&self, name: &str);
+
+    /// Keeps what was found out about listings durably with their mappings, so that it need not
+    /// be asked again. What could not be kept is asked again, nothing worse.
+    async fn note_listings(&self, notes: Vec<ListingNote>);
 
     /// Keeps a new refresh token durably before it is used (rotating refresh tokens).
     ///

@@ -386,6 +386,15 @@ pub struct AttemptNote {
     pub parked: Option<Parked>,
 }
 
+/// Identifiers of a listing that the vendor told, to be kept with its mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldsNote {
+    /// The listing; its key stays what it is.
+    pub key: ListingKey,
+    /// Fields to set beside those that are there; `None` takes one away.
+    pub fields: BTreeMap<String, Option<String>>,
+}
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunStatus {
@@ -789,6 +798,14 @@ pub trait Store: Send + Sync + 'static {
         org: &Org,
         channel: &ChannelId,
         notes: Vec<AttemptNote>,
+    ) -> Result<(), StoreError>;
+
+    /// Adds to the identifiers of mappings; passes over those that are gone.
+    async fn note_fields(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<FieldsNote>,
     ) -> Result<(), StoreError>;
 
     /// Waits until SKUs owe a push, and takes them all. Each is told at least once; after a

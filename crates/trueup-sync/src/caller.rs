@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{
-    Caller, ChannelError, ChannelErrorKind, RateHint, Request, Response, Secret,
+    Caller, ChannelError, ChannelErrorKind, ListingNote, RateHint, Request, Response, Secret,
 };
 use trueup_core::{ChannelId, Org, Timestamp};
 use url::Url;
@@ -35,6 +35,10 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const TOKEN_SECONDS_LEFT: u64 = 60;
 /// The most tokens one connection keeps.
 const TOKENS_MAX: usize = 100;
+/// The most other texts that one connection remembers.
+const REMEMBERED_MAX: usize = 10_000;
+/// The longest that anything is kept: a year is longer than any vendor's token lives.
+const KEPT_SECONDS_MAX: u64 = 366 * 86_400;
 
 /// Makes the HTTP client: guarded addresses, no proxies, no redirects, a timeout.
 pub(crate) fn client(reach: Reach, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
@@ -48,10 +52,61 @@ pub(crate) fn client(reach: Reach, timeout: Duration) -> Result<reqwest::Client,
         .build()
 }
 
-/// Keeps a rotated credential durably.
+/// Keeps durably what the vendor gave or told.
 #[async_trait]
 pub(crate) trait Keeper: Send + Sync {
+    /// Keeps a rotated credential.
     async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError>;
+
+    /// Keeps what was found out about listings with their mappings.
+    async fn note(&self, notes: Vec<ListingNote>);
+}
+
+/// Things by name, each good for a while; when full, the oldest makes room.
+struct Shelf<T> {
+    items_max: usize,
+    put: u64,
+    items: BTreeMap<String, Kept<T>>,
+    /// Names by when they were put there.
+    order: BTreeMap<u64, String>,
+}
+
+struct Kept<T> {
+    thing: T,
+    good_until: Instant,
+    put: u64,
+}
+
+impl<T: Clone> Shelf<T> {
+    fn new(items_max: usize) -> Self {
+        Self { items_max, put: 0, items: BTreeMap::new(), order: BTreeMap::new() }
+    }
+
+    /// Returns what is good for longer than this.
+    fn get(&self, name: &str, at_least: Duration) -> Option<T> {
+        let kept = self.items.get(name)?;
+        let left = kept.good_until.saturating_duration_since(Instant::now());
+        (left > at_least).then(|| kept.thing.clone())
+    }
+
+    fn put(&mut self, name: &str, thing: T, seconds: u64) {
+        self.remove(name);
+        if self.items.len() >= self.items_max
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.items.remove(&oldest);
+        }
+        self.put += 1;
+        let good_until = Instant::now() + Duration::from_secs(seconds.min(KEPT_SECONDS_MAX));
+        self.items.insert(name.to_owned(), Kept { thing, good_until, put: self.put });
+        self.order.insert(self.put, name.to_owned());
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(kept) = self.items.remove(name) {
+            self.order.remove(&kept.put);
+        }
+    }
 }
 
 /// What one connection is lent to talk to its vendor.
@@ -63,7 +118,8 @@ pub(crate) struct Transport {
     kind: &'static str,
     endpoint: Option<Url>,
     throttle: Mutex<Throttle>,
-    tokens: Mutex<BTreeMap<String, (Secret, Instant)>>,
+    tokens: Mutex<Shelf<Secret>>,
+    remembered: Mutex<Shelf<String>>,
     keeper: Arc<dyn Keeper>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -93,7 +149,8 @@ impl Transport {
             kind: parts.kind,
             endpoint: parts.endpoint,
             throttle: Mutex::new(Throttle::new(parts.budgets, Instant::now())),
-            tokens: Mutex::new(BTreeMap::new()),
+            tokens: Mutex::new(Shelf::new(TOKENS_MAX)),
+            remembered: Mutex::new(Shelf::new(REMEMBERED_MAX)),
             keeper: parts.keeper,
             clock: parts.clock,
             stop: parts.stop,
@@ -204,25 +261,33 @@ impl Caller for Transport {
     }
 
     fn token(&self, name: &str) -> Option<Secret> {
-        let tokens = self.tokens.lock();
-        let (token, good_until) = tokens.get(name)?;
-        let left = good_until.saturating_duration_since(Instant::now());
-        (left > Duration::from_secs(TOKEN_SECONDS_LEFT)).then(|| token.clone())
+        self.tokens.lock().get(name, Duration::from_secs(TOKEN_SECONDS_LEFT))
     }
 
     fn keep_token(&self, name: &str, token: Secret, expires_in_seconds: u64) {
-        // A year is longer than any vendor's token lives.
-        let seconds = expires_in_seconds.min(366 * 86_400);
-        let good_until = Instant::now() + Duration::from_secs(seconds);
-        let mut tokens = self.tokens.lock();
-        if tokens.len() >= TOKENS_MAX && !tokens.contains_key(name) {
-            tokens.clear();
-        }
-        tokens.insert(name.to_owned(), (token, good_until));
+        self.tokens.lock().put(name, token, expires_in_seconds);
     }
 
     fn drop_token(&self, name: &str) {
         self.tokens.lock().remove(name);
+    }
+
+    fn recall(&self, name: &str) -> Option<String> {
+        self.remembered.lock().get(name, Duration::ZERO)
+    }
+
+    fn remember(&self, name: &str, text: &str, seconds: u64) {
+        self.remembered.lock().put(name, text.to_owned(), seconds);
+    }
+
+    fn forget(&self, name: &str) {
+        self.remembered.lock().remove(name);
+    }
+
+    async fn note_listings(&self, notes: Vec<ListingNote>) {
+        if !notes.is_empty() {
+            self.keeper.note(notes).await;
+        }
     }
 
     async fn keep_credential(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
@@ -362,6 +427,28 @@ mod tests {
         }
         assert!(rebase("https://x.example/", Some(&endpoint), Reach::Public).is_err());
         assert!(rebase("http://10.0.0.1/", None, Reach::Public).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_shelf_loses_the_oldest_and_nothing_else() {
+        let mut shelf = Shelf::new(3);
+        for name in ["a", "b", "c"] {
+            shelf.put(name, name.to_owned(), 100);
+        }
+        // Put again, it is the newest.
+        shelf.put("a", "again".to_owned(), 100);
+        shelf.put("d", "d".to_owned(), 100);
+        let known = |shelf: &Shelf<String>| {
+            ["a", "b", "c", "d"].map(|name| shelf.get(name, Duration::ZERO).is_some())
+        };
+        assert_eq!(known(&shelf), [true, false, true, true]);
+        shelf.remove("c");
+        shelf.put("b", "b".to_owned(), 10);
+        assert_eq!(known(&shelf), [true, true, false, true]);
+        assert_eq!(shelf.get("b", Duration::from_secs(10)), None, "not good for long enough");
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(known(&shelf), [true, false, false, true]);
+        assert_eq!(shelf.items.len(), shelf.order.len());
     }
 
     #[test]

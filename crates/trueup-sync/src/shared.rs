@@ -10,11 +10,13 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use trueup_channels::{ChannelError, ChannelErrorKind, Kind, Secret, SettingError, Settings};
+use trueup_channels::{
+    ChannelError, ChannelErrorKind, Kind, ListingNote, Secret, SettingError, Settings,
+};
 use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
 use trueup_store::{
-    Connection, ConnectionState, HistoryEntry, ListingQuery, ListingView, Outcome, Store,
-    StoreError, Submission,
+    Connection, ConnectionState, FieldsNote, HistoryEntry, ListingQuery, ListingView, Outcome,
+    Store, StoreError, Submission,
 };
 
 use crate::address::{self, AddressError, Reach};
@@ -317,11 +319,8 @@ impl Shared {
             None => None,
         };
         let stop = self.stop.child_token();
-        let keeper = CredentialKeeper {
-            shared: Arc::downgrade(self),
-            org: org.clone(),
-            channel: row.id.clone(),
-        };
+        let keeper =
+            RowKeeper { shared: Arc::downgrade(self), org: org.clone(), channel: row.id.clone() };
         let transport = Transport::new(TransportParts {
             client: self.client.clone(),
             reach: self.reach,
@@ -342,15 +341,16 @@ pub(crate) fn not_allowed(error: &AddressError) -> EngineError {
     EngineError::EndpointNotAllowed(error.to_string())
 }
 
-/// Writes rotated credentials into the connection's row, sealed.
-struct CredentialKeeper {
+/// Writes rotated credentials into the connection's row, sealed, and what was found out about
+/// listings into their mappings.
+struct RowKeeper {
     shared: std::sync::Weak<Shared>,
     org: Org,
     channel: ChannelId,
 }
 
 #[async_trait]
-impl Keeper for CredentialKeeper {
+impl Keeper for RowKeeper {
     async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
         let failed = |why: &str| {
             let detail = format!("the new credential {name} could not be kept: {why}");
@@ -373,5 +373,15 @@ impl Keeper for CredentialKeeper {
         edited.await.map_err(|error| failed(&error.to_string()))?;
         // Without a row yet, enabling keeps it with the rest when it has succeeded.
         sealed_right.map_err(|error: crate::seal::Unsealable| failed(&error.to_string()))
+    }
+
+    async fn note(&self, notes: Vec<ListingNote>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let row = |note: ListingNote| FieldsNote { key: note.key, fields: note.fields };
+        let rows = notes.into_iter().map(row).collect();
+        if let Err(error) = shared.store.note_fields(&self.org, &self.channel, rows).await {
+            let (org, channel) = (&self.org, &self.channel);
+            tracing::warn!(%org, %channel, %error, "what was found of listings was not kept");
+        }
     }
 }

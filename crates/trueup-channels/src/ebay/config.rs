@@ -23,6 +23,11 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.verificationToken",
 ];
 
+/// The listing field that says what became of the offer's own quantity, and its one value: the
+/// offer shows what the inventory item has, so that reading the item is enough.
+pub(super) const OFFER_QUANTITY: &str = "offerQuantity";
+pub(super) const OFFER_SHARES: &str = "shared";
+
 /// The settings of one eBay account.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -111,7 +116,8 @@ pub(super) fn listing(
     fields: BTreeMap<String, String>,
 ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
     let mut errors = Vec::new();
-    let fields = listing_fields(fields, &["sku", "offerId", "itemId"], &mut errors);
+    let names = ["sku", "offerId", "itemId", OFFER_QUANTITY];
+    let fields = listing_fields(fields, &names, &mut errors);
     let mut fail = |setting: &str, detail: String| {
         errors.push(SettingError { setting: setting.to_owned(), detail });
     };
@@ -119,6 +125,9 @@ pub(super) fn listing(
         if fields.get(name).is_some_and(|id| !id.chars().all(|c| c.is_ascii_digit())) {
             fail(name, "must be a number".to_owned());
         }
+    }
+    if fields.get(OFFER_QUANTITY).is_some_and(|word| word != OFFER_SHARES) {
+        fail(OFFER_QUANTITY, format!("must be {OFFER_SHARES}, or left out"));
     }
     let (sku, offer, item) = (fields.get("sku"), fields.get("offerId"), fields.get("itemId"));
     let key = match (item, sku, offer) {

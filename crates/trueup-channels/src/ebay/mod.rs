@@ -18,8 +18,8 @@ use crate::exchange::{
 };
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint, Reading,
-    Response, Secret, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint,
+    Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
 };
 
 use self::auth::Grant;
@@ -33,13 +33,14 @@ const ORDERS: &str = "orders";
 const NOTIFICATIONS: &str = "notifications";
 const TRADING: &str = "trading";
 
-/// How many calls one push may make when a batch is refused as a whole and is taken apart.
-const PUSH_CALLS_MAX: usize = 16;
-/// How long the offers of a SKU are remembered, and how long that it has none.
-const OFFERS_KEPT_SECONDS: u64 = 86_400;
-const NO_OFFERS_KEPT_SECONDS: u64 = 600;
-/// What is kept for a SKU without published offers: a token is never empty.
-const NO_OFFERS: &str = "-";
+/// How long it is remembered that a SKU has no published offer.
+const NO_OFFER_KEPT_SECONDS: u64 = 600;
+/// Under which name it is remembered that the account takes one SKU in a bulk update, and for
+/// how long: then it is tried again with more.
+const ONE_AT_A_TIME: &str = "one sku in a bulk update";
+const ONE_AT_A_TIME_SECONDS: u64 = 86_400;
+/// The error of an offer that is gone.
+const NO_SUCH_OFFER: &str = "25713";
 /// eBay asks to keep a public key for an hour.
 /// <https://developer.ebay.com/api-docs/commerce/notification/overview.html>
 const KEY_KEPT_SECONDS: u64 = 3_600;
@@ -122,21 +123,28 @@ impl Channel for Seller {
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
         let mut outcomes: Vec<Option<PushOutcome>> = vec![None; batch.items.len()];
-        let mut inventory: Vec<(usize, Quantity)> = Vec::new();
+        let mut inventory: Vec<Telling> = Vec::new();
         let mut trading: Vec<(usize, TradingItem)> = Vec::new();
         for (at, item) in batch.items.iter().enumerate() {
             match target(item) {
-                Ok(Target::Inventory(quantity)) => inventory.push((at, quantity)),
+                Ok(Target::Inventory(quantity)) => {
+                    inventory.push(Telling { at, quantity, lost_offer: false });
+                }
                 Ok(Target::Trading(item)) => trading.push((at, item)),
                 Err(error) => outcomes[at] = Some(PushOutcome::Refused(error)),
             }
         }
         self.fill_in_offers(caller, &mut inventory, &mut outcomes).await;
         self.update_all(caller, &inventory, &mut outcomes).await;
+        if lose_gone_offers(&mut inventory, &mut outcomes) {
+            self.fill_in_offers(caller, &mut inventory, &mut outcomes).await;
+            self.update_all(caller, &inventory, &mut outcomes).await;
+        }
+        caller.note_listings(offer_notes(batch, &inventory, &outcomes)).await;
         self.revise_all(caller, &trading, &mut outcomes).await;
         let left_over = || {
-            let detail = "held back: the batch took too many calls";
-            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Transient, detail))
+            let detail = "the batch ended without an outcome for this item";
+            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Bug, detail))
         };
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(left_over)).collect()
     }
@@ -151,10 +159,14 @@ impl Channel for Seller {
         caller: &dyn Caller,
         listings: &[Listing],
     ) -> Result<Vec<Reading>, ChannelError> {
+        // The live quantity is the smaller of the item's and the offer's own. The offer is read
+        // until it was seen or told to show what the item has; from then on the item is enough,
+        // 25 in a call, and both are told together.
         let mut offers: BTreeMap<&ListingKey, Result<Offer, String>> = BTreeMap::new();
-        for listing in listings.iter().filter(|l| l.fields.contains_key("offerId")) {
+        for listing in listings.iter().filter(|listing| must_see_offer(listing)) {
             let offer = match self.offer_of(caller, listing).await {
                 Ok(Some(offer)) => Ok(offer),
+                Ok(None) if !listing.fields.contains_key("offerId") => continue,
                 Ok(None) => Err("no such offer".to_owned()),
                 Err(error) if stops_batch(&error) => return Err(error),
                 Err(error) => Err(error.detail),
@@ -170,15 +182,19 @@ impl Channel for Seller {
         let skus: Vec<String> = listings.iter().filter(is_inventory).filter_map(sku_of).collect();
         let shown = self.inventory_items(caller, &skus).await?;
         let mut readings = Vec::with_capacity(listings.len());
+        let mut notes = Vec::new();
         for listing in listings {
             readings.push(match listing.fields.get("itemId") {
                 Some(item_id) => self.trading_reading(caller, item_id, listing).await?,
                 None => {
                     let item = sku_of(listing).and_then(|sku| shown.get(&sku));
-                    inventory_reading(item, offers.get(&listing.key))
+                    let offer = offers.get(&listing.key);
+                    notes.extend(shared_offer(listing, item, offer));
+                    inventory_reading(item, offer)
                 }
             });
         }
+        caller.note_listings(notes).await;
         Ok(readings)
     }
 
@@ -210,7 +226,7 @@ impl Channel for Seller {
     ) -> Result<VerifiedWebhook, WebhookError> {
         let header = webhook::parse_header(request.headers)?;
         let pem = self.public_key(caller, &header.kid).await?;
-        if !webhook::is_signed(&header, pem.expose(), request.body) {
+        if !webhook::is_signed(&header, &pem, request.body) {
             return Err(WebhookError::Signature);
         }
         webhook::parse_names(request.body)
@@ -244,6 +260,14 @@ impl Channel for Seller {
     }
 }
 
+/// What one SKU is told, and its place in the batch.
+struct Telling {
+    at: usize,
+    quantity: Quantity,
+    /// Whether the offer that the mapping named is gone.
+    lost_offer: bool,
+}
+
 /// By which API a listing is told its quantity.
 enum Target {
     Inventory(Quantity),
@@ -264,34 +288,33 @@ fn target(item: &PushItem) -> Result<Target, ChannelError> {
             let detail = "the mapping has no sku, offerId or itemId";
             Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail))
         }
-        (None, sku, offer) => Ok(Target::Inventory(Quantity {
-            sku,
-            offers: offer.into_iter().collect(),
-            quantity: item.quantity,
-        })),
+        (None, sku, offer) => {
+            Ok(Target::Inventory(Quantity { sku, offer, quantity: item.quantity }))
+        }
     }
 }
 
 impl Seller {
-    /// Looks up the published offers of SKUs whose mapping names none: an offer with a quantity
+    /// Looks up the published offer of SKUs whose mapping names none: an offer with a quantity
     /// of its own would go on showing that.
     async fn fill_in_offers(
         &self,
         caller: &dyn Caller,
-        inventory: &mut [(usize, Quantity)],
+        inventory: &mut [Telling],
         outcomes: &mut [Option<PushOutcome>],
     ) {
         let mut stopped: Option<ChannelError> = None;
-        for (at, quantity) in inventory {
-            let Some(sku) = quantity.sku.clone().filter(|_| quantity.offers.is_empty()) else {
+        for Telling { at, quantity, .. } in inventory {
+            let Some(sku) = quantity.sku.as_deref() else { continue };
+            if quantity.offer.is_some() || outcomes[*at].is_some() {
                 continue;
-            };
+            }
             let looked_up = match &stopped {
                 Some(cause) => Err(held_back(cause)),
-                None => self.published_offers(caller, &sku).await,
+                None => self.published_offer(caller, sku).await,
             };
             match looked_up {
-                Ok(offers) => quantity.offers = offers,
+                Ok(offer) => quantity.offer = offer.map(|offer| offer.offer_id),
                 Err(error) => {
                     outcomes[*at] = Some(PushOutcome::NotSent(held_back(&error)));
                     if stops_batch(&error) {
@@ -302,75 +325,82 @@ impl Seller {
         }
     }
 
-    async fn published_offers(
+    /// Returns the offer of a SKU that can be told a quantity; that there is none is remembered
+    /// for a while.
+    async fn published_offer(
         &self,
         caller: &dyn Caller,
         sku: &str,
-    ) -> Result<Vec<String>, ChannelError> {
-        let name = offers_name(sku);
-        if let Some(kept) = caller.token(&name) {
-            let ids = kept.expose().split(',').filter(|id| *id != NO_OFFERS);
-            return Ok(ids.map(str::to_owned).collect());
+    ) -> Result<Option<Offer>, ChannelError> {
+        let name = format!("no offer:{sku}");
+        if caller.recall(&name).is_some() {
+            return Ok(None);
         }
-        let offers = self.offers(caller, sku).await?.into_iter().filter(Offer::is_published);
-        let ids: Vec<String> = offers.map(|offer| offer.offer_id).collect();
-        let (kept, seconds) = match ids.as_slice() {
-            [] => (NO_OFFERS.to_owned(), NO_OFFERS_KEPT_SECONDS),
-            ids => (ids.join(","), OFFERS_KEPT_SECONDS),
-        };
-        caller.keep_token(&name, Secret::new(kept), seconds);
-        Ok(ids)
+        let offer = self.offers(caller, sku).await?.into_iter().find(Offer::is_told);
+        if offer.is_none() {
+            caller.remember(&name, "", NO_OFFER_KEPT_SECONDS);
+        }
+        Ok(offer)
     }
 
     /// Reads the offers of a SKU; a SKU without any answers 404.
     async fn offers(&self, caller: &dyn Caller, sku: &str) -> Result<Vec<Offer>, ChannelError> {
         let url = wire::offers_url(sku, &self.config.marketplace_id);
         match self.get(caller, INVENTORY, url).await {
-            Ok(response) => wire::parse_offers(&response.body),
+            Ok(response) => wire::parse_offers(&response.body, &self.config.marketplace_id),
             Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// Tells all SKUs and offers; a batch that is refused whole is halved until the one to
-    /// blame stands alone.
+    /// Tells all SKUs and offers that have no outcome yet; a batch that is refused whole is
+    /// halved until the one to blame stands alone. Where two are refused together and taken one
+    /// by one, the account takes one SKU in a call: that is remembered.
     async fn update_all(
         &self,
         caller: &dyn Caller,
-        inventory: &[(usize, Quantity)],
+        inventory: &[Telling],
         outcomes: &mut [Option<PushOutcome>],
     ) {
-        let open: Vec<&(usize, Quantity)> =
-            inventory.iter().filter(|(at, _)| outcomes[*at].is_none()).collect();
-        let mut waiting: Vec<&[&(usize, Quantity)]> =
-            open.chunks(self.config.bulk_items_max).rev().collect();
-        let mut calls = 0;
+        let open: Vec<&Telling> =
+            inventory.iter().filter(|telling| outcomes[telling.at].is_none()).collect();
+        let one_at_a_time = caller.recall(ONE_AT_A_TIME).is_some();
+        let items_max = if one_at_a_time { 1 } else { self.config.bulk_items_max };
+        let mut waiting: Vec<&[&Telling]> = open.chunks(items_max).rev().collect();
+        let mut refused_pair: Option<&[&Telling]> = None;
+        // Each call either gives outcomes to a chunk or splits it, so that there are fewer than
+        // two for each item.
         while let Some(chunk) = waiting.pop() {
-            if calls == PUSH_CALLS_MAX {
-                return;
-            }
-            calls += 1;
             match self.update(caller, chunk).await {
                 Ok(entries) => {
-                    for (at, quantity) in chunk {
-                        let outcome = update_outcome(quantity, &entries);
-                        self.forget_offers(caller, quantity, &outcome);
-                        outcomes[*at] = Some(outcome);
+                    for telling in chunk {
+                        outcomes[telling.at] = Some(update_outcome(&telling.quantity, &entries));
                     }
                 }
                 Err(error) if chunk.len() > 1 && !stops_batch(&error) && !is_lost(&error) => {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     waiting.extend([second, first]);
+                    refused_pair = Some(chunk).filter(|chunk| chunk.len() == 2);
+                    continue;
                 }
                 Err(error) => {
-                    for (at, _) in chunk {
-                        outcomes[*at] = Some(failed_push(error.clone()));
+                    for telling in chunk {
+                        outcomes[telling.at] = Some(failed_push(error.clone()));
                     }
                     if stops_batch(&error) {
-                        hold_back(waiting.iter().flat_map(|c| c.iter()), &error, outcomes);
+                        for telling in waiting.into_iter().flatten() {
+                            let held = PushOutcome::NotSent(held_back(&error));
+                            outcomes[telling.at] = Some(held);
+                        }
                         return;
                     }
                 }
+            }
+            let is_taken = |telling: &&Telling| outcomes[telling.at] == Some(PushOutcome::Applied);
+            if refused_pair.is_some_and(|pair| pair.iter().all(is_taken)) {
+                refused_pair = None;
+                caller.remember(ONE_AT_A_TIME, "", ONE_AT_A_TIME_SECONDS);
+                waiting = waiting.into_iter().flat_map(|chunk| chunk.chunks(1).rev()).collect();
             }
         }
     }
@@ -378,9 +408,9 @@ impl Seller {
     async fn update(
         &self,
         caller: &dyn Caller,
-        chunk: &[&(usize, Quantity)],
+        chunk: &[&Telling],
     ) -> Result<Vec<UpdateEntry>, ChannelError> {
-        let body = wire::build_bulk_update(chunk.iter().map(|(_, quantity)| quantity));
+        let body = wire::build_bulk_update(chunk.iter().map(|telling| &telling.quantity));
         let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_update_url()).json(&body);
         let response = self.send(caller, Grant::User, request).await?;
         // 207 is a success, too: each entry has its own status.
@@ -391,15 +421,6 @@ impl Seller {
         // 25001 and 25025 come as 500 and say that nothing was done.
         let is_known = error.vendor_code.is_some();
         Err(if is_unclear(response.status) && !is_known { unclear(error) } else { error })
-    }
-
-    /// An offer that is gone must be looked up anew.
-    fn forget_offers(&self, caller: &dyn Caller, quantity: &Quantity, outcome: &PushOutcome) {
-        if let (PushOutcome::Refused(error), Some(sku)) = (outcome, &quantity.sku)
-            && error.kind == ChannelErrorKind::ListingNotFound
-        {
-            caller.drop_token(&offers_name(sku));
-        }
     }
 
     /// Tells all Trading listings, four at a time; a call that fails without saying which is
@@ -468,17 +489,21 @@ impl Seller {
         Ok(shown)
     }
 
-    /// Reads the offer that a mapping names.
+    /// Reads the offer of a listing: the one that the mapping names, else the published one.
     async fn offer_of(
         &self,
         caller: &dyn Caller,
         listing: &Listing,
     ) -> Result<Option<Offer>, ChannelError> {
-        let Some(offer_id) = listing.fields.get("offerId") else { return Ok(None) };
-        if let Some(sku) = listing.fields.get("sku") {
-            let offers = self.offers(caller, sku).await?;
-            return Ok(offers.into_iter().find(|offer| offer.offer_id == *offer_id));
-        }
+        let offer_id = match (listing.fields.get("offerId"), listing.fields.get("sku")) {
+            (None, None) => return Ok(None),
+            (None, Some(sku)) => return self.published_offer(caller, sku).await,
+            (Some(offer_id), Some(sku)) => {
+                let offers = self.offers(caller, sku).await?;
+                return Ok(offers.into_iter().find(|offer| offer.offer_id == *offer_id));
+            }
+            (Some(offer_id), None) => offer_id,
+        };
         match self.get(caller, INVENTORY, wire::offer_url(offer_id)).await {
             Ok(response) => wire::parse_offer(&response.body).map(Some),
             Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(None),
@@ -501,9 +526,9 @@ impl Seller {
     }
 
     /// Returns the key that a signature names, kept for an hour.
-    async fn public_key(&self, caller: &dyn Caller, kid: &str) -> Result<Secret, WebhookError> {
+    async fn public_key(&self, caller: &dyn Caller, kid: &str) -> Result<String, WebhookError> {
         let name = format!("key:{kid}");
-        if let Some(pem) = caller.token(&name) {
+        if let Some(pem) = caller.recall(&name) {
             return Ok(pem);
         }
         let request = Outgoing::new(NOTIFICATIONS, Method::GET, wire::public_key_url(kid));
@@ -516,8 +541,8 @@ impl Seller {
             Err(error) => Err(error),
         };
         let pem = answer.and_then(|response| wire::parse_public_key(&response.body));
-        let pem = Secret::new(pem.map_err(WebhookError::Key)?);
-        caller.keep_token(&name, pem.clone(), KEY_KEPT_SECONDS);
+        let pem = pem.map_err(WebhookError::Key)?;
+        caller.remember(&name, &pem, KEY_KEPT_SECONDS);
         Ok(pem)
     }
 
@@ -623,8 +648,70 @@ fn succeeded(response: Response) -> Result<Response, ChannelError> {
     if response.status.is_success() { Ok(response) } else { Err(error::classify(&response)) }
 }
 
-fn offers_name(sku: &str) -> String {
-    format!("offer:{sku}")
+/// Returns whether the item's quantity alone does not say what a listing shows.
+fn must_see_offer(listing: &Listing) -> bool {
+    let fields = &listing.fields;
+    let is_shared = fields.get(config::OFFER_QUANTITY).is_some_and(|w| w == config::OFFER_SHARES);
+    // By the offer's number alone there is no SKU to read.
+    !(fields.contains_key("itemId") || (is_shared && fields.contains_key("sku")))
+}
+
+/// Makes the note that an offer was seen to show what its item has.
+fn shared_offer(
+    listing: &Listing,
+    item: Option<&Reading>,
+    offer: Option<&Result<Offer, String>>,
+) -> Option<ListingNote> {
+    let (Some(Reading::Quantity(item)), Some(Ok(offer))) = (item, offer) else { return None };
+    let is_shared = offer.available_quantity.is_none_or(|own| own == *item);
+    (is_shared && listing.fields.contains_key("sku"))
+        .then(|| offer_note(listing, Some(&offer.offer_id)))
+}
+
+/// Makes the note of a listing's offer, which shows what the item has; `None` = it has none.
+fn offer_note(listing: &Listing, offer_id: Option<&str>) -> ListingNote {
+    let shares = offer_id.map(|_| config::OFFER_SHARES.to_owned());
+    let fields = [
+        ("offerId".to_owned(), offer_id.map(str::to_owned)),
+        (config::OFFER_QUANTITY.to_owned(), shares),
+    ];
+    ListingNote { key: listing.key.clone(), fields: fields.into() }
+}
+
+/// Says which mappings are to name another offer than they do, after a push: item and offer
+/// were told the same number.
+fn offer_notes(
+    batch: &PushBatch,
+    inventory: &[Telling],
+    outcomes: &[Option<PushOutcome>],
+) -> Vec<ListingNote> {
+    let note = |telling: &Telling| {
+        let listing = &batch.items.get(telling.at)?.listing;
+        let known = listing.fields.get("offerId");
+        let is_noted = known == telling.quantity.offer.as_ref()
+            && (known.is_none() || listing.fields.contains_key(config::OFFER_QUANTITY));
+        let is_applied = outcomes.get(telling.at) == Some(&Some(PushOutcome::Applied));
+        let is_told = is_applied && !is_noted;
+        (is_told || telling.lost_offer)
+            .then(|| offer_note(listing, telling.quantity.offer.as_deref().filter(|_| is_applied)))
+    };
+    inventory.iter().filter_map(note).collect()
+}
+
+/// Takes the offers that are gone out of what is told, so that they are looked up anew; returns
+/// whether there were any. A mapping that knows its offer alone has nothing to look it up by.
+fn lose_gone_offers(inventory: &mut [Telling], outcomes: &mut [Option<PushOutcome>]) -> bool {
+    let mut lost = false;
+    for Telling { at, quantity, lost_offer } in inventory {
+        let is_gone = matches!(&outcomes[*at], Some(PushOutcome::Refused(error))
+            if error.vendor_code.as_deref() == Some(NO_SUCH_OFFER));
+        if is_gone && quantity.sku.is_some() && quantity.offer.take().is_some() {
+            outcomes[*at] = None;
+            *lost_offer = true;
+            lost = true;
+        }
+    }
+    lost
 }
 
 /// Returns whether what was done is not known, so that it must not be taken apart and resent.

@@ -90,8 +90,8 @@ pub(super) fn subscription_url() -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quantity {
     pub(super) sku: Option<String>,
-    /// The offers that carry a quantity of their own.
-    pub(super) offers: Vec<String>,
+    /// The offer on the connection's marketplace, which may carry a quantity of its own.
+    pub(super) offer: Option<String>,
     pub(super) quantity: u64,
 }
 
@@ -135,7 +135,7 @@ pub(super) fn build_bulk_update<'a>(
             .is_some()
             .then_some(ShipToLocationAvailability { quantity: of.quantity }),
         offers: of
-            .offers
+            .offer
             .iter()
             .map(|offer_id| OfferPriceQuantity { offer_id, available_quantity: of.quantity })
             .collect(),
@@ -157,7 +157,7 @@ pub(super) struct UpdateEntry {
 impl UpdateEntry {
     pub(super) fn is_about(&self, quantity: &Quantity) -> bool {
         match (&self.offer_id, &self.sku) {
-            (Some(offer), _) if quantity.offers.contains(offer) => true,
+            (Some(offer), _) if quantity.offer.as_ref() == Some(offer) => true,
             (_, Some(sku)) => quantity.sku.as_ref() == Some(sku),
             (_, None) => false,
         }
@@ -300,23 +300,29 @@ pub(super) struct Offer {
     /// Absent where the offer shows what the inventory item has.
     pub(super) available_quantity: Option<i64>,
     status: Option<String>,
+    marketplace_id: Option<String>,
+    format: Option<String>,
 }
 
 impl Offer {
-    /// Only published offers can be told a quantity.
-    pub(super) fn is_published(&self) -> bool {
-        self.status.as_deref() == Some("PUBLISHED")
+    /// Returns whether it can be told a quantity: published, and no auction, whose quantity is
+    /// one.
+    pub(super) fn is_told(&self) -> bool {
+        self.status.as_deref() == Some("PUBLISHED") && self.format.as_deref() != Some("AUCTION")
     }
 }
 
-pub(super) fn parse_offers(body: &[u8]) -> Result<Vec<Offer>, ChannelError> {
+/// Reads the offers of a SKU on one marketplace: those on others are of other connections.
+pub(super) fn parse_offers(body: &[u8], marketplace_id: &str) -> Result<Vec<Offer>, ChannelError> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
         offers: Vec<Offer>,
     }
     let answer: Answer = parse_json("getOffers", body)?;
-    Ok(answer.offers.into_iter().take(OFFERS_MAX).collect())
+    let is_here =
+        |offer: &Offer| offer.marketplace_id.as_deref().is_none_or(|id| id == marketplace_id);
+    Ok(answer.offers.into_iter().filter(is_here).take(OFFERS_MAX).collect())
 }
 
 pub(super) fn parse_offer(body: &[u8]) -> Result<Offer, ChannelError> {

@@ -103,7 +103,9 @@ fn settings_are_checked_all_at_once() {
 
 #[test]
 fn a_listing_is_a_sku_an_offer_or_an_item_number() {
-    let table: [(&[(&str, &str)], &str); 8] = [
+    let table: [(&[(&str, &str)], &str); 10] = [
+        (&[("sku", "A"), ("offerId", "1"), ("offerQuantity", "shared")], "sku:A"),
+        (&[("sku", "A"), ("offerQuantity", "7")], "wrong: offerQuantity"),
         (&[("sku", "A")], "sku:A"),
         (&[("sku", "A"), ("offerId", "36445435465")], "sku:A"),
         (&[("offerId", "36445435465")], "offer:36445435465"),
@@ -147,15 +149,19 @@ async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
         reply(200, offers),
         refused(404, 25713),
         updated(200, &[entry("A/1", 200, &[]), entry("B", 200, &[])]),
-        updated(200, &[entry("A/1", 200, &[])]),
+        updated(200, &[entry("A/1", 200, &[]), entry("B", 200, &[])]),
     ]);
     let ebay = channel("ebay", &seller());
     let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
     let push = batch(vec![item(plain("A/1"), 42, None), item(plain("B"), 7, None)]);
     assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Applied", "Applied"]);
     // The offers of A are known now.
-    let again = batch(vec![item(plain("A/1"), 41, None)]);
-    assert_eq!(shorts(&ebay.push(&fake, &again).await), ["Applied"]);
+    assert_eq!(fake.noted(), ["sku:A/1 offerId=1 offerQuantity=shared"]);
+    let known = [("sku", "A/1"), ("offerId", "1"), ("offerQuantity", "shared")];
+    let known = listing("ebay", &seller(), &known);
+    let again = batch(vec![item(known, 41, None), item(plain("B"), 6, None)]);
+    assert_eq!(shorts(&ebay.push(&fake, &again).await), ["Applied", "Applied"]);
+    assert_eq!(fake.noted(), [""; 0]);
     let inventory = "https://api.ebay.com/sell/inventory/v1";
     assert_eq!(
         fake.urls(),
@@ -183,7 +189,7 @@ async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
 
 #[tokio::test]
 async fn every_failure_has_its_outcome() {
-    let table: [(Answer, &str); 22] = [
+    let table: [(Answer, &str); 21] = [
         (updated(200, &[entry("A", 200, &[])]), "Applied"),
         (updated(207, &[entry("A", 400, &[25709])]), "Refused InvalidValue 25709"),
         (updated(200, &[entry("A", 400, &[25702])]), "Refused ListingNotFound 25702"),
@@ -192,17 +198,6 @@ async fn every_failure_has_its_outcome() {
         (updated(207, &[entry("A", 500, &[])]), "Unknown UnknownOutcome -"),
         (updated(207, &[entry("A", 400, &[25038])]), "Refused NotPushable 25038"),
         (updated(207, &[entry("A", 400, &[25759])]), "Refused InvalidValue 25759"),
-        (
-            updated(
-                207,
-                &[
-                    entry("A", 200, &[]),
-                    json!({"offerId": "1", "statusCode": 400,
-                "errors": [{"errorId": 25713, "message": "no offer"}]}),
-                ],
-            ),
-            "Refused ListingNotFound 25713",
-        ),
         (updated(200, &[entry("B", 200, &[])]), "Unknown Protocol -"),
         (refused(400, 25002), "Refused InvalidValue 25002"),
         (refused(400, 99999), "Refused InvalidValue 99999"),
@@ -240,6 +235,133 @@ async fn a_batch_refused_whole_is_halved_until_one_is_to_blame() {
     let outcomes = channel("ebay", &seller()).push(&fake, &batch(items)).await;
     assert_eq!(shorts(&outcomes), ["Refused InvalidValue 25709", "Applied", "Applied", "Applied"]);
     assert_eq!(fake.asked().len(), 5);
+}
+
+/// Answers as an account that takes so many SKUs in a bulk update.
+fn taking(items_max: usize, sizes: &[usize], skus: &[String]) -> Vec<Answer> {
+    let mut next = 0;
+    let mut answers = Vec::new();
+    for &size in sizes {
+        if size > items_max {
+            answers.push(refused(400, 25709));
+        } else {
+            let entries: Vec<Value> =
+                skus[next..next + size].iter().map(|sku| entry(sku, 200, &[])).collect();
+            next += size;
+            answers.push(updated(200, &entries));
+        }
+    }
+    answers
+}
+
+#[tokio::test]
+async fn that_an_account_takes_one_sku_in_a_call_is_learned() {
+    let skus: Vec<String> = (0..25).map(|n| format!("S{n:02}")).collect();
+    let items = || skus.iter().map(|sku| item(offered(sku, "1"), 1, None)).collect();
+    // Halved five times, then two that were refused together are taken one by one.
+    let mut sizes = vec![25, 12, 6, 3, 1, 2];
+    sizes.extend([1; 24]);
+    let ebay = channel("ebay", &seller());
+    let fake =
+        Fake::granted(taking(1, &sizes, &skus).into_iter().chain(taking(1, &[1; 25], &skus)));
+    assert_eq!(shorts(&ebay.push(&fake, &batch(items())).await), ["Applied"; 25]);
+    assert_eq!(shorts(&ebay.push(&fake, &batch(items())).await), ["Applied"; 25]);
+    assert_eq!(fake.asked().len(), 30 + 25, "it is not asked a second time");
+}
+
+#[tokio::test]
+async fn a_full_batch_with_one_to_blame_is_taken_apart_in_one_push() {
+    let skus: Vec<String> = (0..25).map(|n| format!("S{n:02}")).collect();
+    let items = skus.iter().map(|sku| item(offered(sku, "1"), 1, None)).collect();
+    let told = |from: usize, to: usize| {
+        let entries: Vec<Value> = skus[from..to].iter().map(|s| entry(s, 200, &[])).collect();
+        updated(200, &entries)
+    };
+    let bad = || refused(400, 25709);
+    // The last but one is to blame: 25, 12, 13 = 6 + 7, 7 = 3 + 4, 4 = 2 + 2, 2 = 1 + 1.
+    let script = [
+        bad(),
+        told(0, 12),
+        bad(),
+        told(12, 18),
+        bad(),
+        told(18, 21),
+        bad(),
+        told(21, 23),
+        bad(),
+        bad(),
+        told(24, 25),
+    ];
+    let fake = Fake::granted(script);
+    let outcomes = shorts(&channel("ebay", &seller()).push(&fake, &batch(items)).await);
+    for (nth, outcome) in outcomes.iter().enumerate() {
+        let wanted = if nth == 23 { "Refused InvalidValue 25709" } else { "Applied" };
+        assert_eq!(outcome, wanted, "{nth}");
+    }
+    assert_eq!(fake.asked().len(), 11);
+}
+
+fn offer_gone(sku: &str, offer: &str) -> Answer {
+    let gone = json!({"offerId": offer, "statusCode": 400,
+                      "errors": [{"errorId": 25713, "message": "no offer"}]});
+    updated(207, &[entry(sku, 200, &[]), gone])
+}
+
+#[tokio::test]
+async fn an_offer_that_is_gone_is_forgotten_and_looked_up_anew() {
+    let offers = |id: &str| {
+        json!({"offers": [{"offerId": id, "sku": "A", "status": "PUBLISHED",
+                           "marketplaceId": "EBAY_DE", "format": "FIXED_PRICE"}]})
+    };
+    let told = |offer: &str| {
+        updated(200, &[entry("A", 200, &[]), json!({"offerId": offer, "statusCode": 200})])
+    };
+    let fake = Fake::granted([offer_gone("A", "1"), reply(200, offers("2")), told("2")]);
+    let ebay = channel("ebay", &seller());
+    let push = batch(vec![item(offered("A", "1"), 42, None)]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Applied"]);
+    assert_eq!(fake.body(2)["requests"][0]["offers"][0]["offerId"], "2");
+    assert_eq!(fake.noted(), ["sku:A offerId=2 offerQuantity=shared"]);
+
+    // Without another one the item alone is told.
+    let fake = Fake::granted([
+        offer_gone("A", "1"),
+        refused(404, 25713),
+        updated(200, &[entry("A", 200, &[])]),
+    ]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Applied"]);
+    assert_eq!(fake.noted(), ["sku:A offerId offerQuantity"]);
+
+    // The same number again is asked for once.
+    let fake = Fake::granted([offer_gone("A", "1"), reply(200, offers("1")), offer_gone("A", "1")]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Refused ListingNotFound 25713"]);
+
+    // A mapping that knows the offer alone has nothing to look it up by.
+    let alone = listing("ebay", &seller(), &[("offerId", "1")]);
+    let gone =
+        updated(207, &[json!({"offerId": "1", "statusCode": 404, "errors": [{"errorId": 25713}]})]);
+    let fake = Fake::granted([gone]);
+    let push = batch(vec![item(alone, 42, None)]);
+    assert_eq!(shorts(&ebay.push(&fake, &push).await), ["Refused ListingNotFound 25713"]);
+}
+
+#[tokio::test]
+async fn only_the_offer_on_our_marketplace_is_told() {
+    let offer = |id: &str, place: &str, format: &str| {
+        json!({"offerId": id, "sku": "A", "status": "PUBLISHED", "marketplaceId": place,
+               "format": format})
+    };
+    let offers = json!({"offers": [
+        offer("1", "EBAY_US", "FIXED_PRICE"), offer("2", "EBAY_DE", "AUCTION"),
+        offer("3", "EBAY_DE", "FIXED_PRICE")]});
+    let told = updated(200, &[entry("A", 200, &[])]);
+    let fake = Fake::granted([reply(200, offers), told]);
+    let plain = listing("ebay", &seller(), &[("sku", "A")]);
+    let outcomes = channel("ebay", &seller()).push(&fake, &batch(vec![item(plain, 7, None)])).await;
+    assert_eq!(shorts(&outcomes), ["Applied"]);
+    let told = json!([{"offerId": "3", "availableQuantity": 7}]);
+    assert_eq!(fake.body(1)["requests"][0]["offers"], told);
+    assert_eq!(fake.noted(), ["sku:A offerId=3 offerQuantity=shared"]);
 }
 
 #[tokio::test]
@@ -324,6 +446,41 @@ fn stocked(sku: &str, quantity: Value) -> Value {
 }
 
 #[tokio::test]
+async fn an_offer_that_shares_its_items_quantity_is_read_once() {
+    let known = |sku: &str| {
+        let pairs = [("sku", sku), ("offerId", "1"), ("offerQuantity", "shared")];
+        listing("ebay", &seller(), &pairs)
+    };
+    let offer = |sku: &str, own: Value| {
+        let offer = json!({"offerId": "1", "sku": sku, "status": "PUBLISHED",
+                           "availableQuantity": own});
+        reply(200, json!({"offers": [offer]}))
+    };
+    let items = json!({"responses": [stocked("A", json!(7)), stocked("B", json!(5)),
+                                     stocked("C", json!(4)), stocked("D", json!(3))]});
+    let fake = Fake::granted([
+        offer("B", json!(5)),
+        offer("C", json!(2)),
+        refused(404, 25713),
+        reply(200, items),
+    ]);
+    let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
+    let ebay = channel("ebay", &seller());
+    let listings = [known("A"), plain("B"), plain("C"), plain("D")];
+    let readings = ebay.read(&fake, &listings).await.unwrap();
+    assert_eq!(readings, [7, 5, 2, 3].map(Reading::Quantity));
+    // Of C the offer has less than the item: it must be seen again until both are told.
+    assert_eq!(fake.noted(), ["sku:B offerId=1 offerQuantity=shared"]);
+
+    let items = json!({"responses": (0..25).map(|n| stocked(&format!("S{n:02}"), json!(n)))
+        .collect::<Vec<_>>()});
+    let fake = Fake::granted([reply(200, items)]);
+    let listings: Vec<Listing> = (0..25).map(|n| known(&format!("S{n:02}"))).collect();
+    assert_eq!(ebay.read(&fake, &listings).await.unwrap().len(), 25);
+    assert_eq!(fake.asked().len(), 1, "one call for all");
+}
+
+#[tokio::test]
 async fn the_live_quantity_is_the_smaller_one_and_absent_is_never_zero() {
     let offers = json!({"offers": [{"offerId": "1", "sku": "B", "status": "PUBLISHED",
                                     "availableQuantity": 3}]});
@@ -345,7 +502,10 @@ async fn the_live_quantity_is_the_smaller_one_and_absent_is_never_zero() {
         got("<Quantity>1</Quantity><SellingStatus><ListingStatus>Completed</ListingStatus>\
              </SellingStatus>"),
     ]);
-    let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
+    let plain = |sku: &str| {
+        let pairs = [("sku", sku), ("offerId", "0"), ("offerQuantity", "shared")];
+        listing("ebay", &seller(), &pairs)
+    };
     let listings = [
         plain("A"),
         offered("B", "1"),

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use trueup_channels::{
-    Caller, Channel, ChannelError, ChannelErrorKind, Listing, Notice, OrderNotice, PushBatch,
-    PushItem, PushOutcome, RateHint, Request, Response, Secret, Settings,
+    Caller, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice, OrderNotice,
+    PushBatch, PushItem, PushOutcome, RateHint, Request, Response, Secret, Settings,
 };
 use trueup_core::{Sku, Timestamp};
 
@@ -22,6 +22,8 @@ pub(crate) struct Fake {
     asked: Mutex<Vec<Request>>,
     tokens: Mutex<BTreeMap<String, Secret>>,
     learned: Mutex<Vec<(&'static str, RateHint)>>,
+    remembered: Mutex<BTreeMap<String, String>>,
+    noted: Mutex<Vec<ListingNote>>,
     paused_ms: Mutex<u64>,
 }
 
@@ -40,8 +42,21 @@ impl Fake {
     }
 
     pub(crate) fn keep(self, name: &str, text: &str) -> Self {
-        self.tokens.lock().unwrap().insert(name.into(), Secret::new(text));
+        self.remembered.lock().unwrap().insert(name.into(), text.into());
         self
+    }
+
+    /// Returns what was noted of listings as `key name=value`, a field taken away without value.
+    pub(crate) fn noted(&self) -> Vec<String> {
+        let notes = std::mem::take(&mut *self.noted.lock().unwrap());
+        let line = |note: ListingNote| {
+            let field = |(name, value): (String, Option<String>)| match value {
+                Some(value) => format!(" {name}={value}"),
+                None => format!(" {name}"),
+            };
+            format!("{}{}", note.key, note.fields.into_iter().map(field).collect::<String>())
+        };
+        notes.into_iter().map(line).collect()
     }
 
     pub(crate) fn asked(&self) -> Vec<Request> {
@@ -92,6 +107,22 @@ impl Caller for Fake {
 
     fn drop_token(&self, name: &str) {
         self.tokens.lock().unwrap().remove(name);
+    }
+
+    fn recall(&self, name: &str) -> Option<String> {
+        self.remembered.lock().unwrap().get(name).cloned()
+    }
+
+    fn remember(&self, name: &str, text: &str, _seconds: u64) {
+        self.remembered.lock().unwrap().insert(name.into(), text.into());
+    }
+
+    fn forget(&self, name: &str) {
+        self.remembered.lock().unwrap().remove(name);
+    }
+
+    async fn note_listings(&self, notes: Vec<ListingNote>) {
+        self.noted.lock().unwrap().extend(notes);
     }
 
     async fn keep_credential(&self, _name: &str, _value: Secret) -> Result<(), ChannelError> {

@@ -15,9 +15,9 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use trueup_channels::{
-    Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Listing, Notice, OrderNotice,
-    PushBatch, PushItem, PushOutcome, RateHint, Reading, Request, Response, Secret, Settings,
-    WebhookRequest,
+    Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice,
+    OrderNotice, PushBatch, PushItem, PushOutcome, RateHint, Reading, Request, Response, Secret,
+    Settings, WebhookRequest,
 };
 use trueup_core::{Sku, Timestamp};
 use trueup_testkit::{AnySimulator, FulfilledBy, SeedItem, Shop, SimServer, amazon, ebay, shopify};
@@ -142,6 +142,7 @@ struct Checked {
     client: reqwest::Client,
     schema: Valid<Schema>,
     tokens: Mutex<BTreeMap<String, Secret>>,
+    remembered: Mutex<BTreeMap<String, String>>,
 }
 
 impl Checked {
@@ -194,6 +195,20 @@ impl Caller for Checked {
         self.tokens.lock().unwrap().remove(name);
     }
 
+    fn recall(&self, name: &str) -> Option<String> {
+        self.remembered.lock().unwrap().get(name).cloned()
+    }
+
+    fn remember(&self, name: &str, text: &str, _seconds: u64) {
+        self.remembered.lock().unwrap().insert(name.to_owned(), text.to_owned());
+    }
+
+    fn forget(&self, name: &str) {
+        self.remembered.lock().unwrap().remove(name);
+    }
+
+    async fn note_listings(&self, _notes: Vec<ListingNote>) {}
+
     async fn keep_credential(&self, _name: &str, _value: Secret) -> Result<(), ChannelError> {
         Ok(())
     }
@@ -235,8 +250,8 @@ async fn bench(sim: AnySimulator, kind: &'static str) -> Option<Bench> {
         settings.credentials.insert("webhookSecret".into(), Secret::new("hush"));
     }
     let channel = known.open(&settings).unwrap_or_else(|wrong| panic!("{wrong:?} in {config}"));
-    let tokens = Mutex::default();
-    let caller = Checked { server, client: client(), schema, tokens };
+    let (tokens, remembered) = (Mutex::default(), Mutex::default());
+    let caller = Checked { server, client: client(), schema, tokens, remembered };
     Some(Bench { caller, channel, settings, kind })
 }
 

@@ -26,10 +26,10 @@ use trueup_core::{
 };
 
 use crate::port::{
-    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, Health, HeldLine,
-    HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping,
-    MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, Run,
-    SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription, UnmappedLine,
+    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, FieldsNote, Health,
+    HeldLine, HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView,
+    Mapping, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
+    Run, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription, UnmappedLine,
     Verification,
 };
 use memory::Memory;
@@ -395,6 +395,16 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_attempts(conn, &org, &channel, &notes)).await
+    }
+
+    async fn note_fields(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<FieldsNote>,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::listings::note_fields(conn, &org, &channel, &notes)).await
     }
 
     async fn wait_dirty(&self) -> Vec<(Org, Sku)> {

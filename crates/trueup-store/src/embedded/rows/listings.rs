@@ -3,6 +3,8 @@
 //! A row has three owners: the merchant's mapping, the ledger's state and the pushes' attempts.
 //! Each function here writes the columns of one of them.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{
     ChannelId, ListingKey, ListingState, Location, Observed, Org, Sent, Sku, Strategy,
@@ -12,7 +14,7 @@ use super::columns::Columns;
 use super::rules::{RulesColumn, in_force};
 use super::words::Word;
 use super::{List, Result, count, execute, first, json, stored, text};
-use crate::{AttemptNote, ListingQuery, Mapping, Page, Parked, RuleSettings};
+use crate::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, RuleSettings};
 
 /// A listing without its SKU, whose state the caller keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +245,41 @@ pub(crate) fn note_attempts(
             key.as_str(),
         ];
         execute(conn, SQL, params)?;
+    }
+    Ok(())
+}
+
+/// Adds to the identifiers of mappings; passes over those that are gone.
+pub(crate) fn note_fields(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    notes: &[FieldsNote],
+) -> Result<()> {
+    const READ: &str = "
+        SELECT fields
+        FROM listing
+        WHERE org = ?
+          AND channel = ?
+          AND listing_key = ?";
+    const WRITE: &str = "
+        UPDATE listing
+        SET fields = ?
+        WHERE org = ?
+          AND channel = ?
+          AND listing_key = ?";
+    for FieldsNote { key, fields: told } in notes {
+        let place = [org.as_str(), channel.as_str(), key.as_str()];
+        let known = first(conn, READ, place, |columns| columns.json::<BTreeMap<String, String>>())?;
+        let Some(mut fields) = known else { continue };
+        for (name, value) in told {
+            match value {
+                Some(value) => fields.insert(name.clone(), value.clone()),
+                None => fields.remove(name),
+            };
+        }
+        let params = params![json(&fields)?, org.as_str(), channel.as_str(), key.as_str()];
+        execute(conn, WRITE, params)?;
     }
     Ok(())
 }

@@ -13,9 +13,9 @@ use super::conflicts::ConflictQuery;
 use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::{
-    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, HistoryEntry,
-    HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked, RecordedAnswer, Resolved,
-    RuleSettings, Run, RunStatus, Subscription, UnmappedLine,
+    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, FieldsNote,
+    HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked,
+    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, Subscription, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -333,6 +333,32 @@ fn the_state_of_a_listing_that_is_gone_is_dropped() {
     check_listings(&conn, &ListingQuery::default(), &["a/3"]);
     let theirs = listings::state(&conn, &other(), &channel("a"), &key("1")).unwrap();
     assert!(!theirs.expect("another org's mapping stays").forced);
+}
+
+#[test]
+fn identifiers_are_noted_beside_those_that_are_there() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A")]);
+    put(&conn, &other(), &[mapping("a", "1", "A")]);
+    let note = |of: &str, name: &str, value: Option<&str>| FieldsNote {
+        key: key(of),
+        fields: BTreeMap::from([(name.to_owned(), value.map(str::to_owned))]),
+    };
+    let read = |org: &Org| {
+        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
+        let page = listings::query(&conn, org, &query).unwrap();
+        page.items.into_iter().map(|row| row.mapping.fields).collect::<Vec<_>>()
+    };
+    let before = read(&org());
+    let notes = [note("1", "offerId", Some("36")), note("gone", "offerId", Some("37"))];
+    listings::note_fields(&conn, &org(), &channel("a"), &notes).unwrap();
+    let mut wanted = before.clone();
+    wanted[0].insert("offerId".to_owned(), "36".to_owned());
+    assert_eq!(read(&org()), wanted);
+    assert_eq!(read(&other()), before, "another org's mapping stays");
+    let notes = [note("1", "offerId", None), note("1", "never", None)];
+    listings::note_fields(&conn, &org(), &channel("a"), &notes).unwrap();
+    assert_eq!(read(&org()), before);
 }
 
 #[test]
