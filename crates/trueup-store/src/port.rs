@@ -537,6 +537,26 @@ pub struct InboxItem {
     pub attempts: u32,
 }
 
+/// Where a sealed text stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealedPlace {
+    /// The credentials of a connection.
+    Connection(ChannelId),
+    /// The signing secret of a subscription.
+    Subscription(String),
+}
+
+/// A sealed text with its place; what it says is not the store's to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedText {
+    /// Whose it is.
+    pub org: Org,
+    /// Where it stands.
+    pub place: SealedPlace,
+    /// The sealed bytes.
+    pub text: Vec<u8>,
+}
+
 /// Who wants to be told what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
@@ -908,6 +928,12 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     // --- Outgoing webhooks ----------------------------------------------------------------
+
+    /// Lists everything that is sealed, of every org, for a change of keys.
+    async fn sealed(&self) -> Result<Vec<SealedText>, StoreError>;
+
+    /// Puts a text in the place of a sealed one, where that still stands there; returns whether.
+    async fn reseal(&self, sealed: SealedText, to: Vec<u8>) -> Result<bool, StoreError>;
 
     /// Lists an org's subscriptions by id.
     async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError>;

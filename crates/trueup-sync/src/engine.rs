@@ -18,7 +18,7 @@ use trueup_store::{
 
 use crate::link::{Job, Link};
 use crate::plan;
-use crate::seal::Purpose;
+use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
 use crate::{address, deliver, discover, inbox, orders};
@@ -28,8 +28,8 @@ use crate::{address, deliver, discover, inbox, orders};
 pub struct EngineOptions {
     /// Whether channel endpoints and webhook addresses may be private or loopback.
     pub allow_private_endpoints: bool,
-    /// The key that credentials and signing secrets are encrypted with (32 bytes).
-    pub secret_key: [u8; 32],
+    /// The keys that credentials and signing secrets are encrypted with.
+    pub keys: KeyRing,
     /// How long a vendor's answer may take.
     pub request_timeout: Duration,
     /// The URL under which vendors reach this server, for webhook subscriptions; `None` = they
@@ -1011,8 +1011,15 @@ async fn note_broken(
     row: &Connection,
     error: &EngineError,
 ) -> Result<(), EngineError> {
-    tracing::warn!(%org, channel = %row.id, %error, "a connection could not be opened");
-    let (at, words) = (shared.now(), error.to_string());
+    let words = match error {
+        EngineError::Settings(wrong) => {
+            let each = wrong.iter().map(|wrong| format!("{}: {}", wrong.setting, wrong.detail));
+            format!("{error}: {}", each.collect::<Vec<_>>().join("; "))
+        }
+        _ => error.to_string(),
+    };
+    tracing::warn!(%org, channel = %row.id, words, "a connection could not be opened");
+    let at = shared.now();
     shared.edit_connection(org, &row.id, |row| row.last_error = Some((at, words))).await?;
     Ok(())
 }

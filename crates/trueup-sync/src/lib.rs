@@ -25,5 +25,6 @@ mod worker;
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
 pub use deliver::{DELIVERY_TRIES_MAX, sign};
 pub use engine::*;
+pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};
 pub use worker::{RUN_ITEMS_MAX, VERIFY_TRIES_MAX};

@@ -68,7 +68,7 @@ impl Shared {
         let reach = if options.allow_private_endpoints { Reach::Everywhere } else { Reach::Public };
         let client = caller::client(reach, options.request_timeout)
             .map_err(|error| StoreError::Failed(format!("make the HTTP client: {error}")))?;
-        let sealer = Sealer::new(&options.secret_key);
+        let sealer = Sealer::new(&options.keys);
         Ok(Self {
             store,
             options,

@@ -8,13 +8,19 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 use serde::Deserialize;
+use trueup_sync::SecretKey;
 
 use crate::auth::{KeySource, KeySourceError, SECRET_BYTES_MIN, TokenSettings};
+use crate::cli::keys::KeySettings;
 
 /// The environment variable of the shared secret for tokens.
 pub const JWT_SECRET: &str = "TRUEUP_JWT_SECRET";
-/// The environment variable of the key that credentials are encrypted with (64 hex digits).
+/// The environment variable of the key that secrets are encrypted with (64 hex digits).
 pub const SECRET_KEY: &str = "TRUEUP_SECRET_KEY";
+/// The environment variable of earlier keys, with commas between them.
+pub const SECRET_KEY_PREVIOUS: &str = "TRUEUP_SECRET_KEY_PREVIOUS";
+/// The most earlier keys.
+pub const SECRET_KEYS_PREVIOUS_MAX: usize = 16;
 /// The environment variable of the log filter.
 const LOG_FILTER: &str = "TRUEUP_LOG";
 
@@ -81,6 +87,9 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
+    /// The file that holds the key that secrets are encrypted with; by default it is kept in
+    /// the data directory. `TRUEUP_SECRET_KEY` stands over it.
+    pub secret_key_file: Option<PathBuf>,
     /// Whether channel endpoints and webhook addresses may be private or loopback.
     pub allow_private_endpoints: bool,
     /// How tokens are checked.
@@ -163,23 +172,20 @@ fn parse_jwt_secret(secret: String) -> Result<Vec<u8>, ConfigError> {
     Ok(secret.into_bytes())
 }
 
-/// Returns the key that credentials are encrypted with, where one is set.
-///
-/// # Errors
-/// When it is not 64 hex digits.
-pub fn secret_key() -> Result<Option<[u8; 32]>, ConfigError> {
-    environment(SECRET_KEY)?.map(|key| parse_secret_key(&key)).transpose()
+fn parse_secret_key(name: &str, key: &str) -> Result<SecretKey, ConfigError> {
+    SecretKey::from_hex(key).ok_or_else(|| {
+        let hint = Some("make one with: openssl rand -hex 32");
+        value(name, "must be 64 hex digits", hint)
+    })
 }
 
-fn parse_secret_key(key: &str) -> Result<[u8; 32], ConfigError> {
-    let mut bytes = [0; 32];
-    match hex::decode_to_slice(key.trim(), &mut bytes) {
-        Ok(()) => Ok(bytes),
-        Err(_) => {
-            let hint = Some("make one with: openssl rand -hex 32");
-            Err(value(SECRET_KEY, "must be 64 hex digits", hint))
-        }
+fn parse_previous_keys(keys: &str) -> Result<Vec<SecretKey>, ConfigError> {
+    let keys: Vec<&str> = keys.split(',').collect();
+    if keys.len() > SECRET_KEYS_PREVIOUS_MAX {
+        let detail = format!("holds more than {SECRET_KEYS_PREVIOUS_MAX} keys");
+        return Err(value(SECRET_KEY_PREVIOUS, detail, Some("run: trueup rekey")));
     }
+    keys.into_iter().map(|key| parse_secret_key(SECRET_KEY_PREVIOUS, key)).collect()
 }
 
 /// Returns which log lines are wanted, where the environment says so (`TRUEUP_LOG`).
@@ -256,6 +262,26 @@ impl Config {
             return Err(value("jwt.jwks_url", detail, None));
         }
         self.request_timeout().map(|_| ())
+    }
+
+    /// Returns where the keys are that secrets are encrypted with.
+    ///
+    /// # Errors
+    /// When one of the environment is not 64 hex digits.
+    pub fn keys(&self) -> Result<KeySettings, ConfigError> {
+        self.keys_of(environment)
+    }
+
+    fn keys_of(
+        &self,
+        environment: impl Fn(&str) -> Result<Option<String>, ConfigError>,
+    ) -> Result<KeySettings, ConfigError> {
+        let given = environment(SECRET_KEY)?;
+        let given = given.map(|key| parse_secret_key(SECRET_KEY, &key)).transpose()?;
+        let previous = environment(SECRET_KEY_PREVIOUS)?;
+        let previous = previous.map(|keys| parse_previous_keys(&keys)).transpose()?;
+        let file = self.secret_key_file.clone();
+        Ok(KeySettings { given, previous: previous.unwrap_or_default(), file })
     }
 
     /// Returns how long a vendor's answer may take.
@@ -410,6 +436,11 @@ mod tests {
             assert!(config.tokens(secret.map(Into::into)).is_err(), "{text}");
         }
         assert!(parse_jwt_secret("short".to_owned()).is_err());
-        assert!(parse_secret_key("00").is_err());
+        assert!(parse_secret_key(SECRET_KEY, "00").is_err());
+        let key = "ab".repeat(32);
+        assert_eq!(parse_previous_keys(&format!("{key}, {key}")).unwrap().len(), 2);
+        for wrong in ["", "00", &format!("{key},"), &vec![key; 17].join(",")] {
+            assert!(parse_previous_keys(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -29,8 +29,8 @@ use crate::port::{
     ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, FieldsNote, Health,
     HeldLine, HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView,
     Mapping, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
-    Run, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription, UnmappedLine,
-    Verification,
+    Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription,
+    UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -546,6 +546,14 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let org = org.clone();
         self.write(move |conn| rows::inbox::settle(conn, &org, id, &settled)).await
+    }
+
+    async fn sealed(&self) -> Result<Vec<SealedText>, StoreError> {
+        self.read(rows::sealed::all).await
+    }
+
+    async fn reseal(&self, sealed: SealedText, to: Vec<u8>) -> Result<bool, StoreError> {
+        self.write(move |conn| rows::sealed::replace(conn, &sealed, &to)).await
     }
 
     async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError> {

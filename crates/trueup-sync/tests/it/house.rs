@@ -15,7 +15,9 @@ use trueup_store::{
     HistoryEntry, HistoryQuery, ListingQuery, ListingView, Outcome, RuleSettings, Run, Store,
     Submission, embedded::Embedded,
 };
-use trueup_sync::{Clock, Enable, Engine, EngineOptions, MappingDraft, PullRequest, PushScope};
+use trueup_sync::{
+    Clock, Enable, Engine, EngineOptions, MappingDraft, PullRequest, PushScope, SecretKey,
+};
 
 use crate::fake::{self, FakeShop};
 
@@ -56,7 +58,7 @@ pub(crate) fn options() -> EngineOptions {
     EngineOptions {
         orders_overlap: trueup_sync::ORDERS_OVERLAP,
         allow_private_endpoints: true,
-        secret_key: [9; 32],
+        keys: SecretKey::new([9; 32]).into(),
         request_timeout: Duration::from_secs(5),
         public_url: None,
         clock: Arc::new(WallClock),

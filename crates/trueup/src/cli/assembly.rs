@@ -1,9 +1,7 @@
 //! Puts a server together: store, engine, API and listener; and takes it apart again.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +18,9 @@ use trueup_sync::{Clock, Engine, EngineError, EngineOptions};
 use crate::api::{ApiOptions, App, Parts, router};
 use crate::auth::Auth;
 use crate::auth::TokenSettings;
+use crate::cli::keys::{KeyError, KeySettings};
 use crate::web;
 
-/// The file that credentials are encrypted with, when no key is configured.
-pub const KEY_FILE: &str = "secret.key";
 /// How long requests under way may take to end when the server stops.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
 
@@ -46,8 +43,8 @@ pub struct ServerOptions {
     pub data_dir: PathBuf,
     /// How tokens are checked; `None` = API keys only.
     pub tokens: Option<TokenSettings>,
-    /// The encryption key; `None` = one kept in the data directory.
-    pub secret_key: Option<[u8; 32]>,
+    /// Where the keys are that secrets are encrypted with.
+    pub keys: KeySettings,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
     /// Whether endpoints and webhook addresses may be private or loopback.
@@ -67,12 +64,9 @@ pub enum StartError {
     /// The address is taken or not ours.
     #[error("listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
-    /// The key file could not be read or made.
-    #[error("read or make {0}: {1}")]
-    Key(PathBuf, io::Error),
-    /// The key file does not hold 32 bytes.
-    #[error("{0} does not hold a key of 32 bytes in hexadecimal")]
-    BadKey(PathBuf),
+    /// The key that secrets are encrypted with could not be read or made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -105,14 +99,11 @@ impl Running {
             .map_err(|error| StartError::Listen(options.listen, error))?;
         let addr =
             listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
-        let secret_key = match options.secret_key {
-            Some(key) => key,
-            None => key_of(&options.data_dir)?,
-        };
+        let keys = options.keys.ring(&options.data_dir)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let engine_options = EngineOptions {
             allow_private_endpoints: options.allow_private_endpoints,
-            secret_key,
+            keys,
             request_timeout: options.request_timeout,
             orders_overlap: options.orders_overlap,
             public_url: options.public_url.clone(),
@@ -170,31 +161,4 @@ impl Running {
 pub fn open_store(data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
     let now: trueup_store::embedded::Now = Arc::new(|| SystemClock.now());
     Ok(Arc::new(Embedded::open(data_dir, now)?))
-}
-
-/// Reads the key of a data directory, or makes one that only its owner may read.
-fn key_of(data_dir: &Path) -> Result<[u8; 32], StartError> {
-    let path = data_dir.join(KEY_FILE);
-    let failed = |error| StartError::Key(path.clone(), error);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut key = [0; 32];
-            let read = hex::decode_to_slice(text.trim(), &mut key);
-            read.map_err(|_| StartError::BadKey(path))?;
-            Ok(key)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key: [u8; 32] = rand::random();
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .map_err(failed)?;
-            writeln!(file, "{}", hex::encode(key)).map_err(failed)?;
-            file.sync_all().map_err(failed)?;
-            Ok(key)
-        }
-        Err(error) => Err(failed(error)),
-    }
 }

@@ -13,6 +13,7 @@ use trueup_sync::Clock;
 use trueup_testkit::SeedItem;
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
+use super::keys::KeySettings;
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};
 use super::say::say;
 use crate::auth::{Mint, Scope, TokenSettings, mint};
@@ -77,7 +78,7 @@ async fn run_in(args: &DemoArgs, dir: &std::path::Path) -> Result<(), DemoError>
             listen: args.listen,
             data_dir: dir.to_owned(),
             tokens: Some(TokenSettings::shared_secret(&secret)),
-            secret_key: None,
+            keys: KeySettings::default(),
             public_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(5),

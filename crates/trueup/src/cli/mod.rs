@@ -3,7 +3,9 @@
 pub mod assembly;
 pub mod demo;
 pub mod files;
+pub mod keys;
 pub mod market;
+pub mod rekey;
 pub mod replay;
 pub mod say;
 pub mod serve;
@@ -41,6 +43,8 @@ enum Command {
     Export(files::ExportArgs),
     /// Replay an order history through the ledger and simulated channels.
     Replay(replay::ReplayArgs),
+    /// Seal all secrets with another key.
+    Rekey(rekey::RekeyArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
     /// Measure durable reservations per second beside an empty endpoint.
@@ -85,6 +89,7 @@ async fn dispatch(command: Command) -> Ended {
         Command::Import(args) => files::import(args).await,
         Command::Export(args) => files::export(args).await.map(|()| true),
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
+        Command::Rekey(args) => rekey::run(args).await.map(|()| true),
         Command::Verify(args) => verify::run(args).await,
         Command::Bench(options) => bench(options).await,
         Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
@@ -114,6 +119,12 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     use trueup_store::embedded::OpenError;
     if let Some(config) = error.downcast_ref::<crate::config::ConfigError>() {
         return config.hint().map(str::to_owned);
+    }
+    if let Some(refused) = error.downcast_ref::<rekey::RekeyRefused>() {
+        return refused.hint().map(str::to_owned);
+    }
+    if let Some(trueup_sync::RekeyError::Closed { .. }) = error.downcast_ref() {
+        return Some("give every key they may have been sealed with; nothing was changed".into());
     }
     let open = error.downcast_ref::<OpenError>().or_else(|| {
         match error.downcast_ref::<assembly::StartError>() {

@@ -21,6 +21,7 @@ use trueup_store::{ListingQuery, Outcome, SkuQuery, StoreError, Submission};
 use trueup_testkit::{SeedItem, Shop, ShopError};
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
+use super::keys::KeySettings;
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};
 use super::say::{Progress, data, say};
 use crate::auth::{Mint, TokenSettings, mint};
@@ -181,7 +182,7 @@ pub async fn run(args: ReplayArgs) -> Result<bool, ReplayError> {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             data_dir: args.data_dir.clone(),
             tokens: Some(TokenSettings::shared_secret(&secret)),
-            secret_key: None,
+            keys: KeySettings::default(),
             public_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(10),

@@ -53,7 +53,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
         listen: args.listen.or(config.listen).unwrap_or(default_listen),
         data_dir: data_dir.unwrap_or_else(|| PathBuf::from("trueup-data")),
         tokens: Some(tokens),
-        secret_key: config::secret_key()?,
+        keys: config.keys()?,
         public_url: args.public_url.or_else(|| config.public_url.clone()),
         allow_private_endpoints: args.allow_private_endpoints || config.allow_private_endpoints,
         request_timeout: config.request_timeout()?,

@@ -111,7 +111,7 @@ impl Api {
         let options = EngineOptions {
             orders_overlap: trueup_sync::ORDERS_OVERLAP,
             allow_private_endpoints: true,
-            secret_key: [7; 32],
+            keys: trueup_sync::SecretKey::new([7; 32]).into(),
             request_timeout: Duration::from_secs(5),
             public_url: None,
             clock: Arc::new(clock.clone()),

@@ -11,3 +11,4 @@ mod api_channels;
 mod crash;
 mod process;
 mod readme;
+mod rekey;

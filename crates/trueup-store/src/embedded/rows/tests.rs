@@ -15,7 +15,8 @@ use super::*;
 use crate::{
     ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, FieldsNote,
     HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked,
-    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, Subscription, UnmappedLine,
+    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, SealedPlace, Subscription,
+    UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -222,6 +223,27 @@ fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
 }
 
 // --- Listings -------------------------------------------------------------------------------
+
+#[test]
+fn what_is_sealed_is_found_in_every_org_and_replaced_only_as_it_was_seen() {
+    let conn = rows();
+    let empty = crate::Connection { sealed_credentials: Vec::new(), ..connection("b") };
+    connections::put(&conn, &org(), &connection("a")).unwrap();
+    connections::put(&conn, &org(), &empty).unwrap();
+    connections::put(&conn, &other(), &connection("a")).unwrap();
+    deliveries::put_subscription(&conn, &other(), &subscription("s", &[])).unwrap();
+    let found = sealed::all(&conn).unwrap();
+    let places: Vec<(&Org, &SealedPlace)> = found.iter().map(|t| (&t.org, &t.place)).collect();
+    let at_a = SealedPlace::Connection(channel("a"));
+    let at_s = SealedPlace::Subscription("s".to_owned());
+    assert_eq!(places, [(&org(), &at_a), (&other(), &at_a), (&other(), &at_s)]);
+    for text in &found {
+        assert!(sealed::replace(&conn, text, &[7]).unwrap());
+        assert!(!sealed::replace(&conn, text, &[8]).unwrap(), "it is another one now");
+    }
+    assert!(sealed::all(&conn).unwrap().iter().all(|now| now.text == [7]));
+    assert_eq!(connections::get(&conn, &org(), &channel("b")).unwrap(), Some(empty));
+}
 
 #[test]
 fn a_mapping_comes_back_as_it_was_put() {
