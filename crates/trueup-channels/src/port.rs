@@ -41,6 +41,9 @@ impl fmt::Debug for Secret {
 pub struct Capabilities {
     /// The most listings in one [`Channel::push`].
     pub push_items_max: usize,
+    /// How many pushes may be under way at once, at least 1; no two of them have a listing in
+    /// common. Enough to use the vendor's budget up at the time that an answer takes.
+    pub pushes_at_once_max: usize,
     /// The most listings in one [`Channel::push_bulk`]; 0 where there is no bulk way.
     pub bulk_items_max: usize,
     /// How many dirty listings make the bulk way the better one.
@@ -157,6 +160,9 @@ pub enum Notice {
     InventoryHint {
         /// The vendor's identifiers that the notice carries, as in [`Listing::fields`].
         fields: BTreeMap<String, String>,
+        /// What the notice says that the channel shows: told apart from an echo of our own
+        /// push, and used for nothing else.
+        shows: Option<i64>,
         /// When the vendor says it happened.
         at: Option<Timestamp>,
     },

@@ -14,6 +14,7 @@ use trueup_store::{InboxItem, InboxSettled};
 use crate::backoff;
 use crate::engine::{EngineError, Received};
 use crate::link::Link;
+use crate::plan;
 use crate::shared::Shared;
 
 /// The most webhooks taken at once.
@@ -110,9 +111,11 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
                 }
             }
             Notice::Order(_) => words.push("orders are not booked here".to_owned()),
-            Notice::InventoryHint { fields, .. } => {
-                words.push("inventory hint".to_owned());
-                if let Some(view) = shared.find_listing(&link, None, &fields).await? {
+            Notice::InventoryHint { fields, shows, .. } => {
+                let found = shared.find_listing(&link, None, &fields).await?;
+                let is_echo = found.as_ref().is_some_and(|view| plan::is_echo(view, shows));
+                words.push(if is_echo { "echo of our push" } else { "inventory hint" }.to_owned());
+                if let Some(view) = found.filter(|_| !is_echo) {
                     link.ring_hint(view.mapping.key, view.mapping.sku);
                 }
             }

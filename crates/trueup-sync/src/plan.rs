@@ -17,6 +17,20 @@ pub(crate) enum Lane {
     Increase,
 }
 
+impl Lane {
+    /// Every lane, in order.
+    pub(crate) const ALL: [Self; 3] = [Self::Zero, Self::Decrease, Self::Increase];
+
+    /// Returns its place in the order.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::Decrease => 1,
+            Self::Increase => 2,
+        }
+    }
+}
+
 /// Why a listing is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Skip {
@@ -156,6 +170,13 @@ pub(crate) fn is_accepted(view: &ListingView) -> bool {
         return false;
     };
     acked_at >= sent.at && !view.state.forced
+}
+
+/// Returns whether a notice shows what the channel was last told, so that it is no news.
+pub(crate) fn is_echo(view: &ListingView, shows: Option<i64>) -> bool {
+    let state = &view.state;
+    let told = state.in_flight.map_or(state.base, |sent| Some(sent.quantity));
+    shows.is_some() && shows == told && !state.in_conflict && !view.mapping.channel_fulfilled
 }
 
 /// Decides what to do about one listing.

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trueup_channels::{ChannelError, ChannelErrorKind};
 use trueup_core::{ListingKey, Sku, Timestamp};
@@ -25,6 +26,7 @@ use crate::engine::EngineError;
 use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Wish};
 use crate::shared::Shared;
+use push::Flight;
 
 pub use run::RUN_ITEMS_MAX;
 
@@ -43,6 +45,10 @@ const LISTING_MS_MAX: u64 = 300_000;
 const RAISE_FRESH_MS_MAX: i64 = 30_000;
 /// How long a reading or a run waits for orders to be heard.
 const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long reading waits for pushes to land.
+const READING_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How much later than due a push is looked for on the channel while others are owed.
+const CHECK_DELAY_MAX: Duration = Duration::from_secs(60);
 /// How often the note of the last sync is written at most.
 const SYNC_NOTE_MS: u64 = 2_000;
 /// How long the worker rests after the store failed.
@@ -53,17 +59,19 @@ const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 /// Listings that owe a push, in the order they go out.
 #[derive(Debug, Default)]
 struct Queue {
-    order: BTreeSet<(Lane, u64, ListingKey)>,
-    places: BTreeMap<ListingKey, (Lane, u64, Sku)>,
+    order: BTreeMap<(Lane, u64), (Sku, ListingKey)>,
+    places: BTreeMap<ListingKey, (Lane, u64)>,
     next: u64,
+    /// How many there are of each lane, in the order of lanes.
+    counts: [usize; Lane::ALL.len()],
 }
 
 impl Queue {
+    /// Puts a listing in line; one that is in line keeps its number in another lane.
     fn put(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
-        let number = match self.places.get(&key) {
-            Some((old, number, _)) => {
-                let (old, number) = (*old, *number);
-                self.order.remove(&(old, number, key.clone()));
+        let number = match self.places.get(&key).copied() {
+            Some((_, number)) => {
+                self.remove(&key);
                 number
             }
             None => {
@@ -71,8 +79,9 @@ impl Queue {
                 self.next
             }
         };
-        self.order.insert((lane, number, key.clone()));
-        self.places.insert(key, (lane, number, sku));
+        self.counts[lane.index()] += 1;
+        self.places.insert(key.clone(), (lane, number));
+        self.order.insert((lane, number), (sku, key));
     }
 
     fn is_empty(&self) -> bool {
@@ -80,30 +89,34 @@ impl Queue {
     }
 
     fn first_lane(&self) -> Option<(Lane, usize)> {
-        let (lane, _, _) = self.order.first()?;
-        let count = self.order.iter().take_while(|(other, _, _)| other == lane).count();
-        Some((*lane, count))
+        let ((lane, _), _) = self.order.first_key_value()?;
+        Some((*lane, self.counts[lane.index()]))
     }
 
     /// Takes up to so many of the first lane.
     fn take(&mut self, lane: Lane, count: usize) -> Vec<(Sku, ListingKey)> {
         let mut taken = Vec::new();
         while taken.len() < count {
-            let Some((first, _, key)) = self.order.first().cloned() else { break };
-            if first != lane {
-                break;
-            }
-            self.order.pop_first();
-            if let Some((_, _, sku)) = self.places.remove(&key) {
-                taken.push((sku, key));
-            }
+            let Some(first) = self.order.first_entry().filter(|e| e.key().0 == lane) else { break };
+            let (sku, key) = first.remove();
+            self.places.remove(&key);
+            self.counts[lane.index()] -= 1;
+            taken.push((sku, key));
         }
         taken
     }
 
+    /// Takes a listing out of line; returns whether it was in it.
+    fn remove(&mut self, key: &ListingKey) -> bool {
+        let Some((lane, number)) = self.places.remove(key) else { return false };
+        self.order.remove(&(lane, number));
+        self.counts[lane.index()] -= 1;
+        true
+    }
+
     fn clear(&mut self) {
-        self.order.clear();
-        self.places.clear();
+        let next = self.next;
+        *self = Self { next, ..Self::default() };
     }
 }
 
@@ -161,6 +174,16 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     link: Arc<Link>,
     queue: Queue,
+    /// Pushes under way.
+    air: JoinSet<Flight>,
+    /// The listings that they are of.
+    airborne: BTreeSet<ListingKey>,
+    /// Listings that owed a push while one of theirs was under way.
+    landing: BTreeSet<Sku>,
+    /// Since when reading has waited for pushes to land.
+    reading_waits: Option<Instant>,
+    /// Whether the last batch was of a run, so that the next is of what is owed.
+    run_went_last: bool,
     later: BTreeMap<ListingKey, Later>,
     unclear: VecDeque<Unclear>,
     raising: BTreeMap<ListingKey, Sku>,
@@ -170,6 +193,8 @@ pub(crate) struct Worker {
     checks: BTreeMap<ListingKey, Check>,
     /// Listings that gave no number when they were last read, and how often in a row.
     unreadable: BTreeMap<ListingKey, u32>,
+    /// Pushes that the channel said to have applied.
+    applied: usize,
     /// How often in a row a listing's push was taken and not applied.
     lies: BTreeMap<ListingKey, u32>,
     jobs: VecDeque<Job>,
@@ -187,6 +212,11 @@ impl Worker {
             shared,
             link,
             queue: Queue::default(),
+            air: JoinSet::new(),
+            airborne: BTreeSet::new(),
+            landing: BTreeSet::new(),
+            reading_waits: None,
+            run_went_last: false,
             later: BTreeMap::new(),
             unclear: VecDeque::new(),
             raising: BTreeMap::new(),
@@ -194,6 +224,7 @@ impl Worker {
             rereads: BTreeMap::new(),
             checks: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            applied: 0,
             lies: BTreeMap::new(),
             jobs: VecDeque::new(),
             run: None,
@@ -202,6 +233,15 @@ impl Worker {
             synced_noted: None,
             next_pull: None,
             started: false,
+        }
+    }
+
+    /// Puts a listing in line, once its push that is under way has landed.
+    fn line_up(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
+        if self.airborne.contains(&key) {
+            self.landing.insert(sku);
+        } else {
+            self.queue.put(lane, sku, key);
         }
     }
 
@@ -229,6 +269,12 @@ impl Worker {
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
+        while !self.air.is_empty() {
+            // The store may be closing; then the push is looked for at the next start.
+            if let Err(error) = self.land().await {
+                tracing::warn!(%error, "the outcome of a push could not be kept");
+            }
+        }
         self.abandon().await;
     }
 
@@ -248,19 +294,45 @@ impl Worker {
             return self.stand_by(&row).await;
         }
         self.schedule(&row).await?;
-        let mut worked = false;
-        if !self.is_out() {
-            worked |= self.push_step(&row).await?;
-        }
-        if !self.is_out() {
-            worked |= self.check_step(&row).await?;
-        }
-        if !self.is_out() {
-            worked |= self.reread_step(&row).await?;
+        let mut worked = self.push_step(&row).await?;
+        if self.air.is_empty() {
+            // Nothing is read while a push is under way: what it shows would be anybody's guess.
+            self.reading_waits = None;
+            worked |= self.reading_steps(&row).await?;
         }
         worked |= self.run_step(&row).await?;
         self.note_sync(worked).await?;
         Ok(worked)
+    }
+
+    async fn reading_steps(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        let mut worked = false;
+        if !self.is_out() && self.may_check() {
+            worked |= self.check_step(row).await?;
+        }
+        if !self.is_out() {
+            worked |= self.reread_step(row).await?;
+        }
+        Ok(worked)
+    }
+
+    /// Returns whether pushes should land, because something has waited long to be read.
+    fn should_land(&mut self) -> bool {
+        let now = Instant::now();
+        let waits = self.run.as_ref().is_some_and(run::ActiveRun::reads)
+            || self.rereads.values().any(|reread| reread.not_before <= now)
+            || (self.may_check() && self.checks.values().any(|check| check.due <= now));
+        if !waits {
+            return false;
+        }
+        now.duration_since(*self.reading_waits.get_or_insert(now)) >= READING_WAIT_MAX
+    }
+
+    /// Returns whether pushes are to be looked for on the channel now: owed pushes go first, as
+    /// both draw on one budget, but not for ever.
+    fn may_check(&self) -> bool {
+        let overdue = |check: &Check| check.due + CHECK_DELAY_MAX <= Instant::now();
+        self.queue.is_empty() || self.checks.values().any(overdue)
     }
 
     /// Looks for pushes that a stop or a crash left without an outcome.
@@ -344,9 +416,9 @@ impl Worker {
         match plan::plan(view, Wish::Owed, self.link.channel.capabilities()) {
             Plan::Skip(_) => {}
             // What only needs a note goes last; what is to be read first may be anything.
-            Plan::Shown(_) | Plan::OnItsWay(_) => self.queue.put(Lane::Increase, sku, key),
-            Plan::ReadFirst => self.queue.put(Lane::Decrease, sku, key),
-            Plan::Send(sending) => self.queue.put(sending.lane, sku, key),
+            Plan::Shown(_) | Plan::OnItsWay(_) => self.line_up(Lane::Increase, sku, key),
+            Plan::ReadFirst => self.line_up(Lane::Decrease, sku, key),
+            Plan::Send(sending) => self.line_up(sending.lane, sku, key),
         }
     }
 
@@ -359,7 +431,7 @@ impl Worker {
             .collect();
         for key in due {
             if let Some(later) = self.later.remove(&key) {
-                self.queue.put(Lane::Decrease, later.sku, key);
+                self.line_up(Lane::Decrease, later.sku, key);
             }
         }
     }
@@ -369,12 +441,15 @@ impl Worker {
             return;
         }
         for (key, sku) in std::mem::take(&mut self.raising) {
-            self.queue.put(Lane::Increase, sku, key);
+            self.line_up(Lane::Increase, sku, key);
         }
     }
 
     /// A paused connection keeps its work and ends the runs that wait for it.
     async fn stand_by(&mut self, row: &Connection) -> Result<bool, EngineError> {
+        while !self.air.is_empty() {
+            self.land().await?;
+        }
         self.queue.clear();
         self.rereads.clear();
         self.checks.clear();

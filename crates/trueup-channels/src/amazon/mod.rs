@@ -102,6 +102,7 @@ impl Kind for Amazon {
 
 const CAPABILITIES: Capabilities = Capabilities {
     push_items_max: PUSH_ITEMS_MAX,
+    pushes_at_once_max: 5,
     bulk_items_max: wire::FEED_MESSAGES_MAX,
     bulk_from: BULK_FROM,
     read_items_max: wire::IDENTIFIERS_MAX,

@@ -87,12 +87,14 @@ pub(super) fn parse(topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelErro
     }
 }
 
-/// A quantity in a notification is late and unordered: it only says what to read again.
+/// A quantity in a notification is late and unordered: it only says what to read again, and
+/// whether it is an echo of our own push.
 fn hint(notification: &Notification, member: &str) -> Notice {
     let sku = notification.payload.get(member).and_then(Value::as_str);
     match sku.filter(|sku| !sku.is_empty()) {
         Some(sku) => Notice::InventoryHint {
             fields: BTreeMap::from([("sellerSku".to_owned(), sku.to_owned())]),
+            shows: notification.payload.get("Quantity").and_then(Value::as_i64),
             at: notification.event_time.as_deref().and_then(parse_time),
         },
         None => Notice::Ignored("an inventory notification without a SKU".to_owned()),

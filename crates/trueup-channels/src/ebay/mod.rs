@@ -62,6 +62,7 @@ impl Kind for Ebay {
         let config = Config::read(settings)?;
         let capabilities = Capabilities {
             push_items_max: config.bulk_items_max,
+            pushes_at_once_max: 4,
             bulk_items_max: 0,
             bulk_from: 0,
             read_items_max: wire::READ_ITEMS_MAX,

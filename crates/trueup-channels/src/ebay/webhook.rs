@@ -156,7 +156,8 @@ fn hint(notification: &Notification, value: &Value) -> Notice {
     if fields.is_empty() {
         return Notice::Ignored("names no listing; the poll reads what changed".to_owned());
     }
-    Notice::InventoryHint { fields, at: notification.event_date.as_deref().and_then(parse_time) }
+    let at = notification.event_date.as_deref().and_then(parse_time);
+    Notice::InventoryHint { fields, shows: None, at }
 }
 
 fn names(value: &Value) -> (Option<String>, Option<String>) {

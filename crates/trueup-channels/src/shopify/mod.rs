@@ -87,6 +87,7 @@ impl Kind for Shopify {
 
 const CAPABILITIES: Capabilities = Capabilities {
     push_items_max: wire::ARRAY_ITEMS_MAX,
+    pushes_at_once_max: 4,
     bulk_items_max: 0,
     bulk_from: 0,
     read_items_max: wire::ARRAY_ITEMS_MAX,

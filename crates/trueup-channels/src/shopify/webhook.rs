@@ -198,13 +198,14 @@ fn order_line(id: u64, sku: Option<String>, variant: Option<u64>, state: LineSta
     }
 }
 
-/// The body's `available` is never used: deliveries are late, coalesced and out of order, and
-/// our own sets come back as echoes.
+/// The body's `available` only tells an echo of our own set from news: deliveries are late,
+/// coalesced and out of order.
 fn parse_level(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
     #[derive(Deserialize)]
     struct Level {
         inventory_item_id: u64,
         location_id: Option<u64>,
+        available: Option<i64>,
         updated_at: Option<String>,
     }
     let level: Level = parse_json("an inventory webhook", body)?;
@@ -214,6 +215,7 @@ fn parse_level(body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
     let fields = names.into_iter().filter_map(|(name, gid)| Some((name.to_owned(), gid?)));
     Ok(vec![Notice::InventoryHint {
         fields: fields.collect(),
+        shows: level.available,
         at: level.updated_at.as_deref().and_then(parse_time),
     }])
 }

@@ -248,7 +248,7 @@ pub(crate) fn order_of(notices: Vec<Notice>) -> OrderNotice {
 /// Returns the fields of the one notice, which must be a hint with an instant.
 pub(crate) fn hint_of(notices: Vec<Notice>) -> BTreeMap<String, String> {
     match notices.into_iter().next() {
-        Some(Notice::InventoryHint { fields, at: Some(_) }) => fields,
+        Some(Notice::InventoryHint { fields, at: Some(_), .. }) => fields,
         other => panic!("not a hint: {other:?}"),
     }
 }

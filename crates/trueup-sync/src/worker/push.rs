@@ -1,6 +1,7 @@
 //! Pushing: a batch is computed at the moment of sending, marked, sent, and settled per item.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use trueup_store::{AttemptNote, Connection, ListingView, Parked};
 
 use super::{ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
 use crate::engine::EngineError;
+use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
 
 /// One listing that is to be pushed, and who wants it.
@@ -60,39 +62,205 @@ struct Outgoing {
     sending: Sending,
 }
 
+/// A batch that is to go out.
+pub(super) struct Errand {
+    pub(super) wants: Vec<Want>,
+    pub(super) way: Way,
+    pub(super) run: Option<String>,
+    pub(super) of: Asker,
+}
+
+/// Who asks for a batch.
+pub(super) enum Asker {
+    /// The listings of a lane owe it.
+    Owed(Lane),
+    /// It is sent again, as it was, because its outcome is unclear.
+    Unclear,
+    /// The run under way, which has tried each listing so often.
+    Run(BTreeMap<ListingKey, u32>),
+}
+
+/// A batch under way.
+pub(super) struct Flight {
+    outgoing: Vec<Outgoing>,
+    batch: PushBatch,
+    way: Way,
+    /// The run that asked for it, for its token.
+    run: Option<String>,
+    /// How often each listing was tried, where it is of the run under way.
+    tried: Option<BTreeMap<ListingKey, u32>>,
+    /// One per item, once it has landed.
+    outcomes: Vec<PushOutcome>,
+}
+
+impl Flight {
+    /// Sends the batch and waits for what becomes of it.
+    async fn fly(mut self, link: Arc<Link>) -> Self {
+        let began = Instant::now();
+        let mut outcomes = match self.way {
+            Way::Ordinary => link.channel.push(&link.transport, &self.batch).await,
+            Way::Bulk => link.channel.push_bulk(&link.transport, &self.batch).await,
+        };
+        metrics::histogram!("trueup_push_batch_seconds", "kind" => link.kind.name())
+            .record(began.elapsed().as_secs_f64());
+        // A connector that answers for fewer items than it was given knows nothing of the rest.
+        outcomes.resize_with(self.outgoing.len(), || PushOutcome::Unknown(waiting("no outcome")));
+        self.outcomes = outcomes;
+        self
+    }
+}
+
 impl Worker {
-    /// Sends one batch of what is owed, what could be oversold first.
+    /// Sends batches, what could be oversold first, as many at once as the vendor takes; returns
+    /// when one of them has landed.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
-        if let Some(unclear) = self.due_unclear() {
-            let Unclear { way, run, wants, .. } = unclear;
-            let again = wants.clone();
-            let pushed = self.push_batch(row, wants, run.as_deref(), way).await;
-            if let Err(error) = pushed {
-                let at = super::later(1);
-                self.unclear.push_back(Unclear { at, way, run, wants: again });
+        let at_once_max = self.link.channel.capabilities().pushes_at_once_max.max(1);
+        let mut worked = false;
+        while self.air.len() < at_once_max {
+            let Some(errand) = self.next_errand() else { break };
+            worked = true;
+            self.launch(row, errand).await?;
+        }
+        if !self.air.is_empty() {
+            self.land().await?;
+            worked = true;
+        }
+        Ok(worked)
+    }
+
+    /// Chooses what goes out next: what is to be sent again as it was, what is owed and could be
+    /// oversold, then in turn what else is owed and what the run under way asks for.
+    fn next_errand(&mut self) -> Option<Errand> {
+        let is_out = self.is_out();
+        if !is_out && let Some(Unclear { way, run, wants, .. }) = self.due_unclear() {
+            return Some(Errand { wants, way, run, of: Asker::Unclear });
+        }
+        let owed = if is_out || self.should_land() { None } else { self.queue.first_lane() };
+        let is_urgent = matches!(owed, Some((Lane::Zero, _)));
+        let runs_turn = !is_urgent && (owed.is_none() || !self.run_went_last);
+        if runs_turn && let Some(errand) = self.next_of_run() {
+            self.run_went_last = true;
+            return Some(errand);
+        }
+        let (lane, waiting) = owed?;
+        self.run_went_last = false;
+        let (way, count) = self.way(waiting);
+        let want = |(sku, key)| Want { sku, key, wish: Wish::Owed };
+        let wants = self.queue.take(lane, count).into_iter().map(want).collect();
+        Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
+    }
+
+    /// Computes a batch and sends it off.
+    async fn launch(&mut self, row: &Connection, errand: Errand) -> Result<(), EngineError> {
+        let Errand { wants, way, run, of } = errand;
+        let (reports, flight) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.put_back_wants(wants, way, run, &of);
                 return Err(error);
             }
-            return Ok(true);
+        };
+        let mut tried = None;
+        if let Asker::Run(tries) = of {
+            self.take_reports(reports, &tries);
+            tried = Some(tries);
         }
-        let Some((lane, waiting)) = self.queue.first_lane() else { return Ok(false) };
-        let (way, count) = self.way(waiting);
-        let taken = self.queue.take(lane, count);
-        let wants: Vec<Want> =
-            taken.into_iter().map(|(sku, key)| Want { sku, key, wish: Wish::Owed }).collect();
-        match self.push_batch(row, wants.clone(), None, way).await {
-            Ok(_) => Ok(true),
-            Err(error) => {
+        let Some(mut flight) = flight else { return Ok(()) };
+        for Outgoing { want, .. } in &flight.outgoing {
+            self.airborne.insert(want.key.clone());
+            if self.queue.remove(&want.key) {
+                self.landing.insert(want.sku.clone());
+            }
+        }
+        if let (Some(_), Some(run)) = (&tried, &mut self.run) {
+            run.in_air += 1;
+        }
+        flight.tried = tried;
+        self.air.spawn(flight.fly(self.link.clone()));
+        Ok(())
+    }
+
+    fn put_back_wants(&mut self, wants: Vec<Want>, way: Way, run: Option<String>, of: &Asker) {
+        match *of {
+            Asker::Unclear => {
+                let at = super::later(1);
+                self.unclear.push_back(Unclear { at, way, run, wants });
+            }
+            Asker::Owed(lane) => {
                 for want in wants {
-                    self.queue.put(lane, want.sku, want.key);
+                    self.line_up(lane, want.sku, want.key);
                 }
-                Err(error)
+            }
+            Asker::Run(_) => {
+                if let Some(run) = &mut self.run {
+                    run.push.extend(wants.into_iter().map(|want| (want, 1)));
+                }
             }
         }
     }
 
+    /// Waits until a batch has landed, takes what became of it, and puts in line what it kept
+    /// waiting.
+    pub(super) async fn land(&mut self) -> Result<(), EngineError> {
+        let landed = match self.air.join_next().await {
+            None => Ok(()),
+            Some(Ok(flight)) => self.take_flight(flight).await,
+            Some(Err(error)) => {
+                // Its listings are found again in the store, each with an unclear push.
+                tracing::error!(%error, "a push broke off");
+                if let Some(run) = self.run.as_mut().filter(|run| run.in_air > 0) {
+                    run.run.error = Some("a push broke off".to_owned());
+                }
+                self.link.ring_sweep();
+                Ok(())
+            }
+        };
+        if self.air.is_empty() {
+            self.airborne.clear();
+            if let Some(run) = &mut self.run {
+                run.in_air = 0;
+            }
+        }
+        landed?;
+        if self.air.is_empty() || self.landing.len() >= crate::shared::SKUS_MAX {
+            let kept = std::mem::take(&mut self.landing);
+            if let Err(error) = self.enqueue_owed(&kept, false).await {
+                self.landing.extend(kept);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_flight(&mut self, mut flight: Flight) -> Result<(), EngineError> {
+        let wants: Vec<Want> = flight.outgoing.iter().map(|out| out.want.clone()).collect();
+        for want in &wants {
+            self.airborne.remove(&want.key);
+        }
+        let tried = flight.tried.take();
+        if let (Some(_), Some(run)) = (&tried, &mut self.run) {
+            run.in_air = run.in_air.saturating_sub(1);
+        }
+        let (way, run) = (flight.way, flight.run.clone());
+        match (self.take(flight).await, tried) {
+            (Ok(reports), Some(tried)) => self.take_reports(reports, &tried),
+            (Ok(_), None) => {}
+            (Err(error), tried) => {
+                let of = tried.map_or(Asker::Owed(Lane::Decrease), Asker::Run);
+                self.put_back_wants(wants, way, run, &of);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn due_unclear(&mut self) -> Option<Unclear> {
         let now = Instant::now();
-        let at = self.unclear.iter().position(|unclear| unclear.at <= now)?;
+        let may_go = |unclear: &Unclear| {
+            let on_ground = |want: &Want| !self.airborne.contains(&want.key);
+            unclear.at <= now && unclear.wants.iter().all(on_ground)
+        };
+        let at = self.unclear.iter().position(may_go)?;
         self.unclear.remove(at)
     }
 
@@ -106,14 +274,14 @@ impl Worker {
         }
     }
 
-    /// Pushes a batch: computes, marks, sends, settles. One report per want.
-    pub(super) async fn push_batch(
+    /// Computes a batch and marks what is to be sent; the reports are of what is not.
+    async fn prepare(
         &mut self,
         row: &Connection,
         wants: Vec<Want>,
         run: Option<&str>,
         way: Way,
-    ) -> Result<Vec<Report>, EngineError> {
+    ) -> Result<(Vec<Report>, Option<Flight>), EngineError> {
         let skus: Vec<Sku> = wants.iter().map(|want| want.sku.clone()).collect();
         let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
         let mut views: BTreeMap<ListingKey, ListingView> =
@@ -141,7 +309,7 @@ impl Worker {
             for out in outgoing {
                 reports.push(Report { want: out.want, end: End::Skipped(Skip::DryRun) });
             }
-            return Ok(reports);
+            return Ok((reports, None));
         }
         if let Err(error) = self.know_before(&mut outgoing).await {
             // What cannot be compared is not sent: it would overwrite a sale nobody heard of.
@@ -154,8 +322,7 @@ impl Worker {
                 reports.push(Report { want, end: End::Again(error.clone()) });
             }
         }
-        reports.extend(self.send(outgoing, run, way).await?);
-        Ok(reports)
+        Ok((reports, self.mark(outgoing, run, way).await?))
     }
 
     fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
@@ -239,33 +406,29 @@ impl Worker {
         Ok(())
     }
 
-    async fn send(
-        &mut self,
+    /// Notes that a batch goes out.
+    async fn mark(
+        &self,
         outgoing: Vec<Outgoing>,
         run: Option<&str>,
         way: Way,
-    ) -> Result<Vec<Report>, EngineError> {
+    ) -> Result<Option<Flight>, EngineError> {
         if outgoing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        let pushes: Vec<ListingPush> =
-            outgoing.iter().map(|out| out.sending.push.clone()).collect();
-        let (org, channel) = (self.link.org.clone(), self.link.id.clone());
-        let mark = Command::MarkSent { channel: channel.clone(), items: pushes };
-        self.shared.submit(&org, mark, Source::Channel).await?;
+        let items: Vec<ListingPush> = outgoing.iter().map(|out| out.sending.push.clone()).collect();
+        let mark = Command::MarkSent { channel: self.link.id.clone(), items };
+        self.shared.submit(&self.link.org, mark, Source::Channel).await?;
         let batch = self.batch(&outgoing, run);
-        let began = Instant::now();
-        let link = self.link.clone();
-        let mut outcomes = match way {
-            Way::Ordinary => link.channel.push(&link.transport, &batch).await,
-            Way::Bulk => link.channel.push_bulk(&link.transport, &batch).await,
-        };
-        metrics::histogram!("trueup_push_batch_seconds", "kind" => link.kind.name())
-            .record(began.elapsed().as_secs_f64());
-        // A connector that answers for fewer items than it was given knows nothing of the rest.
-        outcomes.resize_with(outgoing.len(), || PushOutcome::Unknown(waiting("no outcome")));
+        let run = run.map(str::to_owned);
+        Ok(Some(Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new() }))
+    }
+
+    /// Notes what became of a batch.
+    async fn take(&mut self, flight: Flight) -> Result<Vec<Report>, EngineError> {
+        let Flight { outgoing, way, run, outcomes, .. } = flight;
         self.look_at(&outcomes).await?;
-        self.take_outcomes(outgoing, outcomes, run, way).await
+        self.take_outcomes(outgoing, outcomes, run.as_deref(), way).await
     }
 
     fn batch(&self, outgoing: &[Outgoing], run: Option<&str>) -> PushBatch {
@@ -350,7 +513,11 @@ impl Worker {
                     if view.parked.is_some() || view.attempts > 0 {
                         notes.push(note(&want.key, 0, None));
                     }
-                    self.expect_number(&view, quantity);
+                    if taken {
+                        self.expect_applied_number(&view, quantity);
+                    } else {
+                        self.expect_number(&view, quantity);
+                    }
                     End::Sent(quantity)
                 }
                 PushOutcome::Stale => {

@@ -17,8 +17,14 @@ use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, publishes}
 use crate::engine::EngineError;
 use crate::plan::{self, Lane};
 
-/// How soon a push is first looked for on the channel.
+/// How soon a push is first looked for on the channel, and so much later again for each so many
+/// that wait for the same.
 const CHECK_FIRST: Duration = Duration::from_millis(500);
+const CHECKS_PER_PAUSE: usize = 1_000;
+/// How many pushes that the channel said to have applied are looked for at once; beyond, one of
+/// so many is.
+const APPLIED_CHECKS_MAX: usize = 1_000;
+const APPLIED_CHECKED_EACH: usize = 20;
 /// The most earlier numbers that are remembered of a listing whose push is unverified.
 const EARLIER_MAX: usize = 16;
 
@@ -44,6 +50,18 @@ impl Worker {
         }
     }
 
+    /// Expects to see a number that the channel said to have applied; where very many are, a
+    /// sample of them.
+    pub(super) fn expect_applied_number(&mut self, view: &ListingView, sent: i64) {
+        self.applied += 1;
+        let is_crowded = self.checks.len() >= APPLIED_CHECKS_MAX;
+        if is_crowded && !self.applied.is_multiple_of(APPLIED_CHECKED_EACH) {
+            self.checks.remove(&view.mapping.key);
+        } else {
+            self.expect_number(view, sent);
+        }
+    }
+
     /// Expects to see a number that was just told, in place of those before it.
     pub(super) fn expect_number(&mut self, view: &ListingView, sent: i64) {
         let shown = view.state.base.into_iter();
@@ -63,7 +81,8 @@ impl Worker {
     fn expect(&mut self, view: &ListingView, sent: i64, earlier: Vec<i64>) {
         let now = Instant::now();
         let settle = self.settle_time();
-        let pause = CHECK_FIRST.min(settle);
+        let crowd = u32::try_from(1 + self.checks.len() / CHECKS_PER_PAUSE).unwrap_or(u32::MAX);
+        let pause = CHECK_FIRST.saturating_mul(crowd).min(settle);
         let check = Check {
             sku: view.mapping.sku.clone(),
             due: now + pause,
@@ -265,7 +284,7 @@ impl Worker {
                     // An unclear push waits for a number before another can be sent.
                     match view.state.in_flight {
                         Some(_) => self.try_later(sku, key, times),
-                        None => self.queue.put(Lane::Decrease, sku, key),
+                        None => self.line_up(Lane::Decrease, sku, key),
                     }
                 }
                 return None;

@@ -10,7 +10,7 @@ use trueup_core::{ListingKey, Quantity, Sku};
 use trueup_store::{Change, Connection, ListingQuery, Run, RunStatus};
 
 use super::pull::PullWork;
-use super::push::{End, Report, Want};
+use super::push::{Asker, End, Errand, Report, Want};
 use super::{ORDERS_WAIT_MAX, Worker, is_connection_wide};
 use crate::backoff;
 use crate::engine::EngineError;
@@ -72,6 +72,10 @@ pub(super) struct ActiveRun {
     /// Where a listing's item stands in `items`.
     pub(super) places: BTreeMap<ListingKey, usize>,
     warnings: Vec<Value>,
+    /// Whether its listings may be pushed now.
+    is_due: bool,
+    /// How many of its batches are under way.
+    pub(super) in_air: usize,
     /// Requests that failed in a row.
     pub(super) failures: u32,
     pub(super) wait_until: Instant,
@@ -91,11 +95,18 @@ impl ActiveRun {
             items: Vec::new(),
             places: BTreeMap::new(),
             warnings: Vec::new(),
+            is_due: false,
+            in_air: 0,
             failures: 0,
             wait_until: now,
             waits_for_orders: false,
             noted: now,
         }
+    }
+
+    /// Returns whether it has something to read.
+    pub(super) fn reads(&self) -> bool {
+        self.pull.as_ref().is_some_and(|pull| !pull.pending.is_empty())
     }
 
     pub(super) fn wakes_at(&self) -> Instant {
@@ -106,6 +117,7 @@ impl ActiveRun {
     pub(super) fn rest(&mut self) {
         let millis = backoff::millis(self.failures, TRY_MS_FIRST, TRY_MS_MAX);
         self.wait_until = Instant::now() + Duration::from_millis(millis);
+        self.is_due = false;
     }
 
     pub(super) fn count(&mut self, counter: &str, by: u64) {
@@ -164,11 +176,18 @@ impl Worker {
         }
         run.waits_for_orders = false;
         run.wait_until = Instant::now();
-        let reads = run.pull.as_ref().is_some_and(|pull| !pull.pending.is_empty());
-        if reads {
+        if run.reads() {
+            if !self.air.is_empty() {
+                return Ok(false);
+            }
             self.pull_step(row).await?;
         } else if !run.push.is_empty() {
-            self.run_push_step(row).await?;
+            // They go out with the next step of pushes.
+            let was_due = std::mem::replace(&mut run.is_due, true);
+            self.keep_progress().await?;
+            return Ok(!was_due);
+        } else if run.in_air > 0 {
+            return Ok(false);
         } else if run.again.is_empty() {
             self.finish_run().await?;
             return Ok(true);
@@ -273,32 +292,31 @@ impl Worker {
         self.shared.note(&self.link.org, history).await;
     }
 
-    async fn run_push_step(&mut self, row: &Connection) -> Result<(), EngineError> {
-        let Some(run) = &self.run else { return Ok(()) };
-        let id = run.run.id.clone();
-        let (way, count) = self.way(run.push.len());
-        let Some(run) = &mut self.run else { return Ok(()) };
-        let count = count.min(run.push.len());
-        let mut tries = BTreeMap::new();
-        let mut wants = Vec::with_capacity(count);
-        for (want, tried) in run.push.drain(..count) {
-            tries.insert(want.key.clone(), tried);
-            wants.push(want);
-        }
-        let reports = match self.push_batch(row, wants.clone(), Some(&id), way).await {
-            Ok(reports) => reports,
-            Err(error) => {
-                if let Some(run) = &mut self.run {
-                    run.push.extend(wants.into_iter().map(|want| (want, 1)));
-                }
-                return Err(error);
+    /// Takes the next batch of what the run pushes; what is under way already waits for its end.
+    pub(super) fn next_of_run(&mut self) -> Option<Errand> {
+        let waiting = self.run.as_ref().filter(|run| run.is_due).map(|run| run.push.len())?;
+        let (way, count) = self.way(waiting);
+        let run = self.run.as_mut()?;
+        let (mut tries, mut wants) = (BTreeMap::new(), Vec::new());
+        for _ in 0..waiting {
+            if wants.len() >= count {
+                break;
             }
-        };
-        self.take_reports(reports, &tries);
-        Ok(())
+            let Some((want, tried)) = run.push.pop_front() else { break };
+            if self.airborne.contains(&want.key) {
+                run.push.push_back((want, tried));
+            } else {
+                tries.insert(want.key.clone(), tried);
+                wants.push(want);
+            }
+        }
+        if wants.is_empty() {
+            return None;
+        }
+        Some(Errand { wants, way, run: Some(run.run.id.clone()), of: Asker::Run(tries) })
     }
 
-    fn take_reports(&mut self, reports: Vec<Report>, tries: &BTreeMap<ListingKey, u32>) {
+    pub(super) fn take_reports(&mut self, reports: Vec<Report>, tries: &BTreeMap<ListingKey, u32>) {
         let waits_for_orders = !self.raising.is_empty();
         let Some(run) = &mut self.run else { return };
         let throttled =
@@ -338,6 +356,7 @@ impl Worker {
                     run.again.push((want, tried));
                     run.waits_for_orders = waits_for_orders;
                     run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
+                    run.is_due = false;
                 }
                 end => close_push(run, &want, end),
             }

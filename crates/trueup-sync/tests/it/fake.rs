@@ -103,6 +103,7 @@ pub(crate) struct FakeKind {
 
 const PLAIN: Capabilities = Capabilities {
     push_items_max: 10,
+    pushes_at_once_max: 1,
     bulk_items_max: 0,
     bulk_from: 0,
     read_items_max: 10,
@@ -332,7 +333,7 @@ impl Channel for FakeChannel {
             }
             ("hint", [key]) => {
                 let fields = BTreeMap::from([("id".to_owned(), (*key).to_owned())]);
-                Ok(vec![Notice::InventoryHint { fields, at: None }])
+                Ok(vec![Notice::InventoryHint { fields, shows: None, at: None }])
             }
             (_, _) => Err(ChannelError::new(ChannelErrorKind::Protocol, "not ours")),
         }
