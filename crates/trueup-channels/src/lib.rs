@@ -3,11 +3,13 @@
 //! Strangers to the store: this crate knows vendors and core's names, nothing of rows.
 
 pub mod amazon;
+pub mod credential;
 pub mod ebay;
 pub mod port;
 pub mod shopify;
 
 mod exchange;
+mod oauth;
 mod settings;
 
 pub use port::*;

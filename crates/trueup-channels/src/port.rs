@@ -352,8 +352,9 @@ pub struct SettingError {
     pub detail: String,
 }
 
-/// An outgoing request, before the caller adds nothing but its limits.
-#[derive(Debug, Clone)]
+/// An outgoing request, before the caller adds nothing but its limits. Its `Debug` does not show
+/// the body: grants carry secrets in it.
+#[derive(Clone)]
 pub struct Request {
     /// Which rate budget it draws on, such as `graphql` or `listings.patch`.
     pub bucket: &'static str,
@@ -371,6 +372,20 @@ pub struct Request {
     /// Whether doing it twice is the same as doing it once, so that the caller may repeat it
     /// after a broken connection.
     pub repeatable: bool,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("bucket", &self.bucket)
+            .field("cost", &self.cost)
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.len())
+            .field("repeatable", &self.repeatable)
+            .finish()
+    }
 }
 
 /// An answer, whatever its status.
@@ -403,6 +418,9 @@ pub struct ListingNote {
     /// Fields to set beside those that are there; `None` takes one away.
     pub fields: BTreeMap<String, Option<String>>,
 }
+
+/// The right to renew a connection's tokens, until it is dropped.
+pub type Turn = Box<dyn Send>;
 
 /// What a channel is lent to talk to its vendor.
 #[async_trait]
@@ -441,11 +459,25 @@ pub trait Caller: Send + Sync {
     /// be asked again. What could not be kept is asked again, nothing worse.
     async fn note_listings(&self, notes: Vec<ListingNote>);
 
-    /// Keeps a new refresh token durably before it is used (rotating refresh tokens).
+    /// Returns the newest credential of a name: what [`Caller::keep_credentials`] kept last, else
+    /// what the connection was set up with.
+    fn credential(&self, name: &str) -> Option<Secret>;
+
+    /// Keeps new credentials durably, all or none, before they are used (rotating refresh
+    /// tokens).
     ///
     /// # Errors
-    /// `Transient` when it could not be kept: then the new token must not be relied on.
-    async fn keep_credential(&self, name: &str, value: Secret) -> Result<(), ChannelError>;
+    /// `Transient` when they could not be kept: they must not be used then, and
+    /// [`Caller::credential`] goes on returning those before.
+    async fn keep_credentials(
+        &self,
+        values: Vec<(&'static str, Secret)>,
+    ) -> Result<(), ChannelError>;
+
+    /// Waits until nobody else renews this connection's tokens, and keeps everybody else waiting
+    /// until the turn is dropped: a refresh token that is good for one use must not be used by
+    /// two at once. Look for the token again once it is your turn.
+    async fn turn_to_renew(&self) -> Turn;
 
     /// Returns the instant, for date headers and signatures.
     fn now(&self) -> Timestamp;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{
-    Caller, ChannelError, ChannelErrorKind, ListingNote, RateHint, Request, Response, Secret,
+    Caller, ChannelError, ChannelErrorKind, ListingNote, RateHint, Request, Response, Secret, Turn,
 };
 use trueup_core::{ChannelId, Org, Timestamp};
 use url::Url;
@@ -55,8 +56,12 @@ pub(crate) fn client(reach: Reach, timeout: Duration) -> Result<reqwest::Client,
 /// Keeps durably what the vendor gave or told.
 #[async_trait]
 pub(crate) trait Keeper: Send + Sync {
-    /// Keeps a rotated credential.
-    async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError>;
+    /// Keeps renewed credentials, all or none, and lets them be used only then.
+    async fn keep(
+        &self,
+        vault: &Vault,
+        values: BTreeMap<String, Secret>,
+    ) -> Result<(), ChannelError>;
 
     /// Keeps what was found out about listings with their mappings.
     async fn note(&self, notes: Vec<ListingNote>);
@@ -109,6 +114,45 @@ impl<T: Clone> Shelf<T> {
     }
 }
 
+/// The credentials of one connection that were renewed since it was opened. Links of one
+/// connection that stand on the same refresh token share it, so that none uses an old one.
+#[derive(Default)]
+pub(crate) struct Vault {
+    renewed: Mutex<BTreeMap<String, Secret>>,
+    renewing: Arc<tokio::sync::Mutex<()>>,
+    /// Whether the connection's row holds what these came from; until then, enabling keeps them
+    /// with the rest when it has succeeded.
+    at_rest: AtomicBool,
+}
+
+impl Vault {
+    /// Makes the vault of a connection that is kept already.
+    pub(crate) fn of_row() -> Arc<Self> {
+        Arc::new(Self { at_rest: AtomicBool::new(true), ..Self::default() })
+    }
+
+    /// Makes the vault of a connection that is about to be made.
+    pub(crate) fn of_draft() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn renewed(&self) -> BTreeMap<String, Secret> {
+        self.renewed.lock().clone()
+    }
+
+    pub(crate) fn take_in(&self, values: BTreeMap<String, Secret>) {
+        self.renewed.lock().extend(values);
+    }
+
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_at_rest(&self, at_rest: bool) {
+        self.at_rest.store(at_rest, Ordering::Release);
+    }
+}
+
 /// What one connection is lent to talk to its vendor.
 pub(crate) struct Transport {
     client: reqwest::Client,
@@ -120,6 +164,9 @@ pub(crate) struct Transport {
     throttle: Mutex<Throttle>,
     tokens: Mutex<Shelf<Secret>>,
     remembered: Mutex<Shelf<String>>,
+    /// What the connection was set up with.
+    credentials: BTreeMap<String, Secret>,
+    vault: Arc<Vault>,
     keeper: Arc<dyn Keeper>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -134,6 +181,8 @@ pub(crate) struct TransportParts {
     pub(crate) kind: &'static str,
     pub(crate) endpoint: Option<Url>,
     pub(crate) budgets: &'static [(&'static str, RateHint)],
+    pub(crate) credentials: BTreeMap<String, Secret>,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) keeper: Arc<dyn Keeper>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stop: CancellationToken,
@@ -151,10 +200,17 @@ impl Transport {
             throttle: Mutex::new(Throttle::new(parts.budgets, Instant::now())),
             tokens: Mutex::new(Shelf::new(TOKENS_MAX)),
             remembered: Mutex::new(Shelf::new(REMEMBERED_MAX)),
+            credentials: parts.credentials,
+            vault: parts.vault,
             keeper: parts.keeper,
             clock: parts.clock,
             stop: parts.stop,
         }
+    }
+
+    /// Returns where renewed credentials are.
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
+        &self.vault
     }
 
     /// Returns the rate budgets by name.
@@ -290,8 +346,21 @@ impl Caller for Transport {
         }
     }
 
-    async fn keep_credential(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
-        self.keeper.keep(name, value).await
+    fn credential(&self, name: &str) -> Option<Secret> {
+        let renewed = self.vault.renewed.lock().get(name).cloned();
+        renewed.or_else(|| self.credentials.get(name).cloned())
+    }
+
+    async fn keep_credentials(
+        &self,
+        values: Vec<(&'static str, Secret)>,
+    ) -> Result<(), ChannelError> {
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value));
+        self.keeper.keep(&self.vault, values.collect()).await
+    }
+
+    async fn turn_to_renew(&self) -> Turn {
+        Box::new(self.vault.renewing.clone().lock_owned().await)
     }
 
     fn now(&self) -> Timestamp {

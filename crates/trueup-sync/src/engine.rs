@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
-use trueup_channels::{Connected, Secret, SettingError, Settings};
+use trueup_channels::credential::REFRESH_TOKEN;
+use trueup_channels::{Caller, Connected, Secret, SettingError, Settings};
 use trueup_core::{
     ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, RestockPolicy,
     Sku, Source, Strategy, Timestamp,
@@ -16,6 +17,7 @@ use trueup_store::{
     Resolved, RuleSettings, Run, RunStatus, Store, StoreError,
 };
 
+use crate::caller::Vault;
 use crate::link::{Job, Link};
 use crate::plan;
 use crate::seal::{KeyRing, Purpose};
@@ -252,7 +254,9 @@ impl Engine {
         let shared = Arc::new(Shared::new(store, options, find_kind)?);
         shared.store.abandon_runs(shared.now()).await?;
         for (org, row) in shared.store.all_connections().await? {
-            let opened = shared.settings_of(&row).and_then(|set| shared.open(&org, &row, set));
+            let opened = shared
+                .settings_of(&row)
+                .and_then(|settings| shared.open(&org, &row, settings, Vault::of_row()));
             match opened {
                 Ok(link) => start_link(&shared, link).await,
                 Err(error) => note_broken(&shared, &org, &row, &error).await?,
@@ -296,14 +300,24 @@ impl Engine {
         let earlier = shared.store.connection(org, channel).await?;
         let draft = self.draft(org, channel, enable, earlier.as_ref()).await?;
         let Draft { row, settings } = draft;
-        shared.rotated.lock().remove(&(org.clone(), channel.clone()));
-        let link = shared.open(org, &row, settings.clone())?;
+        let old = shared.link(org, channel);
+        let vault = old.as_ref().and_then(|old| shared_vault(old, &settings));
+        let vault = vault.unwrap_or_else(Vault::of_draft);
+        let link = shared.open(org, &row, settings.clone(), vault.clone())?;
         let connected = link.channel.connect(&link.transport).await;
         let connected = connected.map_err(EngineError::Channel)?;
-        let (row, settings) = self.complete(org, row, settings, connected);
-        let link = shared.open(org, &row, settings)?;
-        let row = shared
-            .put_connection(org, channel, |known| match known {
+        let (mut row, settings) = complete(row, settings, connected);
+        let link = shared.open(org, &row, settings.clone(), vault.clone())?;
+        let old_vault = old.as_ref().map(|old| old.transport.vault());
+        let put = |known: Option<Connection>| {
+            if let Some(old) = old_vault {
+                old.set_at_rest(false);
+            }
+            vault.set_at_rest(true);
+            let mut credentials = settings.credentials;
+            credentials.extend(vault.renewed());
+            row.sealed_credentials = shared.sealer.seal_credentials(&credentials);
+            match known {
                 Some(known) => Connection {
                     created_at: known.created_at,
                     last_sync: known.last_sync,
@@ -311,8 +325,9 @@ impl Engine {
                     ..row
                 },
                 None => row,
-            })
-            .await?;
+            }
+        };
+        let row = shared.put_connection(org, channel, put).await?;
         if let Some(old) = shared.link(org, channel) {
             old.finish().await;
         }
@@ -840,7 +855,7 @@ impl Engine {
         }
         // It could not be opened at the start: say what is wrong with it, or start it now.
         let settings = self.shared.settings_of(&row)?;
-        let link = self.shared.open(org, &row, settings)?;
+        let link = self.shared.open(org, &row, settings, Vault::of_row())?;
         start_link(&self.shared, link.clone()).await;
         Ok((row, link))
     }
@@ -927,24 +942,6 @@ impl Engine {
         Ok(Draft { row, settings })
     }
 
-    /// Adds what connecting found and rotated, and seals the credentials.
-    fn complete(
-        &self,
-        org: &Org,
-        mut row: Connection,
-        mut settings: Settings,
-        connected: Connected,
-    ) -> (Connection, Settings) {
-        for (name, value) in connected.found {
-            settings.fields.entry(name).or_insert(serde_json::Value::String(value));
-        }
-        let rotated = self.shared.rotated.lock().remove(&(org.clone(), row.id.clone()));
-        settings.credentials.extend(rotated.into_iter().flatten());
-        row.settings.clone_from(&settings.fields);
-        row.sealed_credentials = self.shared.sealer.seal_credentials(&settings.credentials);
-        (row, settings)
-    }
-
     /// Tells the vendor where to send webhooks; without them, polling is slower and enough.
     async fn subscribe(&self, link: &Link) {
         let Some(base) = &self.shared.options.public_url else { return };
@@ -979,6 +976,29 @@ impl Engine {
 struct Draft {
     row: Connection,
     settings: Settings,
+}
+
+/// Adds what connecting found.
+fn complete(
+    mut row: Connection,
+    mut settings: Settings,
+    connected: Connected,
+) -> (Connection, Settings) {
+    for (name, value) in connected.found {
+        settings.fields.entry(name).or_insert(serde_json::Value::String(value));
+    }
+    row.settings.clone_from(&settings.fields);
+    (row, settings)
+}
+
+/// Returns the vault of a running link where settings stand on the very refresh token that it
+/// holds: used up by one, it would be of no use to the other.
+fn shared_vault(link: &Link, settings: &Settings) -> Option<Arc<Vault>> {
+    let given = |name: &str| settings.credentials.get(name);
+    let is_same = link.transport.credential(REFRESH_TOKEN).as_ref() == given(REFRESH_TOKEN);
+    let vault = link.transport.vault();
+    let is_newest = vault.renewed().iter().all(|(name, value)| given(name) == Some(value));
+    (is_same && is_newest).then(|| vault.clone())
 }
 
 fn unknown_settings(known: &[&str], settings: &Settings) -> Vec<SettingError> {

@@ -20,7 +20,7 @@ use trueup_store::{
 };
 
 use crate::address::{self, AddressError, Reach};
-use crate::caller::{self, Keeper, Transport, TransportParts};
+use crate::caller::{self, Keeper, Transport, TransportParts, Vault};
 use crate::engine::{EngineError, EngineOptions};
 use crate::link::Link;
 use crate::plan;
@@ -46,8 +46,6 @@ pub(crate) struct Shared {
     pub(crate) sealer: Sealer,
     pub(crate) find_kind: KindFinder,
     pub(crate) links: Mutex<BTreeMap<(Org, ChannelId), Arc<Link>>>,
-    /// Credentials that a vendor rotated while a connection was being enabled.
-    pub(crate) rotated: Mutex<BTreeMap<(Org, ChannelId), BTreeMap<String, Secret>>>,
     /// Held while a connection's row is read, changed and written: the store replaces whole
     /// rows, and a pause must not be undone by a note of the last sync. No vendor is called
     /// under it.
@@ -77,7 +75,6 @@ impl Shared {
             sealer,
             find_kind,
             links: Mutex::new(BTreeMap::new()),
-            rotated: Mutex::new(BTreeMap::new()),
             rows: tokio::sync::Mutex::new(()),
             inbox_bell: Notify::new(),
             deliveries_bell: Notify::new(),
@@ -119,6 +116,31 @@ impl Shared {
         let row = make(self.store.connection(org, id).await?);
         self.store.put_connection(org, row.clone()).await?;
         Ok(row)
+    }
+
+    /// Writes renewed credentials into a connection's row, sealed, and only then lets them be
+    /// used. Says in words why it could not.
+    async fn keep_credentials(
+        &self,
+        org: &Org,
+        id: &ChannelId,
+        vault: &Vault,
+        values: BTreeMap<String, Secret>,
+    ) -> Result<(), String> {
+        let _guard = self.rows.lock().await;
+        let row = match vault.is_at_rest() {
+            true => self.store.connection(org, id).await.map_err(|error| error.to_string())?,
+            false => None,
+        };
+        if let Some(mut row) = row {
+            let known = self.sealer.open_credentials(&row.sealed_credentials);
+            let mut credentials = known.map_err(|error| error.to_string())?;
+            credentials.extend(values.clone());
+            row.sealed_credentials = self.sealer.seal_credentials(&credentials);
+            self.store.put_connection(org, row).await.map_err(|error| error.to_string())?;
+        }
+        vault.take_in(values);
+        Ok(())
     }
 
     pub(crate) async fn submit(
@@ -308,6 +330,7 @@ impl Shared {
         org: &Org,
         row: &Connection,
         settings: Settings,
+        vault: Arc<Vault>,
     ) -> Result<Arc<Link>, EngineError> {
         let kind = (self.find_kind)(&row.kind);
         let kind = kind.ok_or_else(|| EngineError::UnknownKind(row.kind.clone()))?;
@@ -329,6 +352,8 @@ impl Shared {
             kind: kind.name(),
             endpoint,
             budgets: kind.budgets(),
+            credentials: settings.credentials.clone(),
+            vault,
             keeper: Arc::new(keeper),
             clock: self.options.clock.clone(),
             stop: stop.clone(),
@@ -351,28 +376,18 @@ struct RowKeeper {
 
 #[async_trait]
 impl Keeper for RowKeeper {
-    async fn keep(&self, name: &str, value: Secret) -> Result<(), ChannelError> {
-        let failed = |why: &str| {
-            let detail = format!("the new credential {name} could not be kept: {why}");
+    async fn keep(
+        &self,
+        vault: &Vault,
+        values: BTreeMap<String, Secret>,
+    ) -> Result<(), ChannelError> {
+        let failed = |why: String| {
+            let detail = format!("new credentials could not be kept: {why}");
             ChannelError::new(ChannelErrorKind::Transient, detail)
         };
-        let shared = self.shared.upgrade().ok_or_else(|| failed("the server is stopping"))?;
-        let place = (self.org.clone(), self.channel.clone());
-        let kept = (name.to_owned(), value.clone());
-        shared.rotated.lock().entry(place).or_default().extend([kept]);
-        let mut sealed_right = Ok(());
-        let edited = shared.edit_connection(&self.org, &self.channel, |row| {
-            match shared.sealer.open_credentials(&row.sealed_credentials) {
-                Ok(mut credentials) => {
-                    credentials.insert(name.to_owned(), value);
-                    row.sealed_credentials = shared.sealer.seal_credentials(&credentials);
-                }
-                Err(error) => sealed_right = Err(error),
-            }
-        });
-        edited.await.map_err(|error| failed(&error.to_string()))?;
-        // Without a row yet, enabling keeps it with the rest when it has succeeded.
-        sealed_right.map_err(|error: crate::seal::Unsealable| failed(&error.to_string()))
+        let shared = self.shared.upgrade();
+        let shared = shared.ok_or_else(|| failed("the server is stopping".to_owned()))?;
+        shared.keep_credentials(&self.org, &self.channel, vault, values).await.map_err(failed)
     }
 
     async fn note(&self, notes: Vec<ListingNote>) {

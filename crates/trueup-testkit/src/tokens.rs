@@ -1,6 +1,6 @@
-//! Access tokens that a simulator issued, and when each ends.
+//! Tokens that a simulator issued, and when each ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -37,5 +37,53 @@ impl Tokens {
 
     pub(crate) fn expire_all(&mut self) {
         self.ends.clear();
+    }
+}
+
+/// The most refresh tokens that a simulator keeps.
+pub const REFRESH_TOKENS_MAX: usize = 10_000;
+
+/// Refresh tokens that are replaced with each use; the one before is good until its
+/// replacement is used.
+#[derive(Debug, Default)]
+pub(crate) struct RefreshTokens {
+    known: BTreeMap<String, Refresh>,
+}
+
+#[derive(Debug)]
+struct Refresh {
+    ends: Timestamp,
+    /// The tokens that end when this one is first used.
+    replaces: Vec<String>,
+}
+
+impl RefreshTokens {
+    /// Lets a token be good until `ends`.
+    pub(crate) fn add(&mut self, token: &str, ends: Timestamp) {
+        if self.known.len() < REFRESH_TOKENS_MAX {
+            self.known.insert(token.to_owned(), Refresh { ends, replaces: Vec::new() });
+        }
+    }
+
+    /// Takes a token and issues its replacement; nothing where the token is not good.
+    pub(crate) fn replace(
+        &mut self,
+        token: &str,
+        prefix: &str,
+        now: Timestamp,
+        ends: Timestamp,
+    ) -> Option<String> {
+        let known = self.known.get_mut(token).filter(|known| known.ends > now)?;
+        for before in std::mem::take(&mut known.replaces) {
+            self.known.remove(&before);
+        }
+        let next = format!("{prefix}{}", Uuid::new_v4().simple());
+        self.known.insert(next.clone(), Refresh { ends, replaces: vec![token.to_owned()] });
+        Some(next)
+    }
+
+    /// Takes all of them back.
+    pub(crate) fn clear(&mut self) {
+        self.known.clear();
     }
 }

@@ -19,6 +19,7 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.clientId",
     "credentials.clientSecret",
     "credentials.refreshToken",
+    "credentials.refreshTokenExpiresAt",
     "credentials.webhookSecret",
 ];
 
@@ -31,7 +32,6 @@ pub(super) struct Config {
     pub(super) host: &'static str,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
-    pub(super) refresh_token: Secret,
     /// What a forwarder of notifications sends along; see `webhook.rs`.
     pub(super) webhook_secret: Option<Secret>,
 }
@@ -60,9 +60,10 @@ impl Config {
             host: host.unwrap_or_default(),
             client_id: reader.required_secret("clientId"),
             client_secret: reader.required_secret("clientSecret"),
-            refresh_token: reader.required_secret("refreshToken"),
             webhook_secret: reader.secret("webhookSecret"),
         };
+        // The newest is asked of the caller.
+        reader.required_secret("refreshToken");
         reader.finish(config)
     }
 

@@ -5,14 +5,17 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use serde::Deserialize;
 
 use super::config::Config;
 use super::error;
 use crate::exchange::{Outgoing, form, parse_json};
+use crate::oauth::{self, Granted};
 use crate::port::{Caller, ChannelError, Secret};
 
 const TOKEN_URL: &str = "https://api.ebay.com/identity/v1/oauth2/token";
+/// An access token is good for two hours.
+/// <https://developer.ebay.com/api-docs/static/oauth-refresh-token-request.html>
+const TOKEN_SECONDS_DEFAULT: u64 = 7_200;
 
 /// In whose name a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +53,6 @@ impl Grant {
     }
 }
 
-#[derive(Deserialize)]
-struct GrantAnswer {
-    access_token: String,
-    expires_in: u64,
-}
-
 /// Returns a token to send, from the keep or newly granted.
 pub(super) async fn token(
     config: &Config,
@@ -65,10 +62,14 @@ pub(super) async fn token(
     if let Some(token) = caller.token(grant.token_name()) {
         return Ok(token);
     }
+    let _turn = caller.turn_to_renew().await;
+    if let Some(token) = caller.token(grant.token_name()) {
+        return Ok(token);
+    }
     let body = match grant {
         Grant::User | Grant::Notifications => form(&[
             ("grant_type", "refresh_token"),
-            ("refresh_token", config.refresh_token.expose()),
+            ("refresh_token", oauth::refresh_token(caller)?.expose()),
             ("scope", grant.scope()),
         ]),
         Grant::Application => {
@@ -84,8 +85,10 @@ pub(super) async fn token(
     if !response.status.is_success() {
         return Err(error::classify_grant(&response));
     }
-    let answer: GrantAnswer = parse_json("the token request", &response.body)?;
+    let answer: Granted = parse_json("the token request", &response.body)?;
+    // A refresh token is good for 18 months and is not rotated: the answer has none.
     let token = Secret::new(answer.access_token);
-    caller.keep_token(grant.token_name(), token.clone(), answer.expires_in);
+    let seconds = answer.expires_in.unwrap_or(TOKEN_SECONDS_DEFAULT);
+    caller.keep_token(grant.token_name(), token.clone(), seconds);
     Ok(token)
 }

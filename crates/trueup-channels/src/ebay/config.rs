@@ -20,6 +20,7 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.clientId",
     "credentials.clientSecret",
     "credentials.refreshToken",
+    "credentials.refreshTokenExpiresAt",
     "credentials.verificationToken",
 ];
 
@@ -36,7 +37,6 @@ pub(super) struct Config {
     pub(super) bulk_items_max: usize,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
-    pub(super) refresh_token: Secret,
     /// What eBay's endpoint validation is answered with.
     pub(super) verification_token: Option<Secret>,
 }
@@ -69,9 +69,10 @@ impl Config {
             bulk_items_max,
             client_id: reader.required_secret("clientId"),
             client_secret: reader.required_secret("clientSecret"),
-            refresh_token: reader.required_secret("refreshToken"),
             verification_token,
         };
+        // The newest is asked of the caller.
+        reader.required_secret("refreshToken");
         reader.finish(config)
     }
 

@@ -19,6 +19,9 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "defaultLocationId",
     "apiVersion",
     "credentials.accessToken",
+    "credentials.accessTokenExpiresAt",
+    "credentials.refreshToken",
+    "credentials.refreshTokenExpiresAt",
     "credentials.clientId",
     "credentials.clientSecret",
     "credentials.webhookSecret",
@@ -32,6 +35,8 @@ pub(super) enum Access {
     Token(Secret),
     /// The client-credentials grant of an app of the same organisation.
     Client { id: Secret, secret: Secret },
+    /// Expiring offline tokens: a refresh token that is replaced with each use.
+    Offline { id: Secret, secret: Secret },
 }
 
 /// The settings of one Shopify connection.
@@ -87,6 +92,21 @@ fn read_access(reader: &mut Reader<'_>) -> Option<Access> {
     let token = reader.secret("accessToken");
     let id = reader.secret("clientId");
     let secret = reader.secret("clientSecret");
+    let refresh = reader.secret("refreshToken");
+    if refresh.is_some() {
+        return match (id, secret) {
+            (Some(id), Some(secret)) => Some(Access::Offline { id, secret }),
+            (id, secret) => {
+                for (name, given) in [("clientId", id), ("clientSecret", secret)] {
+                    if given.is_none() {
+                        let setting = format!("credentials.{name}");
+                        reader.fail(&setting, "is required beside refreshToken");
+                    }
+                }
+                None
+            }
+        };
+    }
     match (token, id, secret) {
         // A clientSecret beside a token is only there to check webhooks with.
         (Some(token), _, _) => Some(Access::Token(token)),
@@ -112,7 +132,9 @@ fn read_access(reader: &mut Reader<'_>) -> Option<Access> {
 fn read_webhook_secrets(reader: &mut Reader<'_>, access: Option<&Access>) -> Vec<Secret> {
     let given = reader.secret("webhookSecret");
     let client = match access {
-        Some(Access::Client { secret, .. }) => Some(secret.clone()),
+        Some(Access::Client { secret, .. } | Access::Offline { secret, .. }) => {
+            Some(secret.clone())
+        }
         Some(Access::Token(_)) => reader.secret("clientSecret"),
         None => None,
     };

@@ -19,8 +19,8 @@ use crate::exchange::{
 };
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Notice, OrderNotice, Page, PushBatch, PushOutcome, RateHint, Reading, SettingError,
-    Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Listing, Notice, OrderNotice, Page, PushBatch, PushOutcome, RateHint, Reading, Secret,
+    SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
 };
 
 use self::config::Config;
@@ -405,12 +405,10 @@ impl Shop {
         if gids.is_empty() {
             return Ok(());
         }
-        let lost = match self.query(caller, &wire::build_refunds(&gids), PAGE_COST).await {
-            Ok(data) => wire::parse_lost_units(data)?,
-            // A server that does not know the fields (a pruned schema): the totals stand.
-            Err(error) if error.kind == ChannelErrorKind::Bug => return Ok(()),
-            Err(error) => return Err(error),
-        };
+        // A failure is handed on, whatever it is: without them, units that never came back would
+        // be booked as restocked.
+        let data = self.query(caller, &wire::build_refunds(&gids), PAGE_COST).await?;
+        let lost = wire::parse_lost_units(data)?;
         for order in orders {
             wire::without_lost(&mut order.notice, &lost);
         }
@@ -459,8 +457,9 @@ impl Shop {
     ) -> Result<Value, (ChannelError, Trace)> {
         let none = |error| (error, Trace::None);
         let mut renewals_left = usize::from(auth::is_renewable(&self.config));
+        let mut refused: Option<Secret> = None;
         let response = loop {
-            let token = auth::token(&self.config, caller).await.map_err(none)?;
+            let token = auth::token(&self.config, caller, refused.as_ref()).await.map_err(none)?;
             let request = request
                 .clone()
                 .secret_header("x-shopify-access-token", token.expose())
@@ -469,11 +468,12 @@ impl Shop {
             if response.status.as_u16() != 401 {
                 break response;
             }
-            caller.drop_token(auth::TOKEN);
+            auth::forget(caller, &token);
             if renewals_left == 0 {
                 return Err(none(error::classify(&response)));
             }
             renewals_left -= 1;
+            refused = Some(token);
         };
         if response.status.as_u16() != 200 {
             let trace = if is_unclear(response.status) { Trace::Possible } else { Trace::None };

@@ -105,7 +105,7 @@ async fn a_patch_merges_the_merchants_quantity() {
         response.headers.insert("x-amzn-ratelimit-limit", "5.0".parse().unwrap());
         response
     });
-    let fake = Fake::new([grant(), limited]);
+    let fake = Fake::new([grant(), limited]).of(&seller());
     let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A/1 ü"]))).await;
     assert_eq!(shorts(&outcomes), ["Accepted"]);
     let asked = fake.asked();
@@ -190,7 +190,7 @@ async fn an_expired_token_is_renewed_once() {
     let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
     assert_eq!(shorts(&outcomes), ["NotSent Auth Unauthorized"]);
     let refused = json!({"error": "invalid_grant", "error_description": "Atzr|refresh is bad"});
-    let fake = Fake::new([reply(400, refused)]);
+    let fake = Fake::new([reply(400, refused)]).of(&seller());
     let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
     assert_eq!(shorts(&outcomes), ["NotSent Auth invalid_grant"]);
     assert!(!format!("{outcomes:?}").contains("Atzr"));

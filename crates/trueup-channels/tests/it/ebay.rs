@@ -150,7 +150,8 @@ async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
         refused(404, 25713),
         updated(200, &[entry("A/1", 200, &[]), entry("B", 200, &[])]),
         updated(200, &[entry("A/1", 200, &[]), entry("B", 200, &[])]),
-    ]);
+    ])
+    .of(&seller());
     let ebay = channel("ebay", &seller());
     let plain = |sku: &str| listing("ebay", &seller(), &[("sku", sku)]);
     let push = batch(vec![item(plain("A/1"), 42, None), item(plain("B"), 7, None)]);
@@ -376,7 +377,7 @@ async fn a_refused_token_is_renewed_once() {
     let fake = Fake::granted([unauthorized(), grant(), unauthorized()]);
     assert_eq!(shorts(&ebay.push(&fake, &push).await), ["NotSent Auth -"]);
     let bad = json!({"error": "invalid_grant", "error_description": "v^1.1#refresh is bad"});
-    let fake = Fake::new([reply(400, bad)]);
+    let fake = Fake::new([reply(400, bad)]).of(&seller());
     let outcomes = ebay.push(&fake, &push).await;
     assert_eq!(shorts(&outcomes), ["NotSent Auth invalid_grant"]);
     assert!(!format!("{outcomes:?}").contains("refresh"));

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use trueup_channels::{
     Caller, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice, OrderNotice,
-    PushBatch, PushItem, PushOutcome, RateHint, Request, Response, Secret, Settings,
+    PushBatch, PushItem, PushOutcome, RateHint, Request, Response, Secret, Settings, Turn,
 };
 use trueup_core::{Sku, Timestamp};
 
@@ -21,6 +21,8 @@ pub(crate) struct Fake {
     script: Mutex<VecDeque<Answer>>,
     asked: Mutex<Vec<Request>>,
     tokens: Mutex<BTreeMap<String, Secret>>,
+    credentials: Mutex<BTreeMap<String, Secret>>,
+    pub(crate) keeps_nothing: bool,
     learned: Mutex<Vec<(&'static str, RateHint)>>,
     remembered: Mutex<BTreeMap<String, String>>,
     noted: Mutex<Vec<ListingNote>>,
@@ -38,6 +40,8 @@ impl Fake {
         for name in ["access", "user", "application", "notifications"] {
             fake.tokens.lock().unwrap().insert(name.into(), Secret::new(format!("{name}-granted")));
         }
+        let refresh = Secret::new("refresh-granted");
+        fake.credentials.lock().unwrap().insert("refreshToken".into(), refresh);
         fake
     }
 
@@ -57,6 +61,22 @@ impl Fake {
             format!("{}{}", note.key, note.fields.into_iter().map(field).collect::<String>())
         };
         notes.into_iter().map(line).collect()
+    }
+
+    /// With the credentials that a connection was set up with.
+    pub(crate) fn of(self, settings: &Settings) -> Self {
+        self.credentials.lock().unwrap().extend(settings.credentials.clone());
+        self
+    }
+
+    /// Returns the newest credential of a name as text.
+    pub(crate) fn kept(&self, name: &str) -> Option<String> {
+        self.credential(name).map(|secret| secret.expose().to_owned())
+    }
+
+    /// Forgets every token, as when they have run out.
+    pub(crate) fn run_out(&self) {
+        self.tokens.lock().unwrap().clear();
     }
 
     pub(crate) fn asked(&self) -> Vec<Request> {
@@ -125,8 +145,24 @@ impl Caller for Fake {
         self.noted.lock().unwrap().extend(notes);
     }
 
-    async fn keep_credential(&self, _name: &str, _value: Secret) -> Result<(), ChannelError> {
+    fn credential(&self, name: &str) -> Option<Secret> {
+        self.credentials.lock().unwrap().get(name).cloned()
+    }
+
+    async fn keep_credentials(
+        &self,
+        values: Vec<(&'static str, Secret)>,
+    ) -> Result<(), ChannelError> {
+        if self.keeps_nothing {
+            return Err(ChannelError::new(ChannelErrorKind::Transient, "the disk is full"));
+        }
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value));
+        self.credentials.lock().unwrap().extend(values);
         Ok(())
+    }
+
+    async fn turn_to_renew(&self) -> Turn {
+        Box::new(())
     }
 
     fn now(&self) -> Timestamp {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use trueup_channels::{
     Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice,
     OrderNotice, PushBatch, PushItem, PushOutcome, RateHint, Reading, Request, Response, Secret,
-    Settings, WebhookRequest,
+    Settings, Turn, WebhookRequest,
 };
 use trueup_core::{Sku, Timestamp};
 use trueup_testkit::{AnySimulator, FulfilledBy, SeedItem, Shop, SimServer, amazon, ebay, shopify};
@@ -143,6 +143,7 @@ struct Checked {
     schema: Valid<Schema>,
     tokens: Mutex<BTreeMap<String, Secret>>,
     remembered: Mutex<BTreeMap<String, String>>,
+    credentials: Mutex<BTreeMap<String, Secret>>,
 }
 
 impl Checked {
@@ -209,8 +210,21 @@ impl Caller for Checked {
 
     async fn note_listings(&self, _notes: Vec<ListingNote>) {}
 
-    async fn keep_credential(&self, _name: &str, _value: Secret) -> Result<(), ChannelError> {
+    fn credential(&self, name: &str) -> Option<Secret> {
+        self.credentials.lock().unwrap().get(name).cloned()
+    }
+
+    async fn keep_credentials(
+        &self,
+        values: Vec<(&'static str, Secret)>,
+    ) -> Result<(), ChannelError> {
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value));
+        self.credentials.lock().unwrap().extend(values);
         Ok(())
+    }
+
+    async fn turn_to_renew(&self) -> Turn {
+        Box::new(())
     }
 
     fn now(&self) -> Timestamp {
@@ -251,7 +265,8 @@ async fn bench(sim: AnySimulator, kind: &'static str) -> Option<Bench> {
     }
     let channel = known.open(&settings).unwrap_or_else(|wrong| panic!("{wrong:?} in {config}"));
     let (tokens, remembered) = (Mutex::default(), Mutex::default());
-    let caller = Checked { server, client: client(), schema, tokens, remembered };
+    let credentials = Mutex::new(settings.credentials.clone());
+    let caller = Checked { server, client: client(), schema, tokens, remembered, credentials };
     Some(Bench { caller, channel, settings, kind })
 }
 

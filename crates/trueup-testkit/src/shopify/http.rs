@@ -13,8 +13,8 @@ use super::reads::{Thing, View, Wrong};
 use super::state::{Event, SUBSCRIPTIONS_MAX, Subscription, gid};
 use super::writes::{self, Call, Refusal, Verb};
 use super::{
-    ACCESS_TOKEN, Books, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, REFRESHED_TOKEN_SECONDS,
-    Simulator, TOKEN_SECONDS,
+    ACCESS_TOKEN, Books, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN_SECONDS, REFRESHED_TOKEN_SECONDS,
+    Simulator, TOKEN_SECONDS, refresh_ends,
 };
 use crate::edge::{json as answer, pairs, value, wrote};
 use crate::faults::Trouble;
@@ -71,17 +71,19 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             )
         }
         "refresh_token" => {
+            let now = engine.clock.now();
+            let ends = refresh_ends(now);
             let given = field("refresh_token");
-            if given != REFRESH_TOKEN && !engine.token_good(given) {
+            let replaced = sim.0.refresh_tokens.lock().replace(given, "shprt_", now, ends);
+            let Some(refresh) = replaced else {
                 return refused("invalid_grant", "the refresh token is not known");
-            }
+            };
             let token = engine.issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
-            let refresh = engine.issue_token("shprt_", 90 * TOKEN_SECONDS);
             answer(
                 StatusCode::OK,
                 &json!({
                     "access_token": token, "scope": SCOPES, "expires_in": REFRESHED_TOKEN_SECONDS,
-                    "refresh_token": refresh, "refresh_token_expires_in": 90 * TOKEN_SECONDS,
+                    "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
                 }),
             )
         }

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 use crate::faults::Trouble;
 use crate::limits::{Bucket, Rate};
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
-use crate::time::SimClock;
+use crate::time::{SimClock, plus_ms};
+use crate::tokens::RefreshTokens;
 use state::{Event, State};
 
 /// The fixed access token that a simulated shop accepts.
@@ -29,7 +30,7 @@ pub const ACCESS_TOKEN: &str = "shpat_sim";
 pub const CLIENT_ID: &str = "sim-client";
 /// The client secret, which also signs webhooks of API subscriptions.
 pub const CLIENT_SECRET: &str = "sim-secret";
-/// A refresh token that is accepted besides those that are issued.
+/// A refresh token that an app was once granted; the first use replaces it.
 pub const REFRESH_TOKEN: &str = "shprt_sim";
 /// The shop's domain.
 pub const SHOP: &str = "sim.myshopify.com";
@@ -37,6 +38,13 @@ pub const SHOP: &str = "sim.myshopify.com";
 pub const TOKEN_SECONDS: u32 = 86_399;
 /// The lifetime of a token from a refresh.
 pub const REFRESHED_TOKEN_SECONDS: u32 = 3_600;
+/// The lifetime of a refresh token: 90 days.
+pub const REFRESH_TOKEN_SECONDS: u32 = 90 * 86_400;
+
+/// Returns when a refresh token ends that is issued now.
+fn refresh_ends(now: jiff::Timestamp) -> jiff::Timestamp {
+    plus_ms(now, u64::from(REFRESH_TOKEN_SECONDS) * 1_000)
+}
 
 /// How a simulated shop is set up.
 #[derive(Clone, Debug)]
@@ -67,6 +75,7 @@ struct Inner {
     engine: Engine,
     settings: Settings,
     books: Mutex<Books>,
+    refresh_tokens: Mutex<RefreshTokens>,
 }
 
 struct Books {
@@ -87,7 +96,17 @@ impl Simulator {
         let bucket = Bucket::full(settings.bucket, settings.clock.now());
         let shop = State::new(&settings.locations);
         let engine = Engine::new(settings.clock.clone());
-        Self(Arc::new(Inner { engine, settings, books: Mutex::new(Books { shop, bucket }) }))
+        let mut refresh_tokens = RefreshTokens::default();
+        refresh_tokens.add(REFRESH_TOKEN, refresh_ends(engine.clock.now()));
+        let (books, refresh_tokens) =
+            (Mutex::new(Books { shop, bucket }), Mutex::new(refresh_tokens));
+        Self(Arc::new(Inner { engine, settings, books, refresh_tokens }))
+    }
+
+    /// Takes every refresh token back, as when the merchant removes the app.
+    pub fn revoke(&self) {
+        self.0.refresh_tokens.lock().clear();
+        self.expire_tokens();
     }
 
     /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.

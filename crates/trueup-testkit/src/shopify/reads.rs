@@ -168,6 +168,7 @@ impl View<'_> {
             Thing::Level(index, location) => self.level_field(*index, *location, field)?,
             Thing::Variant(index) => variant_field(self.shop, *index, &field.name),
             Thing::Location(id) => self.location_field(*id, field)?,
+            Thing::Order(order) if field.name == "refunds" => Some(self.refunds(order)),
             Thing::Order(order) => order_field(&self.arguments(field), order, &field.name)?,
             Thing::Line(order) => self.line_field(order, &field.name),
             Thing::Page(things, info) => match field.name.as_str() {
@@ -293,6 +294,20 @@ impl View<'_> {
             "variant" => one(self.shop.by_sku.get(&order.sku).copied().map(Thing::Variant)),
             _ => return None,
         })
+    }
+
+    fn refunds(&self, order: &SimOrder) -> Found {
+        let line = gid("LineItem", &order.line_id);
+        let refund = |(at, (quantity, restock)): (usize, &(i64, bool))| {
+            let kind = if *restock { "RETURN" } else { "NO_RESTOCK" };
+            let item = json!({"quantity": quantity, "restockType": kind, "lineItem": {"id": line}});
+            json!({
+                "id": gid("Refund", format!("{}{at}", order.order_id)),
+                "refundLineItems": {"nodes": [item], "pageInfo": page_info(false, None)},
+            })
+        };
+        let known = self.shop.refunds.get(&order.order_id);
+        Found::Leaf(known.into_iter().flatten().enumerate().map(refund).collect())
     }
 
     fn nodes(&self, arguments: &Map<String, Value>) -> Result<Found, Wrong> {

@@ -84,6 +84,8 @@ pub(crate) struct State {
     pub(crate) locations: Vec<Location>,
     pub(crate) orders: Orders,
     pub(crate) subscriptions: Vec<Subscription>,
+    /// The refunds of orders: units, and whether they came back.
+    pub(crate) refunds: HashMap<String, Vec<(i64, bool)>>,
     pub(crate) counters: Counters,
     pub(crate) groups: u64,
     keys: HashMap<String, Remembered>,
@@ -209,6 +211,7 @@ impl State {
         }
         let index = self.find(&order.sku)?;
         let mut events = if restock { self.put_back(index, quantity, now) } else { Vec::new() };
+        self.refunds.entry(id.to_owned()).or_default().push((quantity, restock));
         let changed = self.orders.change(id, now, |order| order.refunded += quantity);
         if let Some(order) = changed {
             let body = refund_body(&order, index, quantity, restock, now);

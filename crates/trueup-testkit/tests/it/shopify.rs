@@ -3,7 +3,9 @@ use hmac::Mac;
 use serde_json::{Value, json};
 use trueup_testkit::faults::{Chance, Down, Faults};
 use trueup_testkit::limits::Rate;
-use trueup_testkit::shopify::{ACCESS_TOKEN, CLIENT_ID, CLIENT_SECRET, Settings, Simulator};
+use trueup_testkit::shopify::{
+    ACCESS_TOKEN, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, Settings, Simulator,
+};
 use trueup_testkit::{SeedItem, Shop, ShopError, SimClock, SimServer};
 
 use crate::{client, endpoint, served};
@@ -392,4 +394,40 @@ async fn webhooks_are_lost_and_doubled_on_demand() {
     ids.dedup();
     assert_eq!(ids.len(), 2);
     assert!(sim.set_webhook("http://192.0.2.1/x", "s").is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_until_its_replacement_is_used() {
+    let sim = shop(&[]);
+    let server = served(sim.clone()).await;
+    let refresh = async |token: &str| {
+        let body = json!({
+            "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET,
+            "grant_type": "refresh_token", "refresh_token": token,
+        });
+        let url = format!("{}/admin/oauth/access_token", server.url);
+        let answer = client().post(url).body(body.to_string()).send().await.unwrap();
+        let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        body["refresh_token"].as_str().map(str::to_owned).ok_or(body["error"].clone())
+    };
+    let first = refresh(REFRESH_TOKEN).await.unwrap();
+    let second = refresh(REFRESH_TOKEN).await.unwrap();
+    assert_ne!(first, second);
+    refresh(&first).await.unwrap();
+    assert_eq!(refresh(REFRESH_TOKEN).await, Err(json!("invalid_grant")));
+    sim.revoke();
+    assert_eq!(refresh(&second).await, Err(json!("invalid_grant")));
+}
+
+#[tokio::test]
+async fn a_polled_order_names_its_refunds() {
+    let sim = shop(&[("A", 5)]);
+    let server = served(sim.clone()).await;
+    let order = sim.sell("A", 3).unwrap();
+    sim.refund(&order.order_id, 1, false).unwrap();
+    let text = "query { orders(first: 5) { nodes { refunds(first: 5) { \
+        refundLineItems(first: 5) { nodes { quantity restockType lineItem { id } } } } } } }";
+    let data = ask(&server, text, json!({})).await["data"].clone();
+    let line = &data["orders"]["nodes"][0]["refunds"][0]["refundLineItems"]["nodes"][0];
+    assert_eq!((&line["quantity"], &line["restockType"]), (&json!(1), &json!("NO_RESTOCK")));
 }
