@@ -58,6 +58,9 @@ pub struct Capabilities {
     pub settle_ms: i64,
     /// The most units a listing of this channel can show.
     pub quantity_max: u64,
+    /// How often one listing may be told a number in one day of [`Kind::day_of`]; `None` = as
+    /// often as one likes.
+    pub revisions_per_day: Option<u32>,
 }
 
 /// A listing as its mapping holds it, in the vendor's own words.
@@ -499,6 +502,12 @@ pub trait Channel: Send + Sync {
     /// The first thing that is wrong.
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError>;
 
+    /// Returns whether the vendor counts the revisions of this listing, of whose fields this is
+    /// the set, against [`Capabilities::revisions_per_day`].
+    fn counts_revisions(&self, _fields: &BTreeMap<String, String>) -> bool {
+        true
+    }
+
     /// Tells the channel absolute quantities; one outcome per item, in order.
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome>;
 
@@ -608,4 +617,19 @@ pub trait Kind: Send + Sync {
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {
         &[]
     }
+
+    /// Returns when the vendor's calendar day of an instant began and when it ends.
+    fn day_of(&self, at: Timestamp) -> (Timestamp, Timestamp) {
+        day_west_of_greenwich(at, 0)
+    }
+}
+
+/// Returns when the calendar day of an instant began and when it ends, by clocks that are so
+/// many hours behind Greenwich.
+pub(crate) fn day_west_of_greenwich(at: Timestamp, hours: i64) -> (Timestamp, Timestamp) {
+    const DAY: i64 = 86_400_000_000;
+    let behind = hours.saturating_mul(3_600_000_000);
+    let day = at.micros().saturating_sub(behind).div_euclid(DAY);
+    let began = day.saturating_mul(DAY).saturating_add(behind);
+    (Timestamp::from_micros(began), Timestamp::from_micros(began.saturating_add(DAY)))
 }

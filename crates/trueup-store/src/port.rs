@@ -315,6 +315,26 @@ pub struct Mapping {
     pub enabled: bool,
 }
 
+/// How often a listing was revised in the vendor's day of its latest revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revised {
+    /// How often, at least once.
+    pub count: u32,
+    /// When last.
+    pub at: Timestamp,
+}
+
+/// Revisions of listings that the vendor counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionsNote {
+    /// The listings, each revised once.
+    pub keys: Vec<ListingKey>,
+    /// When.
+    pub at: Timestamp,
+    /// When the vendor's day of that instant began: earlier revisions count no longer.
+    pub day_began: Timestamp,
+}
+
 /// A listing with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListingView {
@@ -326,6 +346,8 @@ pub struct ListingView {
     pub parked: Option<Parked>,
     /// How often in a row a push or its verification has failed.
     pub attempts: u32,
+    /// How often it was revised lately, where the vendor counts.
+    pub revised: Option<Revised>,
     /// The SKU as it stands; `None` where the SKU is not in the ledger.
     pub sku: Option<SkuAnswer>,
 }
@@ -818,6 +840,14 @@ pub trait Store: Send + Sync + 'static {
         org: &Org,
         channel: &ChannelId,
         notes: Vec<AttemptNote>,
+    ) -> Result<(), StoreError>;
+
+    /// Counts revisions of listings; passes over those that are gone.
+    async fn note_revisions(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        note: RevisionsNote,
     ) -> Result<(), StoreError>;
 
     /// Adds to the identifiers of mappings; passes over those that are gone.

@@ -13,8 +13,8 @@ use trueup_core::{
     Sku, Source, Strategy, Timestamp,
 };
 use trueup_store::{
-    Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, Mapping,
-    Resolved, RuleSettings, Run, RunStatus, Store, StoreError,
+    Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, ListingView,
+    Mapping, Resolved, RuleSettings, Run, RunStatus, Store, StoreError,
 };
 
 use crate::caller::Vault;
@@ -168,8 +168,23 @@ pub struct ChannelStatus {
     pub drifted: u64,
     /// Open conflicts.
     pub conflicts: u64,
+    /// Of those that owe a push, how many wait because the vendor counts revisions.
+    pub postponed: u64,
     /// Rate budgets by name: units per second and units left, as far as known.
     pub rate: BTreeMap<String, (f64, Option<f64>)>,
+}
+
+/// How often a listing was revised in its vendor's day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revisions {
+    /// How often today.
+    pub used_today: u32,
+    /// How often in a day the vendor allows.
+    pub per_day: u32,
+    /// When the vendor's day ends.
+    pub day_ends: Timestamp,
+    /// Until when what it owes is put off, if it is: then its newest number goes.
+    pub postponed_until: Option<Timestamp>,
 }
 
 /// Why the engine did not do as asked.
@@ -409,7 +424,8 @@ impl Engine {
         let link = self.shared.link(org, channel);
         let quantity_max =
             link.as_ref().map_or(u64::MAX, |link| link.channel.capabilities().quantity_max);
-        let (mut pending, mut drifted, mut conflicts) = (0_u64, 0_u64, 0_u64);
+        let (mut pending, mut drifted, mut conflicts, mut postponed) = (0_u64, 0_u64, 0_u64, 0_u64);
+        let now = self.shared.now();
         let query = ListingQuery {
             channel: Some(channel.clone()),
             suspicious: true,
@@ -419,6 +435,9 @@ impl Engine {
             let may_go = plan::barred(&view).is_none() && !plan::is_parked(&view);
             pending += u64::from(may_go && (view.is_dirty() || view.state.in_flight.is_some()));
             conflicts += u64::from(view.state.in_conflict);
+            let waits = view.is_dirty()
+                && link.as_ref().is_some_and(|link| link.postponed(&view, now).is_some());
+            postponed += u64::from(waits);
             drifted += u64::from(drift_of(&view, quantity_max).is_some());
         };
         self.shared.each_listing(org, query, look).await?;
@@ -435,7 +454,23 @@ impl Engine {
             pending,
             drifted,
             conflicts,
+            postponed,
             rate: link.map(|link| link.transport.figures()).unwrap_or_default(),
+        })
+    }
+
+    /// Returns what a listing has used of its vendor's day; `None` where nobody counts.
+    #[must_use]
+    pub fn revisions(&self, org: &Org, view: &ListingView) -> Option<Revisions> {
+        let link = self.shared.link(org, &view.mapping.channel)?;
+        let now = self.shared.now();
+        let budget = link.revisions_of(view, now)?;
+        let postponed_until = if view.is_dirty() { link.postponed(view, now) } else { None };
+        Some(Revisions {
+            used_today: budget.used,
+            per_day: budget.per_day,
+            day_ends: budget.day_ends,
+            postponed_until,
         })
     }
 

@@ -16,6 +16,7 @@ mod inbox;
 mod link;
 mod orders;
 mod plan;
+mod revise;
 mod seal;
 mod shared;
 mod throttle;

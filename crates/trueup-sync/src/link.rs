@@ -10,10 +10,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{Channel, ChannelError, Kind, Settings};
 use trueup_core::{ChannelId, ListingKey, Org, Quantity, RestockPolicy, Sku, Timestamp};
-use trueup_store::{Connection, Run};
+use trueup_store::{Connection, ListingView, Run};
 
 use crate::caller::Transport;
 use crate::engine::PullRequest;
+use crate::plan::{self, Plan, Wish};
+use crate::revise::Budget;
 
 /// The most SKUs one connection's doorbell remembers; beyond, it asks the store for all.
 pub(crate) const DIRTY_MAX: usize = 50_000;
@@ -187,6 +189,31 @@ impl Link {
 
     pub(crate) fn heard_at(&self) -> Option<Timestamp> {
         self.heard.lock().at
+    }
+
+    /// Returns what a listing has used of its vendor's day; `None` where nobody counts.
+    pub(crate) fn revisions_of(&self, view: &ListingView, now: Timestamp) -> Option<Budget> {
+        let per_day = self.channel.capabilities().revisions_per_day?;
+        if !self.channel.counts_revisions(&view.mapping.fields) {
+            return None;
+        }
+        let (began, day_ends) = self.kind.day_of(now);
+        let today = view.revised.filter(|revised| revised.at >= began);
+        Some(Budget {
+            per_day,
+            used: today.map_or(0, |revised| revised.count),
+            last_at: today.map(|revised| revised.at),
+            day_ends,
+        })
+    }
+
+    /// Returns until when what a listing owes is put off, because the vendor counts.
+    pub(crate) fn postponed(&self, view: &ListingView, now: Timestamp) -> Option<Timestamp> {
+        let budget = self.revisions_of(view, now)?;
+        match plan::plan(view, Wish::Owed, self.channel.capabilities()) {
+            Plan::Send(sending) => budget.postpones(sending.lane, now),
+            Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) | Plan::ReadFirst => None,
+        }
     }
 
     /// Returns whether nothing waits and the worker has nothing of its own to do.

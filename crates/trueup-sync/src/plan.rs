@@ -50,6 +50,8 @@ pub(crate) enum Skip {
     DryRun,
     /// A raise waits until the channel's orders have been heard.
     WaitsForOrders,
+    /// The vendor's day has few revisions of this listing left.
+    Postponed,
 }
 
 impl Skip {
@@ -63,6 +65,7 @@ impl Skip {
             Self::NotOwed => "not_owed",
             Self::DryRun => "dry_run",
             Self::WaitsForOrders => "waits_for_orders",
+            Self::Postponed => "postponed",
         }
     }
 }

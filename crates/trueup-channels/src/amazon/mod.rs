@@ -113,6 +113,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     settle_ms: 15 * 60 * 1_000,
     // The models set no limit; 32 bits are what every known reader keeps.
     quantity_max: 2_147_483_647,
+    revisions_per_day: None,
 };
 
 /// One connected seller account.

@@ -20,6 +20,7 @@ use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
     Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint,
     Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    day_west_of_greenwich,
 };
 
 use self::auth::Grant;
@@ -39,6 +40,13 @@ const NO_OFFER_KEPT_SECONDS: u64 = 600;
 /// how long: then it is tried again with more.
 const ONE_AT_A_TIME: &str = "one sku in a bulk update";
 const ONE_AT_A_TIME_SECONDS: u64 = 86_400;
+/// "Each listing can be revised up to 250 times in one calendar day."
+/// <https://developer.ebay.com/api-docs/sell/inventory/resources/inventory_item/methods/bulkUpdatePriceQuantity>
+const REVISIONS_PER_DAY: u32 = 250;
+/// How many hours eBay's day is behind Greenwich's: it "starts at midnight, 00:00:00 PST (not
+/// GMT)", which is said of calls and taken to hold for revisions, too.
+/// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/types/ApiAccessRuleType.html>
+const DAY_HOURS_BEHIND: i64 = 8;
 /// The error of an offer that is gone.
 const NO_SUCH_OFFER: &str = "25713";
 /// eBay asks to keep a public key for an hour.
@@ -71,6 +79,7 @@ impl Kind for Ebay {
             settle_ms: 10_000,
             // The specs say int32 and no other limit.
             quantity_max: 2_147_483_647,
+            revisions_per_day: Some(REVISIONS_PER_DAY),
         };
         Ok(Box::new(Seller { config, capabilities }))
     }
@@ -89,6 +98,10 @@ impl Kind for Ebay {
         fields: &BTreeMap<String, String>,
     ) -> bool {
         config::names_listing(listing, fields)
+    }
+
+    fn day_of(&self, at: Timestamp) -> (Timestamp, Timestamp) {
+        day_west_of_greenwich(at, DAY_HOURS_BEHIND)
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {
@@ -111,6 +124,12 @@ struct Seller {
 impl Channel for Seller {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Of Trading listings, ReviseInventoryStatus counts those of German sellers only.
+    /// <https://developer.ebay.com/DevZone/merchant-data/CallRef/ReviseInventoryStatus.html>
+    fn counts_revisions(&self, fields: &BTreeMap<String, String>) -> bool {
+        !fields.contains_key("itemId") || self.config.marketplace_id == "EBAY_DE"
     }
 
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {

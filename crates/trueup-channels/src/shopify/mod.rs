@@ -95,6 +95,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     verify_by_reading: false,
     settle_ms: 2_000,
     quantity_max: wire::QUANTITY_MAX,
+    revisions_per_day: None,
 };
 
 /// One connected shop.

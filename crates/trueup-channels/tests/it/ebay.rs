@@ -706,3 +706,20 @@ async fn connecting_reads_one_item() {
     let error = channel("ebay", &seller()).connect(&fake).await.unwrap_err();
     assert_eq!(error.kind, ChannelErrorKind::Forbidden);
 }
+
+#[test]
+fn revisions_are_counted_by_days_that_start_at_eight_oclock_in_greenwich() {
+    let kind = trueup_channels::kind("ebay").unwrap();
+    let hour = |hour: i64| Timestamp::from_micros(hour * 3_600_000_000);
+    for (at, began) in [(8, 8), (9, 8), (31, 8), (32, 32), (7, -16), (0, -16)] {
+        assert_eq!(kind.day_of(hour(at)), (hour(began), hour(began + 24)), "{at}");
+    }
+    assert_eq!(channel("ebay", &seller()).capabilities().revisions_per_day, Some(250));
+    let mut american = seller();
+    american.fields.insert("marketplaceId".into(), json!("EBAY_US"));
+    let counts =
+        |settings: &Settings, of: &Listing| channel("ebay", settings).counts_revisions(&of.fields);
+    assert!(counts(&seller(), &offered("A", "1")) && counts(&american, &offered("A", "1")));
+    let old = by_number("1", None);
+    assert!(counts(&seller(), &old) && !counts(&american, &old), "of old listings, German ones");
+}

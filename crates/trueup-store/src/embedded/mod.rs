@@ -29,8 +29,8 @@ use crate::port::{
     ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, FieldsNote, Health,
     HeldLine, HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView,
     Mapping, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
-    Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription,
-    UnmappedLine, Verification,
+    RevisionsNote, Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission,
+    Subscription, UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -171,6 +171,7 @@ impl Embedded {
             state: row.state,
             parked: row.parked,
             attempts: row.attempts,
+            revised: row.revised,
         };
         Page { items: page.items.into_iter().map(view).collect(), more: page.more }
     }
@@ -395,6 +396,16 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_attempts(conn, &org, &channel, &notes)).await
+    }
+
+    async fn note_revisions(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        note: RevisionsNote,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::listings::note_revisions(conn, &org, &channel, &note)).await
     }
 
     async fn note_fields(

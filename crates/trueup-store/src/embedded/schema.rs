@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -197,4 +197,8 @@ const MIGRATIONS: [&str; 3] = [
      ON CONFLICT (org, channel, order_id, line_id) DO UPDATE
      SET sold = max(sold, excluded.sold), restocked = max(restocked, excluded.restocked);
      DELETE FROM inbox WHERE topic = 'trueup.order'",
+    // Some vendors count how often a listing is revised in a day.
+    "ALTER TABLE listing ADD COLUMN revised_count INTEGER NOT NULL DEFAULT 0
+       CHECK (revised_count BETWEEN 0 AND 4294967295);
+     ALTER TABLE listing ADD COLUMN revised_at INTEGER",
 ];

@@ -108,6 +108,8 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     // As version 1 had it.
     let undone = "
         ALTER TABLE listing DROP COLUMN base_at;
+        ALTER TABLE listing DROP COLUMN revised_count;
+        ALTER TABLE listing DROP COLUMN revised_at;
         ALTER TABLE connection DROP COLUMN restock_policy;
         DROP INDEX order_line_held;
         ALTER TABLE order_line DROP COLUMN voided;

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{
     ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome, Reading,
 };
-use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source};
-use trueup_store::{AttemptNote, Connection, ListingView, Parked};
+use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
+use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
 
-use super::{ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
+use super::{
+    Later, ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker,
+};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
@@ -344,6 +347,15 @@ impl Worker {
                 Planned::End(End::Again(unread("the listing is read first")))
             }
             Plan::Send(sending) => {
+                let (link, now) = (&self.link, self.shared.now());
+                let budget = link.revisions_of(view, now);
+                if let Some(until) = budget.and_then(|b| b.postpones(sending.lane, now)) {
+                    // Then the newest number goes; a zero meanwhile goes at once.
+                    let at = Instant::now() + until_then(now, until);
+                    let later = Later { sku: view.mapping.sku.clone(), at };
+                    self.later.insert(key.clone(), later);
+                    return Planned::End(End::Skipped(Skip::Postponed));
+                }
                 let guarded = sending.lane == Lane::Increase
                     && row.sync_orders
                     && !capabilities.compare_and_set;
@@ -491,6 +503,7 @@ impl Worker {
         let mut settled = Vec::new();
         let mut notes = Vec::new();
         let mut history = Vec::new();
+        let mut revised = Vec::new();
         let verifies = self.link.channel.capabilities().verify_by_reading;
         for (out, outcome) in outgoing.into_iter().zip(outcomes) {
             let Outgoing { want, view, sending } = out;
@@ -498,6 +511,9 @@ impl Worker {
             metrics::counter!("trueup_push_items_total", "kind" => self.link.kind.name(),
                 "outcome" => word)
             .increment(1);
+            if is_revision(&outcome) && self.link.revisions_of(&view, self.shared.now()).is_some() {
+                revised.push(want.key.clone());
+            }
             let push = sending.push;
             let quantity = push.quantity;
             let attempts = view.attempts.saturating_add(1);
@@ -583,12 +599,24 @@ impl Worker {
             reports.push(Report { want, end });
         }
         self.unclear.extend(again);
+        self.note_revisions(revised).await?;
         self.settle(settled).await?;
         if !notes.is_empty() {
             self.shared.store.note_attempts(&self.link.org, &self.link.id, notes).await?;
         }
         self.shared.note(&self.link.org, history).await;
         Ok(reports)
+    }
+
+    /// Counts what the vendor counts.
+    async fn note_revisions(&self, keys: Vec<ListingKey>) -> Result<(), EngineError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let at = self.shared.now();
+        let (day_began, _) = self.link.kind.day_of(at);
+        let note = RevisionsNote { keys, at, day_began };
+        Ok(self.shared.store.note_revisions(&self.link.org, &self.link.id, note).await?)
     }
 
     /// Measures how long the channel showed an old number.
@@ -631,6 +659,20 @@ pub(super) fn listing(view: &ListingView) -> Listing {
 
 pub(super) fn note(key: &ListingKey, attempts: u32, parked: Option<Parked>) -> AttemptNote {
     AttemptNote { key: key.clone(), attempts, parked }
+}
+
+/// Returns whether the vendor counts what was sent as a revision.
+fn is_revision(outcome: &PushOutcome) -> bool {
+    match outcome {
+        PushOutcome::Applied | PushOutcome::Accepted | PushOutcome::Unknown(_) => true,
+        PushOutcome::Stale | PushOutcome::NotSent(_) | PushOutcome::Refused(_) => false,
+    }
+}
+
+/// Returns how long to wait until an instant: an hour at most, because clocks are put right.
+fn until_then(now: Timestamp, then: Timestamp) -> Duration {
+    let micros = u64::try_from(then.micros_since(now)).unwrap_or(0);
+    Duration::from_micros(micros).min(super::SLEEP_MAX)
 }
 
 fn waiting(detail: &str) -> ChannelError {

@@ -111,6 +111,7 @@ const PLAIN: Capabilities = Capabilities {
     verify_by_reading: false,
     settle_ms: 60,
     quantity_max: 1_000,
+    revisions_per_day: None,
 };
 
 /// Takes numbers as they are.
@@ -124,12 +125,25 @@ static SLOW_KIND: FakeKind = FakeKind {
     capabilities: Capabilities { verify_by_reading: true, settle_ms: 80, ..PLAIN },
 };
 
+/// Counts revisions, in days of its own.
+static COUNTING_KIND: FakeKind = FakeKind {
+    name: "counting",
+    capabilities: Capabilities { revisions_per_day: Some(2), ..PLAIN },
+};
+/// How long a day of the fake vendors is, in milliseconds.
+const DAY_MS: i64 = 400;
+
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 3] = [&PLAIN_KIND, &CAREFUL_KIND, &SLOW_KIND];
+    let kinds: [&'static FakeKind; 4] = [&PLAIN_KIND, &CAREFUL_KIND, &SLOW_KIND, &COUNTING_KIND];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }
 
 impl Kind for FakeKind {
+    fn day_of(&self, at: Timestamp) -> (Timestamp, Timestamp) {
+        let began = at.micros().div_euclid(DAY_MS * 1_000) * DAY_MS * 1_000;
+        (Timestamp::from_micros(began), Timestamp::from_micros(began).plus_millis(DAY_MS))
+    }
+
     fn name(&self) -> &'static str {
         self.name
     }

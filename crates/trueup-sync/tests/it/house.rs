@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -32,6 +32,22 @@ impl Clock for WallClock {
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap())
+    }
+}
+
+/// The wall's clock, put forward by hand.
+#[derive(Debug, Default)]
+pub(crate) struct AheadClock(AtomicI64);
+
+impl AheadClock {
+    pub(crate) fn advance(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1_000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for AheadClock {
+    fn now(&self) -> Timestamp {
+        WallClock.now().plus_millis(self.0.load(Ordering::SeqCst))
     }
 }
 
@@ -100,10 +116,15 @@ impl House {
     }
 
     pub(crate) async fn open_with(kinds: trueup_sync::KindFinder) -> Self {
+        Self::open_by(kinds, Arc::new(WallClock)).await
+    }
+
+    pub(crate) async fn open_by(kinds: trueup_sync::KindFinder, clock: Arc<dyn Clock>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let now = Arc::new(|| WallClock.now());
-        let store = Arc::new(Embedded::open(dir.path(), now).unwrap());
-        let engine = Engine::start_with(store.clone(), options(), kinds).await.unwrap();
+        let now = clock.clone();
+        let store = Arc::new(Embedded::open(dir.path(), Arc::new(move || now.now())).unwrap());
+        let options = EngineOptions { clock, ..options() };
+        let engine = Engine::start_with(store.clone(), options, kinds).await.unwrap();
         Self { store, engine, org: Org::new("acme").unwrap(), _dir: dir }
     }
 

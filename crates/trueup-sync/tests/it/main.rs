@@ -7,6 +7,7 @@ mod house;
 
 mod connect;
 mod deliver;
+mod ebay;
 mod inbox;
 mod orders;
 mod pull;

@@ -279,3 +279,18 @@ async fn a_number_above_the_channels_limit_is_capped_and_matched() {
     assert_eq!(action(&run, "A"), "matched");
     house.close().await;
 }
+
+#[tokio::test]
+async fn what_the_vendors_day_puts_off_comes_back_by_itself_with_the_newest_number() {
+    let house = House::open().await;
+    house.count("A", 5, true).await;
+    let (id, shop) = house.connect("counting", &[("A", "1", 5)], |_| ()).await;
+    house.settle().await;
+    for units in [6, 8, 7, 9] {
+        house.count("A", units, true).await;
+    }
+    house.settle().await;
+    assert_eq!(shop.state().shown["1"], 9);
+    assert!(house.listing(&id, "A").await.revised.is_some_and(|revised| revised.count <= 2));
+    house.close().await;
+}

@@ -15,19 +15,19 @@ use trueup_testkit::{
 
 use crate::house::{House, PATIENCE, channel, counter, options, until};
 
-const SKUS: usize = 60;
+pub(crate) const SKUS: usize = 60;
 
-struct Stall {
-    id: ChannelId,
-    shop: AnySimulator,
+pub(crate) struct Stall {
+    pub(crate) id: ChannelId,
+    pub(crate) shop: AnySimulator,
     _server: SimServer,
 }
 
-fn name(nth: usize) -> String {
+pub(crate) fn name(nth: usize) -> String {
     format!("SKU-{nth:03}")
 }
 
-fn enable_of(config: &serde_json::Value) -> Enable {
+pub(crate) fn enable_of(config: &serde_json::Value) -> Enable {
     let mut enable = Enable { sync_inventory: true, ..Enable::default() };
     for (key, value) in config.as_object().unwrap() {
         match key.as_str() {
@@ -50,11 +50,16 @@ fn enable_of(config: &serde_json::Value) -> Enable {
     enable
 }
 
-async fn open(house: &House, with: &[&'static str], mapped: usize) -> Vec<Stall> {
+pub(crate) async fn open(house: &House, with: &[&'static str], mapped: usize) -> Vec<Stall> {
     open_with(house, with, SKUS, mapped).await
 }
 
-async fn open_with(house: &House, with: &[&'static str], skus: usize, mapped: usize) -> Vec<Stall> {
+pub(crate) async fn open_with(
+    house: &House,
+    with: &[&'static str],
+    skus: usize,
+    mapped: usize,
+) -> Vec<Stall> {
     let mut stalls = Vec::new();
     for kind in with {
         let shop: AnySimulator = match *kind {
@@ -131,32 +136,6 @@ async fn all_three_vendors_show_what_they_should() {
         let run = house.pull(&stall.id, PullRequest::default()).await;
         assert_eq!(counter(&run, "matched"), 60, "{run:?}");
     }
-    house.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn more_offers_than_any_cache_holds_are_looked_up_once_each() {
-    const OFFERS: usize = 300;
-    let house = House::open_with(trueup_channels::kind).await;
-    for nth in 0..OFFERS {
-        house.count(&name(nth), 9, true).await;
-    }
-    let stalls = open_with(&house, &["ebay"], OFFERS, OFFERS).await;
-    house.settle().await;
-    let shop = &stalls[0].shop;
-    let asked =
-        |path: &str| shop.requests().iter().filter(|call| call.path.ends_with(path)).count();
-    assert_eq!(asked("/offer"), OFFERS);
-    let tokens = asked("/token");
-    assert!(tokens <= 4, "offers take no token's place: {tokens}");
-    for nth in 0..OFFERS {
-        house.count(&name(nth), 4, true).await;
-    }
-    house.settle().await;
-    for nth in 0..OFFERS {
-        assert_eq!(shop.quantity(&name(nth)), Some(4));
-    }
-    assert_eq!(asked("/offer"), OFFERS, "they are in the mappings");
     house.close().await;
 }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::state::{day_end, day_of};
 use super::wire::{self, BULK_MAX};
 use super::{CLIENT_ID, CLIENT_SECRET, KEY_ID, REFRESH_TOKEN, Simulator, TOKEN_SECONDS, trading};
 use crate::edge::{json as answer, list, pairs, value, wrote};
@@ -372,8 +373,7 @@ async fn order(
 async fn rate_limit(Handle(sim): Handle<Simulator>, headers: HeaderMap) -> Response {
     serve(&sim, &headers, "Analytics", || {
         let now = sim.now();
-        let day = now.as_second().div_euclid(86_400);
-        let reset = Timestamp::from_second((day + 1) * 86_400).unwrap_or(Timestamp::MAX);
+        let (day, reset) = (day_of(now), day_end(now));
         let max = sim.0.settings.calls_max;
         let state = sim.0.state.lock();
         let limits = [("sell", "Inventory"), ("sell", "Fulfillment"), ("commerce", "Notification")];

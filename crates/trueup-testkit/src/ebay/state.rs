@@ -12,6 +12,22 @@ use crate::shop::{Counters, LISTINGS_MAX, OrderStatus, Orders, SeedItem, ShopErr
 const OFFER_ID: u64 = 36_000_000_000;
 const LISTING_ID: u64 = 110_000_000_000;
 
+/// eBay's day starts at midnight PST, not GMT.
+/// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/types/ApiAccessRuleType.html>
+const DAY_STARTS_AT: i64 = 8 * 3_600;
+const DAY: i64 = 86_400;
+
+/// Returns eBay's day of an instant.
+pub(crate) fn day_of(now: Timestamp) -> i64 {
+    (now.as_second() - DAY_STARTS_AT).div_euclid(DAY)
+}
+
+/// Returns when eBay's day of an instant ends.
+pub(crate) fn day_end(now: Timestamp) -> Timestamp {
+    let end = (day_of(now) + 1) * DAY + DAY_STARTS_AT;
+    Timestamp::from_second(end).unwrap_or(Timestamp::MAX)
+}
+
 /// An inventory item with its published offer, or a legacy listing.
 #[derive(Clone, Debug)]
 pub(crate) struct Item {
@@ -20,7 +36,7 @@ pub(crate) struct Item {
     pub(crate) total: i64,
     pub(crate) offered: Option<i64>,
     pub(crate) sold: i64,
-    /// The day of the latest revisions (days since 1970) and how many there were.
+    /// eBay's day of the latest revisions and how many there were.
     pub(crate) revised: (i64, u32),
 }
 
@@ -44,7 +60,7 @@ impl Item {
 
     /// Counts a revision; false when the day's allowance is used up.
     pub(crate) fn revise(&mut self, now: Timestamp, max: u32) -> bool {
-        let day = now.as_second().div_euclid(86_400);
+        let day = day_of(now);
         if self.revised.0 != day {
             self.revised = (day, 0);
         }
@@ -160,7 +176,7 @@ impl State {
 
     /// Counts a call against an API's daily quota; returns the calls of today.
     pub(crate) fn count_call(&mut self, api: &'static str, now: Timestamp) -> u64 {
-        let day = now.as_second().div_euclid(86_400);
+        let day = day_of(now);
         let calls = self.calls.entry(api).or_insert((day, 0));
         if calls.0 != day {
             *calls = (day, 0);

@@ -384,6 +384,9 @@ struct StatusView {
     drifted: u64,
     /// Conflicts that wait for an operator.
     conflicts: u64,
+    /// Of those that owe a push, how many wait because the vendor counts revisions (eBay: 250
+    /// of a listing in a day).
+    postponed: u64,
     /// Rate budgets by name.
     rate_limit: BTreeMap<String, RateView>,
 }
@@ -406,6 +409,7 @@ impl From<ChannelStatus> for StatusView {
             pending: status.pending,
             drifted: status.drifted,
             conflicts: status.conflicts,
+            postponed: status.postponed,
             rate_limit: status.rate.into_iter().map(rate).collect(),
         }
     }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 use trueup_core::{ListingKey, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp, publish::Stock};
 use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
-use trueup_sync::{drift_of, expected_of, listing_status};
+use trueup_sync::{Revisions, drift_of, expected_of, listing_status};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -233,6 +233,10 @@ struct ExplainedView {
     provisional: i64,
     /// Whether a push is owed.
     pending: bool,
+    /// How often the listing was revised today, where the vendor counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    revisions: Option<RevisionsView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     error: Option<ParkedView>,
@@ -266,6 +270,30 @@ struct TermsView {
 struct ObservedView {
     quantity: i64,
     at: Time,
+}
+
+/// How often a listing was revised in its vendor's day.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct RevisionsView {
+    used_today: u32,
+    /// How often in a day the vendor allows.
+    per_day: u32,
+    /// When the vendor's day ends.
+    day_ends: Time,
+    /// Until when what it owes is put off; null = it is not.
+    postponed_until: Option<Time>,
+}
+
+impl From<Revisions> for RevisionsView {
+    fn from(revisions: Revisions) -> Self {
+        Self {
+            used_today: revisions.used_today,
+            per_day: revisions.per_day,
+            day_ends: Time(revisions.day_ends),
+            postponed_until: revisions.postponed_until.map(Time),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -331,7 +359,8 @@ async fn explain(
         };
         let lines = app.store.movements(&caller.org, &sku, since).await?.items;
         let lines = lines.into_iter().map(MovementView::from).collect();
-        listings.push(explained(&view, connection, &answer, lines));
+        let revisions = app.engine.revisions(&caller.org, &view).map(RevisionsView::from);
+        listings.push(explained(&view, connection, &answer, revisions, lines));
     }
     Ok(Reply::ok(&ExplainView {
         sku: sku.as_str().to_owned(),
@@ -345,6 +374,7 @@ fn explained(
     view: &ListingView,
     connection: &Connection,
     answer: &SkuAnswer,
+    revisions: Option<RevisionsView>,
     movements_since: Vec<MovementView>,
 ) -> ExplainedView {
     let state = &view.state;
@@ -372,6 +402,7 @@ fn explained(
         }),
         provisional: state.provisional.get(),
         pending: view.is_dirty(),
+        revisions,
         error: cell.error,
         movements_since,
     }

@@ -14,7 +14,10 @@ use super::columns::Columns;
 use super::rules::{RulesColumn, in_force};
 use super::words::Word;
 use super::{List, Result, count, execute, first, json, stored, text};
-use crate::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, RuleSettings};
+use crate::{
+    AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, Revised, RevisionsNote,
+    RuleSettings,
+};
 
 /// A listing without its SKU, whose state the caller keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(crate) struct ListingRow {
     pub(crate) parked: Option<Parked>,
     /// How often in a row a push or its verification has failed.
     pub(crate) attempts: u32,
+    /// How often it was revised in the vendor's day of its latest revision.
+    pub(crate) revised: Option<Revised>,
 }
 
 /// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
@@ -249,6 +254,36 @@ pub(crate) fn note_attempts(
     Ok(())
 }
 
+/// Counts one revision of each of these listings, from one on where a new day has begun.
+pub(crate) fn note_revisions(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    note: &RevisionsNote,
+) -> Result<()> {
+    const SQL: &str = "
+        UPDATE listing
+        SET revised_count = CASE
+            WHEN revised_at >= :day_began THEN min(revised_count + 1, 4294967295)
+            ELSE 1
+          END,
+          revised_at = :at
+        WHERE org = :org
+          AND channel = :channel
+          AND listing_key = :key";
+    for key in &note.keys {
+        let params = named_params! {
+            ":org": org.as_str(),
+            ":channel": channel.as_str(),
+            ":key": key.as_str(),
+            ":at": note.at.micros(),
+            ":day_began": note.day_began.micros(),
+        };
+        execute(conn, SQL, params)?;
+    }
+    Ok(())
+}
+
 /// Adds to the identifiers of mappings; passes over those that are gone.
 pub(crate) fn note_fields(
     conn: &Connection,
@@ -322,7 +357,8 @@ SELECT
   l.base, l.base_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
   l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
   l.provisional, l.forced, l.epoch, l.in_conflict,
-  l.fields, l.enabled, l.parked_code, l.parked_detail, l.parked_at, l.attempts
+  l.fields, l.enabled, l.parked_code, l.parked_detail, l.parked_at, l.attempts,
+  l.revised_count, l.revised_at
 FROM listing l
 LEFT JOIN connection c ON c.org = l.org AND c.id = l.channel
 LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
@@ -438,6 +474,12 @@ fn read_parked(columns: &mut Columns<'_, '_>) -> Result<Option<Parked>> {
     Ok(code.zip(detail).zip(at).map(|((code, detail), at)| Parked { code, detail, at }))
 }
 
+fn read_revised(columns: &mut Columns<'_, '_>) -> Result<Option<Revised>> {
+    let count: u32 = columns.take()?;
+    let at = columns.optional_instant()?;
+    Ok(at.map(|at| Revised { count, at }))
+}
+
 fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
     let settings = read_settings(columns)?;
     let state = read_state(columns, &settings)?;
@@ -451,5 +493,11 @@ fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
         channel_fulfilled: settings.channel_fulfilled,
         enabled: columns.take()?,
     };
-    Ok(ListingRow { mapping, state, parked: read_parked(columns)?, attempts: columns.take()? })
+    Ok(ListingRow {
+        mapping,
+        state,
+        parked: read_parked(columns)?,
+        attempts: columns.take()?,
+        revised: read_revised(columns)?,
+    })
 }

@@ -68,6 +68,9 @@ CREATE TABLE IF NOT EXISTS listing (
   parked_detail TEXT,
   parked_at INTEGER,
   attempts INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+  -- How often it was revised in the vendor's day of the latest revision.
+  revised_count INTEGER NOT NULL DEFAULT 0 CHECK (revised_count BETWEEN 0 AND 4294967295),
+  revised_at INTEGER,
   PRIMARY KEY (org, channel, listing_key),
   CHECK (
     (in_flight_quantity IS NULL) = (in_flight_version IS NULL)

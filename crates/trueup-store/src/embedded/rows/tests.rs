@@ -15,8 +15,8 @@ use super::*;
 use crate::{
     ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, FieldsNote,
     HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked,
-    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, SealedPlace, Subscription,
-    UnmappedLine,
+    RecordedAnswer, Resolved, RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace,
+    Subscription, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -355,6 +355,33 @@ fn the_state_of_a_listing_that_is_gone_is_dropped() {
     check_listings(&conn, &ListingQuery::default(), &["a/3"]);
     let theirs = listings::state(&conn, &other(), &channel("a"), &key("1")).unwrap();
     assert!(!theirs.expect("another org's mapping stays").forced);
+}
+
+#[test]
+fn revisions_are_counted_by_the_vendors_day() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "B")]);
+    put(&conn, &other(), &[mapping("a", "1", "A")]);
+    let note = |keys: &[&str], now: i64, day: i64| {
+        let keys = keys.iter().map(|of| key(of)).collect();
+        let note = RevisionsNote { keys, at: at(now), day_began: at(day) };
+        listings::note_revisions(&conn, &org(), &channel("a"), &note).unwrap();
+    };
+    let read = |org: &Org| {
+        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
+        let page = listings::query(&conn, org, &query).unwrap();
+        page.items.into_iter().map(|row| row.revised.map(|r| (r.count, r.at))).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&org()), [None, None]);
+    note(&["1", "2", "gone"], 100, 100);
+    note(&["1"], 199, 100);
+    assert_eq!(read(&org()), [Some((2, at(199))), Some((1, at(100)))]);
+    note(&["1"], 200, 200);
+    assert_eq!(read(&org()), [Some((1, at(200))), Some((1, at(100)))], "a new day");
+    assert_eq!(read(&other()), [None], "another org's listing was not revised");
+    put(&conn, &org(), &[Mapping { fields: BTreeMap::new(), ..mapping("a", "1", "Z") }]);
+    let kept = read(&org());
+    assert!(kept.contains(&Some((1, at(200)))), "the vendor counts listings, not ours: {kept:?}");
 }
 
 #[test]

@@ -1,0 +1,107 @@
+//! eBay's limits, through the engine against a simulated seller account.
+
+use std::sync::Arc;
+
+use trueup_core::ChannelId;
+use trueup_store::{RevisionsNote, Store as _};
+use trueup_sync::{Clock, PushScope};
+
+use crate::house::{AheadClock, House, counter, until};
+use crate::sims::{name, open, open_with};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_offers_than_any_cache_holds_are_looked_up_once_each() {
+    const OFFERS: usize = 300;
+    let house = House::open_with(trueup_channels::kind).await;
+    for nth in 0..OFFERS {
+        house.count(&name(nth), 9, true).await;
+    }
+    let stalls = open_with(&house, &["ebay"], OFFERS, OFFERS).await;
+    house.settle().await;
+    let shop = &stalls[0].shop;
+    let asked =
+        |path: &str| shop.requests().iter().filter(|call| call.path.ends_with(path)).count();
+    assert_eq!(asked("/offer"), OFFERS);
+    let tokens = asked("/token");
+    assert!(tokens <= 4, "offers take no token's place: {tokens}");
+    for nth in 0..OFFERS {
+        house.count(&name(nth), 4, true).await;
+    }
+    house.settle().await;
+    for nth in 0..OFFERS {
+        assert_eq!(shop.quantity(&name(nth)), Some(4));
+    }
+    assert_eq!(asked("/offer"), OFFERS, "they are in the mappings");
+    house.close().await;
+}
+
+/// Lets a listing have been revised so often more today.
+async fn revised(house: &House, id: &ChannelId, clock: &AheadClock, times: usize) {
+    let key = house.listing(id, "SKU-001").await.mapping.key;
+    let (at, kind) = (clock.now(), trueup_channels::kind("ebay").unwrap());
+    let note = RevisionsNote { keys: vec![key; times], at, day_began: kind.day_of(at).0 };
+    house.store.note_revisions(&house.org, id, note).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_is_told_no_more_often_than_ebays_day_allows() {
+    let clock = Arc::new(AheadClock::default());
+    let house = House::open_by(trueup_channels::kind, clock.clone()).await;
+    // At noon of eBay's next day, so that no day ends within the test by itself.
+    let now = clock.now();
+    let (_, day_ends) = trueup_channels::kind("ebay").unwrap().day_of(now);
+    clock.advance(day_ends.micros_since(now) / 1_000_000 + 12 * 3_600);
+    house.count("SKU-001", 9, true).await;
+    let stalls = open(&house, &["ebay"], 1).await;
+    house.settle().await;
+    let (id, shop) = (&stalls[0].id, &stalls[0].shop);
+    let shows = async |units: i64| {
+        house.engine.sweep(&house.org);
+        until("eBay shows it", || shop.quantity("SKU-001") == Some(units)).await;
+        house.settle().await;
+    };
+    let holds = async |units: u64, shown: i64| {
+        house.count("SKU-001", units, true).await;
+        let run = house.push(id, PushScope::All).await;
+        assert_eq!(counter(&run, "skipped"), 1, "{units} is put off: {run:?}");
+        assert_eq!(shop.quantity("SKU-001"), Some(shown));
+        assert_eq!(house.engine.status(&house.org, id).await.unwrap().postponed, 1);
+    };
+    let explained = async || {
+        let view = house.listing(id, "SKU-001").await;
+        house.engine.revisions(&house.org, &view).unwrap()
+    };
+    assert_eq!(explained().await.used_today, 1);
+    revised(&house, id, &clock, 149).await;
+    // One a minute, whatever the direction; zeroes at once; then the newest number.
+    holds(12, 9).await;
+    assert!(explained().await.postponed_until.is_some_and(|at| at > clock.now()));
+    holds(5, 9).await;
+    house.count("SKU-001", 0, true).await;
+    shows(0).await;
+    holds(7, 0).await;
+    holds(8, 0).await;
+    clock.advance(61);
+    shows(8).await;
+    assert_eq!(explained().await.postponed_until, None);
+    // The last ten are for zeroes and decreases.
+    let used = usize::try_from(explained().await.used_today).unwrap();
+    revised(&house, id, &clock, 240 - used).await;
+    clock.advance(61);
+    holds(20, 8).await;
+    house.count("SKU-001", 6, true).await;
+    shows(6).await;
+    // All are used up: only a zero is tried.
+    let used = usize::try_from(explained().await.used_today).unwrap();
+    revised(&house, id, &clock, 250 - used).await;
+    clock.advance(61);
+    holds(4, 6).await;
+    assert_eq!(explained().await.postponed_until, Some(explained().await.day_ends));
+    house.count("SKU-001", 0, true).await;
+    shows(0).await;
+    house.count("SKU-001", 30, true).await;
+    clock.advance(24 * 3_600);
+    shows(30).await;
+    assert_eq!(explained().await.used_today, 1, "a new day");
+    house.close().await;
+}
