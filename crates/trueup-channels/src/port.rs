@@ -604,6 +604,9 @@ pub trait Kind: Send + Sync {
         fields: BTreeMap<String, String>,
     ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>>;
 
+    /// Returns the names of the fields that a mapping's `listing` may have, for tables.
+    fn listing_names(&self) -> &'static [&'static str];
+
     /// Returns whether a notice's or order line's fields name this listing.
     fn names_listing(
         &self,

@@ -6,7 +6,7 @@
 //!
 //! Every method names the org. What is not of that org is not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -124,6 +124,9 @@ pub struct SkuQuery {
     pub channel: Option<ChannelId>,
     /// Only SKUs with a listing that owes a push.
     pub stale: bool,
+    /// Only SKUs that no listing of this channel carries, by its mappings and by what its
+    /// catalogue held when it was last read.
+    pub unlisted: Option<ChannelId>,
     /// After this SKU.
     pub after: Option<Sku>,
     /// At most so many.
@@ -417,6 +420,104 @@ pub struct FieldsNote {
     pub fields: BTreeMap<String, Option<String>>,
 }
 
+/// How a listing of a channel's catalogue stands to the ledger, whether it is mapped or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Match {
+    /// Its SKU is one of the ledger's.
+    Matched,
+    /// Its SKU is one of the ledger's but for case and spacing.
+    NearMiss,
+    /// Its SKU is one of the ledger's, and other listings of the channel carry it too.
+    Duplicate,
+    /// Its SKU is none of the ledger's.
+    UnknownSku,
+    /// It has no SKU.
+    NoSku,
+    /// It lacks an identifier that a mapping needs.
+    Incomplete,
+}
+
+/// The most SKUs that a near miss suggests.
+pub const SUGGESTIONS_MAX: usize = 5;
+
+/// A listing as the channel's catalogue held it when it was last read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelListing {
+    /// Its stable name among the channel's listings: its key where it has one.
+    pub name: String,
+    /// The key that a mapping of it has; `None` where it lacks an identifier.
+    pub key: Option<ListingKey>,
+    /// The SKU as the channel has it.
+    pub sku: Option<String>,
+    /// What is left of the SKU without case and spacing, to find near misses by.
+    pub essence: Option<String>,
+    /// A name to show people.
+    pub title: Option<String>,
+    /// The vendor's identifiers.
+    pub fields: BTreeMap<String, String>,
+    /// What the channel showed, where its catalogue says so.
+    pub quantity: Option<i64>,
+    /// Whether the channel itself ships it.
+    pub channel_fulfilled: bool,
+    /// How it stands to the ledger.
+    pub found: Match,
+    /// The SKUs that a near miss may be, at most [`SUGGESTIONS_MAX`]; with several, nobody but
+    /// a person can say.
+    pub suggestions: Vec<Sku>,
+    /// Whether it had a mapping when it was matched.
+    pub was_mapped: bool,
+    /// The run that read it.
+    pub run: String,
+    /// When it was read.
+    pub seen_at: Timestamp,
+}
+
+/// A listing of a channel's catalogue with the mapping it has now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelListingView {
+    /// The listing.
+    pub listing: ChannelListing,
+    /// Its mapping.
+    pub mapping: Option<Mapping>,
+}
+
+/// What of a channel's catalogue to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogueFilter {
+    /// What has a mapping.
+    Mapped,
+    /// What has none.
+    Unmapped,
+    /// What has none and stands so to the ledger.
+    Is(Match),
+}
+
+/// Which listings of a channel's catalogue to list, by name ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CatalogueQuery {
+    /// Only these.
+    pub filter: Option<CatalogueFilter>,
+    /// Only those whose SKU, title or name contains this text (ASCII case aside).
+    pub search: Option<String>,
+    /// Only those that this run read.
+    pub run: Option<String>,
+    /// After this name.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How a listing was matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatchNote {
+    /// The listing's name.
+    pub name: String,
+    /// How it stands to the ledger.
+    pub found: Match,
+    /// Whether it has a mapping.
+    pub was_mapped: bool,
+}
+
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunStatus {
@@ -435,7 +536,7 @@ pub enum RunStatus {
 pub struct Run {
     /// Its id.
     pub id: String,
-    /// `inventory_push` or `inventory_pull`.
+    /// `inventory_push`, `inventory_pull` or `inventory_discovery`.
     pub operation: String,
     /// The connection.
     pub channel: ChannelId,
@@ -812,12 +913,14 @@ pub trait Store: Send + Sync + 'static {
     /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it.
     async fn put_mappings(&self, org: &Org, rows: Vec<Mapping>) -> Result<(), StoreError>;
 
-    /// Removes a SKU's mappings on a channel; returns how many there were.
+    /// Removes a SKU's mappings on a channel but those of these listings; returns how many it
+    /// removed.
     async fn delete_mappings(
         &self,
         org: &Org,
         channel: &ChannelId,
         sku: &Sku,
+        but: BTreeSet<ListingKey>,
     ) -> Result<usize, StoreError>;
 
     /// Lists listings with their SKUs.
@@ -857,6 +960,72 @@ pub trait Store: Send + Sync + 'static {
         channel: &ChannelId,
         notes: Vec<FieldsNote>,
     ) -> Result<(), StoreError>;
+
+    // --- Catalogues -----------------------------------------------------------------------
+
+    /// Keeps listings of a channel's catalogue as they were read.
+    async fn put_channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        rows: Vec<ChannelListing>,
+    ) -> Result<(), StoreError>;
+
+    /// Lists a channel's catalogue as it was last read, with the mappings of now.
+    async fn channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        query: CatalogueQuery,
+    ) -> Result<Page<ChannelListingView>, StoreError>;
+
+    /// Lists what a run read and has a SKU, by SKU and name, so that duplicates are neighbours.
+    async fn channel_listings_by_sku(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<Page<ChannelListingView>, StoreError>;
+
+    /// Notes how listings were matched.
+    async fn note_matches(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<MatchNote>,
+    ) -> Result<(), StoreError>;
+
+    /// Adds SKUs to what a run's listings may be: those whose essence, given with each SKU, is
+    /// the listing's, and that match no SKU exactly.
+    async fn suggest(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+        skus: Vec<(String, Sku)>,
+    ) -> Result<(), StoreError>;
+
+    /// Counts what a run read by how it stands: the words of [`Match`], and `already_mapped` for
+    /// what had a mapping when it was matched or was mapped by hand.
+    async fn catalogue_counts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+    ) -> Result<BTreeMap<String, u64>, StoreError>;
+
+    /// Forgets up to so many listings that a run did not read; returns how many.
+    async fn forget_channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        but_of_run: &str,
+        at_most: usize,
+    ) -> Result<usize, StoreError>;
+
+    // --- Doorbell -------------------------------------------------------------------------
 
     /// Waits until SKUs owe a push, and takes them all. Each is told at least once; after a
     /// restart, ask [`ListingQuery::dirty`] first.

@@ -128,24 +128,34 @@ pub struct Proposal {
     pub fields: BTreeMap<String, String>,
     /// Our SKU that it was matched with.
     pub sku: Option<Sku>,
-    /// `matched`, `already_mapped`, `unknown_sku`, `near_miss`, `duplicate`, `no_sku`.
+    /// `matched`, `already_mapped`, `unknown_sku`, `near_miss`, `duplicate`, `no_sku`,
+    /// `incomplete`.
     pub status: &'static str,
-    /// For a near miss: the SKU it might be.
-    pub suggestion: Option<Sku>,
+    /// For a near miss: the SKUs it might be; for a duplicate and what is incomplete, its SKU.
+    /// With several, only a person can say.
+    pub suggestions: Vec<Sku>,
     /// What the channel shows, where its catalogue says so.
     pub quantity: Option<i64>,
 }
 
 /// What discovery found.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Discovery {
+    /// Its run: whether it is under way, and what it counted.
+    pub run: Run,
     /// One entry per listing of the channel (the first [`DISCOVERY_ITEMS_MAX`] of them).
     pub proposals: Vec<Proposal>,
-    /// How many mappings were made (0 in a dry run).
-    pub mapped: usize,
     /// SKUs of the ledger that no listing of the channel carries (the first
-    /// [`DISCOVERY_ITEMS_MAX`] of them).
+    /// [`DISCOVERY_ITEMS_MAX`] of them); none while it is under way.
     pub unlisted: Vec<Sku>,
+}
+
+impl Discovery {
+    /// Returns how many mappings were made (0 in a dry run).
+    #[must_use]
+    pub fn mapped(&self) -> u64 {
+        self.run.counters.get(discover::MAPPED).copied().unwrap_or(0)
+    }
 }
 
 /// The most entries a discovery reports one by one; all are mapped.
@@ -211,6 +221,15 @@ pub enum EngineError {
     /// The channel is paused.
     #[error("the channel is paused")]
     Paused,
+    /// A discovery of another kind (dry or not) is under way.
+    #[error("a discovery of the channel is under way")]
+    DiscoveryUnderWay {
+        /// Its run.
+        run: String,
+    },
+    /// The discovery was stopped.
+    #[error("the discovery was stopped: the channel was connected anew or removed")]
+    DiscoveryStopped,
     /// No such run, conflict or delivery.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -484,7 +503,23 @@ impl Engine {
         channel: &ChannelId,
         drafts: Vec<MappingDraft>,
     ) -> Result<Vec<Mapping>, EngineError> {
-        let (row, link) = self.connected(org, channel).await?;
+        let mappings = self.check_mappings(org, channel, drafts).await?;
+        let (_, link) = self.connected(org, channel).await?;
+        self.shared.keep_mappings(&link, mappings.clone()).await?;
+        Ok(mappings)
+    }
+
+    /// Checks mapping drafts as [`Engine::map`] does, and keeps nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Mapping`] with everything that is wrong.
+    pub async fn check_mappings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        drafts: Vec<MappingDraft>,
+    ) -> Result<Vec<Mapping>, EngineError> {
+        let (_, link) = self.connected(org, channel).await?;
         let mut errors = Vec::new();
         let mut mappings: Vec<Mapping> = Vec::with_capacity(drafts.len());
         let mut first: BTreeMap<ListingKey, usize> = BTreeMap::new();
@@ -513,46 +548,27 @@ impl Engine {
         if !errors.is_empty() {
             return Err(EngineError::Mapping(errors));
         }
-        self.keep_mappings(&row, &link, mappings.clone()).await?;
         Ok(mappings)
     }
 
-    async fn keep_mappings(
-        &self,
-        row: &Connection,
-        link: &Link,
-        mappings: Vec<Mapping>,
-    ) -> Result<(), EngineError> {
-        self.shared.store.put_mappings(&link.org, mappings.clone()).await?;
-        if row.sync_orders {
-            Box::pin(self.shared.book_unmapped(link, Some(&mappings))).await?;
-        }
-        if row.sync_inventory && !row.dry_run {
-            for mapping in mappings {
-                link.ring_hint(mapping.key, mapping.sku);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the channel's catalogue and maps what matches by SKU.
+    /// Reads the channel's catalogue and maps what matches by SKU; returns what was found, or
+    /// what was found so far when the time is up. The discovery goes on then, and also when
+    /// nobody waits any more; asked for again meanwhile, it is the same one.
     ///
     /// # Errors
-    /// [`EngineError::Channel`] when the catalogue cannot be read.
+    /// [`EngineError::Channel`] when the catalogue cannot be read,
+    /// [`EngineError::DiscoveryUnderWay`] when one of the other kind is under way.
     pub async fn discover(
         &self,
         org: &Org,
         channel: &ChannelId,
         dry_run: bool,
+        at_most: Duration,
     ) -> Result<Discovery, EngineError> {
-        let (row, link) = self.connected(org, channel).await?;
-        let found = Box::pin(discover::discover(&self.shared, &link)).await?;
-        let (mut discovery, mappings) = found;
-        if !dry_run && !mappings.is_empty() {
-            discovery.mapped = mappings.len();
-            self.keep_mappings(&row, &link, mappings).await?;
-        }
-        Ok(discovery)
+        let (_, link) = self.connected(org, channel).await?;
+        let discovering = discover::begin(&self.shared, &link, dry_run)?;
+        discovering.wait(at_most).await?;
+        Box::pin(discover::found(&self.shared, &link, &discovering.run)).await
     }
 
     /// Begins a push run and returns its id, which the caller may choose beforehand.

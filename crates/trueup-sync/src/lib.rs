@@ -25,6 +25,7 @@ mod worker;
 
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
 pub use deliver::{DELIVERY_TRIES_MAX, sign};
+pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;
 pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};

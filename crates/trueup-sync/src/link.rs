@@ -13,6 +13,7 @@ use trueup_core::{ChannelId, ListingKey, Org, Quantity, RestockPolicy, Sku, Time
 use trueup_store::{Connection, ListingView, Run};
 
 use crate::caller::Transport;
+use crate::discover::Discovering;
 use crate::engine::PullRequest;
 use crate::plan::{self, Plan, Wish};
 use crate::revise::Budget;
@@ -101,6 +102,8 @@ pub(crate) struct Link {
     pub(crate) restock: RestockPolicy,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// The discovery under way, or the last one.
+    pub(crate) discovery: Mutex<Option<Arc<Discovering>>>,
     /// What order lines' identifiers were resolved to before; a hint that is checked.
     pub(crate) known_lines: Mutex<BTreeMap<String, (Sku, ListingKey)>>,
     /// Order states that were booked lately, by order id: repeats need not be submitted.
@@ -133,6 +136,7 @@ impl Link {
             restock: row.restock,
             stop,
             tasks: Mutex::new(Vec::new()),
+            discovery: Mutex::new(None),
             known_lines: Mutex::new(BTreeMap::new()),
             booked: Mutex::new(BTreeMap::new()),
         }

@@ -15,8 +15,8 @@ use trueup_channels::{
 };
 use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
 use trueup_store::{
-    Connection, ConnectionState, FieldsNote, HistoryEntry, ListingQuery, ListingView, Outcome,
-    Store, StoreError, Submission,
+    Connection, ConnectionState, FieldsNote, HistoryEntry, ListingQuery, ListingView, Mapping,
+    Outcome, Store, StoreError, Submission,
 };
 
 use crate::address::{self, AddressError, Reach};
@@ -172,6 +172,26 @@ impl Shared {
                 Err(StoreError::Failed("a command without a key was replayed".to_owned()).into())
             }
         }
+    }
+
+    /// Makes or replaces mappings, books the orders that waited for them and has them read.
+    pub(crate) async fn keep_mappings(
+        &self,
+        link: &Link,
+        mappings: Vec<Mapping>,
+    ) -> Result<(), EngineError> {
+        self.store.put_mappings(&link.org, mappings.clone()).await?;
+        let row = self.store.connection(&link.org, &link.id).await?;
+        let Some(row) = row else { return Err(EngineError::ChannelNotFound(link.id.clone())) };
+        if row.sync_orders {
+            Box::pin(self.book_unmapped(link, Some(&mappings))).await?;
+        }
+        if row.sync_inventory && !row.dry_run {
+            for mapping in mappings {
+                link.ring_hint(mapping.key, mapping.sku);
+            }
+        }
+        Ok(())
     }
 
     /// Loads every listing of these SKUs on a channel.

@@ -23,6 +23,9 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.webhookSecret",
 ];
 
+/// The fields of a mapping's `listing`.
+pub(super) const LISTING_NAMES: &[&str] = &["sellerSku", "asin"];
+
 /// The settings of one seller account in one region.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -91,7 +94,7 @@ pub(super) fn listing(
     fields: BTreeMap<String, String>,
 ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
     let mut errors = Vec::new();
-    let fields = listing_fields(fields, &["sellerSku", "asin"], &mut errors);
+    let fields = listing_fields(fields, LISTING_NAMES, &mut errors);
     let mut fail = |detail: String| {
         errors.push(SettingError { setting: "sellerSku".to_owned(), detail });
     };

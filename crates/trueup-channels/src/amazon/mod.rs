@@ -73,6 +73,10 @@ impl Kind for Amazon {
         config::listing(fields)
     }
 
+    fn listing_names(&self) -> &'static [&'static str] {
+        config::LISTING_NAMES
+    }
+
     fn names_listing(
         &self,
         listing: &BTreeMap<String, String>,

@@ -29,6 +29,9 @@ pub(super) const SETTING_NAMES: &[&str] = &[
 pub(super) const OFFER_QUANTITY: &str = "offerQuantity";
 pub(super) const OFFER_SHARES: &str = "shared";
 
+/// The fields of a mapping's `listing`.
+pub(super) const LISTING_NAMES: &[&str] = &["sku", "offerId", "itemId", OFFER_QUANTITY];
+
 /// The settings of one eBay account.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -117,8 +120,7 @@ pub(super) fn listing(
     fields: BTreeMap<String, String>,
 ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
     let mut errors = Vec::new();
-    let names = ["sku", "offerId", "itemId", OFFER_QUANTITY];
-    let fields = listing_fields(fields, &names, &mut errors);
+    let fields = listing_fields(fields, LISTING_NAMES, &mut errors);
     let mut fail = |setting: &str, detail: String| {
         errors.push(SettingError { setting: setting.to_owned(), detail });
     };

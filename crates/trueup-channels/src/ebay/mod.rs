@@ -92,6 +92,10 @@ impl Kind for Ebay {
         config::listing(fields)
     }
 
+    fn listing_names(&self) -> &'static [&'static str] {
+        config::LISTING_NAMES
+    }
+
     fn names_listing(
         &self,
         listing: &BTreeMap<String, String>,

@@ -39,6 +39,9 @@ pub(super) enum Access {
     Offline { id: Secret, secret: Secret },
 }
 
+/// The fields of a mapping's `listing`.
+pub(super) const LISTING_NAMES: &[&str] = &["inventoryItemId", "variantId", "locationId"];
+
 /// The settings of one Shopify connection.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
@@ -185,8 +188,7 @@ pub(super) fn listing(
     fields: BTreeMap<String, String>,
 ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>> {
     let mut errors = Vec::new();
-    let known = ["inventoryItemId", "variantId", "locationId"];
-    let mut fields = listing_fields(fields, &known, &mut errors);
+    let mut fields = listing_fields(fields, LISTING_NAMES, &mut errors);
     if !fields.contains_key("locationId")
         && let Some(location) = Reader::new(settings).text("defaultLocationId")
     {

@@ -68,6 +68,10 @@ impl Kind for Shopify {
         config::listing(settings, fields)
     }
 
+    fn listing_names(&self) -> &'static [&'static str] {
+        config::LISTING_NAMES
+    }
+
     fn names_listing(
         &self,
         listing: &BTreeMap<String, String>,

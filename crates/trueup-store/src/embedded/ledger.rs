@@ -741,8 +741,7 @@ impl Filter {
 pub(super) fn skus(conn: &Connection, org: &Org, query: &SkuQuery) -> Result<Page<Sku>, RowsError> {
     let mut filter = Filter::new(org);
     if let Some(search) = &query.search {
-        let escaped = search.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-        filter.and("sku LIKE ? ESCAPE '\\'", format!("%{escaped}%"));
+        filter.and("sku LIKE ? ESCAPE '\\'", super::rows::containing(search));
     }
     match query.low_stock {
         Some(true) => filter.and_plain("low_since IS NOT NULL"),
@@ -759,6 +758,14 @@ pub(super) fn skus(conn: &Connection, org: &Org, query: &SkuQuery) -> Result<Pag
         }
         (None, true) => filter.and_plain(&format!("{listed} AND {behind})")),
         (None, false) => {}
+    }
+    if let Some(channel) = &query.unlisted {
+        let channel = channel.as_str().to_owned();
+        let mapped = format!("NOT {listed} AND l.channel = ?)");
+        filter.and(&mapped, channel.clone());
+        let carried = "NOT EXISTS (SELECT 1 FROM channel_listing c WHERE c.org = sku.org \
+             AND c.channel = ? AND c.sku = sku.sku)";
+        filter.and(carried, channel);
     }
     if let Some(after) = &query.after {
         filter.and("sku > ?", after.as_str().to_owned());

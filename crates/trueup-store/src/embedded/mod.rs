@@ -11,6 +11,7 @@ mod rows;
 mod schema;
 mod writer;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,16 +22,17 @@ use parking_lot::Mutex;
 use rusqlite::Connection as Sql;
 use tokio::sync::{broadcast, oneshot};
 use trueup_core::{
-    Book, ChannelId, Event, Movement, Org, Reservation, ReservationId, ReservationStatus, Sku,
-    SkuAnswer, Timestamp,
+    Book, ChannelId, Event, ListingKey, Movement, Org, Reservation, ReservationId,
+    ReservationStatus, Sku, SkuAnswer, Timestamp,
 };
 
 use crate::port::{
-    ApiKey, AttemptNote, Change, ChannelCounts, Conflict, Connection, Delivery, FieldsNote, Health,
-    HeldLine, HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView,
-    Mapping, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
-    RevisionsNote, Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission,
-    Subscription, UnmappedLine, Verification,
+    ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
+    Conflict, Connection, Delivery, FieldsNote, Health, HeldLine, HistoryEntry, HistoryQuery,
+    InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote, MovementQuery,
+    OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, RevisionsNote, Run,
+    SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription,
+    UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -347,11 +349,12 @@ impl Store for Embedded {
         org: &Org,
         channel: &ChannelId,
         sku: &Sku,
+        but: BTreeSet<ListingKey>,
     ) -> Result<usize, StoreError> {
         let (org, channel, sku) = (org.clone(), channel.clone(), sku.clone());
         let now = (self.shared.now)();
         self.write(move |conn| {
-            let count = rows::listings::delete_mappings(conn, &org, &channel, &sku)?;
+            let count = rows::listings::delete_mappings(conn, &org, &channel, &sku, &but)?;
             rows::conflicts::close_orphans(conn, &org, now)?;
             Ok(count)
         })
@@ -416,6 +419,83 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_fields(conn, &org, &channel, &notes)).await
+    }
+
+    async fn put_channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        rows: Vec<ChannelListing>,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::catalogue::put(conn, &org, &channel, &rows)).await
+    }
+
+    async fn channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        query: CatalogueQuery,
+    ) -> Result<Page<ChannelListingView>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.read(move |conn| rows::catalogue::query(conn, &org, &channel, &query)).await
+    }
+
+    async fn channel_listings_by_sku(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<Page<ChannelListingView>, StoreError> {
+        let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
+        let query = move |conn: &Sql| {
+            rows::catalogue::by_sku(conn, &org, &channel, &run, after.as_ref(), limit)
+        };
+        self.read(query).await
+    }
+
+    async fn note_matches(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        notes: Vec<MatchNote>,
+    ) -> Result<(), StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.write(move |conn| rows::catalogue::note_matches(conn, &org, &channel, &notes)).await
+    }
+
+    async fn suggest(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+        skus: Vec<(String, Sku)>,
+    ) -> Result<(), StoreError> {
+        let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
+        self.write(move |conn| rows::catalogue::suggest(conn, &org, &channel, &run, &skus)).await
+    }
+
+    async fn catalogue_counts(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        run: &str,
+    ) -> Result<BTreeMap<String, u64>, StoreError> {
+        let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
+        self.read(move |conn| rows::catalogue::counts(conn, &org, &channel, &run)).await
+    }
+
+    async fn forget_channel_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        but_of_run: &str,
+        at_most: usize,
+    ) -> Result<usize, StoreError> {
+        let (org, channel, run) = (org.clone(), channel.clone(), but_of_run.to_owned());
+        self.write(move |conn| rows::catalogue::forget(conn, &org, &channel, &run, at_most)).await
     }
 
     async fn wait_dirty(&self) -> Vec<(Org, Sku)> {

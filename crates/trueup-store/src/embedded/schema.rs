@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -201,4 +201,33 @@ const MIGRATIONS: [&str; 4] = [
     "ALTER TABLE listing ADD COLUMN revised_count INTEGER NOT NULL DEFAULT 0
        CHECK (revised_count BETWEEN 0 AND 4294967295);
      ALTER TABLE listing ADD COLUMN revised_at INTEGER",
+    // What a channel's catalogue held when it was last read.
+    "CREATE TABLE channel_listing (
+       org TEXT NOT NULL,
+       channel TEXT NOT NULL,
+       name TEXT NOT NULL,
+       listing_key TEXT,
+       sku TEXT,
+       essence TEXT,
+       title TEXT,
+       fields TEXT NOT NULL,
+       quantity INTEGER,
+       channel_fulfilled INTEGER NOT NULL CHECK (channel_fulfilled IN (0, 1)),
+       found TEXT NOT NULL CHECK (
+         found IN ('matched', 'near_miss', 'duplicate', 'unknown_sku', 'no_sku', 'incomplete')
+       ),
+       suggestions TEXT NOT NULL,
+       was_mapped INTEGER NOT NULL CHECK (was_mapped IN (0, 1)),
+       run TEXT NOT NULL,
+       seen_at INTEGER NOT NULL,
+       PRIMARY KEY (org, channel, name)
+     ) STRICT;
+     CREATE INDEX channel_listing_by_sku
+       ON channel_listing (org, channel, sku, name)
+       WHERE sku IS NOT NULL;
+     CREATE INDEX channel_listing_by_found
+       ON channel_listing (org, channel, found, name);
+     CREATE INDEX channel_listing_by_essence
+       ON channel_listing (org, channel, essence)
+       WHERE essence IS NOT NULL",
 ];

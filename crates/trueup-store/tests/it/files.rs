@@ -116,6 +116,7 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE order_line DROP COLUMN held;
         ALTER TABLE order_line DROP COLUMN holds;
         DROP TABLE unmapped_line;
+        DROP TABLE channel_listing;
         INSERT INTO inbox (org, channel, delivery_id, topic, body, received_at, state, attempts,
           next_at)
         VALUES ('acme', 'shop', 'order:7:1', 'trueup.order', CAST('{\"order\":\"7\",

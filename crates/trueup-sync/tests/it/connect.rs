@@ -7,7 +7,7 @@ use trueup_store::Store;
 use trueup_sync::{Enable, Engine, EngineError};
 
 use crate::fake;
-use crate::house::{House, channel, draft, enabling, fresh_shop, options, sku};
+use crate::house::{House, PATIENCE, channel, draft, enabling, fresh_shop, options, sku, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_setting_is_named_and_nothing_is_kept() {
@@ -111,6 +111,19 @@ async fn mappings_are_checked_all_or_none() {
     house.close().await;
 }
 
+/// A listing of a shop's catalogue; one without a key lacks its identifier.
+fn entry(key: &str, sku: Option<&str>, shown: i64) -> CatalogueEntry {
+    let name = if key.starts_with('?') { "other" } else { "id" };
+    CatalogueEntry {
+        sku: sku.map(str::to_owned),
+        title: None,
+        fields: BTreeMap::from([(name.to_owned(), key.to_owned())]),
+        reading: Reading::Quantity(shown),
+        channel_fulfilled: false,
+        duplicate: false,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_maps_exact_skus_and_proposes_near_ones() {
     let house = House::open().await;
@@ -120,14 +133,6 @@ async fn discovery_maps_exact_skus_and_proposes_near_ones() {
     for of in ["SKU-1", "SKU-2", "SKU-3", "ONLY-OURS"] {
         house.count(of, 5, true).await;
     }
-    let entry = |key: &str, sku: Option<&str>| CatalogueEntry {
-        sku: sku.map(str::to_owned),
-        title: None,
-        fields: BTreeMap::from([("id".to_owned(), key.to_owned())]),
-        reading: Reading::Quantity(1),
-        channel_fulfilled: false,
-        duplicate: false,
-    };
     let entries = [
         ("1", Some("SKU-1")),
         ("2", Some("sku 2")),
@@ -137,22 +142,122 @@ async fn discovery_maps_exact_skus_and_proposes_near_ones() {
         ("5", None),
     ];
     for (key, sku) in entries {
-        shop.state().catalogue.push(entry(key, sku));
+        shop.state().catalogue.push(entry(key, sku, 1));
         shop.state().shown.insert(key.to_owned(), 1);
     }
-    let found = house.engine.discover(&house.org, &id, true).await.unwrap();
-    assert_eq!(found.mapped, 0);
-    let found = house.engine.discover(&house.org, &id, false).await.unwrap();
+    let found = house.engine.discover(&house.org, &id, true, PATIENCE).await.unwrap();
+    assert_eq!(found.mapped(), 0);
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
     let statuses: Vec<&str> = found.proposals.iter().map(|proposal| proposal.status).collect();
     let expected = ["matched", "near_miss", "duplicate", "duplicate", "unknown_sku", "no_sku"];
     assert_eq!(statuses, expected);
-    assert_eq!(found.proposals[1].suggestion, Some(sku("SKU-2")));
-    assert_eq!(found.mapped, 1);
+    assert_eq!(found.proposals[1].suggestions, [sku("SKU-2")]);
+    assert_eq!(found.mapped(), 1);
     assert!(found.unlisted.contains(&sku("ONLY-OURS")));
     house.settle().await;
     assert_eq!(shop.shown("1"), Some(5));
-    let found = house.engine.discover(&house.org, &id, false).await.unwrap();
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
     assert_eq!(found.proposals[0].status, "already_mapped");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_of_many_pages_is_matched_across_them_and_forgotten_when_it_is_gone() {
+    let house = House::open().await;
+    let (name, shop) = fresh_shop("pages");
+    let id = channel("plain");
+    house.engine.enable(&house.org, &id, enabling("plain", &name)).await.unwrap();
+    for of in ["A-1", "A1", "B-1", "D-1", "E-1", "OURS"] {
+        house.count(of, 5, true).await;
+    }
+    shop.state().catalogue_page = 1;
+    let entries = [
+        ("1", Some("B-1")),
+        ("2", Some("a.1")),
+        ("3", Some("d1")),
+        ("4", Some("E-1")),
+        ("5", Some("B-1")),
+        ("?6", Some("D-1")),
+        ("7", Some(" ")),
+    ];
+    shop.state().catalogue = entries.map(|(key, sku)| entry(key, sku, 1)).into();
+    // A page that fails in passing is asked for again.
+    shop.state().catalogue_fails = 2;
+    let found = house.engine.discover(&house.org, &id, true, PATIENCE).await.unwrap();
+    let stands = |found: &trueup_sync::Discovery| -> Vec<(&'static str, Vec<String>)> {
+        let of = |p: &trueup_sync::Proposal| {
+            (p.status, p.suggestions.iter().map(ToString::to_string).collect())
+        };
+        found.proposals.iter().map(of).collect()
+    };
+    let expected = [
+        ("duplicate", vec!["B-1"]),
+        ("near_miss", vec!["A-1", "A1"]),
+        ("near_miss", vec!["D-1"]),
+        ("matched", vec![]),
+        ("duplicate", vec!["B-1"]),
+        ("no_sku", vec![]),
+        ("incomplete", vec!["D-1"]),
+    ];
+    let own = |all: Vec<&str>| all.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(stands(&found), expected.map(|(status, of)| (status, own(of))));
+    assert_eq!(found.unlisted, ["A-1", "A1", "OURS"].map(sku));
+    assert_eq!((found.run.status, found.mapped()), (trueup_store::RunStatus::Completed, 0));
+    for (name, count) in [("listed", 7), ("nearMiss", 2), ("duplicate", 2), ("matched", 1)] {
+        assert_eq!(found.run.counters[name], count, "{name}");
+    }
+    let history = house.history("inventory_discovery").await;
+    assert_eq!((history.len(), history[0].status.as_str()), (1, "ok"));
+    assert_eq!(history[0].run, Some(found.run.id));
+    // What is gone from the catalogue is forgotten; what is mapped stays mapped.
+    shop.state().catalogue.truncate(4);
+    shop.state().catalogue.push(entry("2", Some("A1"), 1));
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    let words: Vec<&str> = found.proposals.iter().map(|p| p.status).collect();
+    assert_eq!((words, found.mapped()), (vec!["matched", "matched", "near_miss", "matched"], 3));
+    assert_eq!(found.unlisted, ["A-1", "D-1", "OURS"].map(sku));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discovery_goes_on_when_nobody_waits_and_is_one_at_a_time() {
+    let house = House::open().await;
+    let (name, shop) = fresh_shop("long");
+    let id = channel("plain");
+    house.engine.enable(&house.org, &id, enabling("plain", &name)).await.unwrap();
+    house.count("A", 5, true).await;
+    shop.state().catalogue_page = 1;
+    shop.state().catalogue = vec![entry("1", Some("A"), 1), entry("2", Some("B"), 1)];
+    shop.state().catalogue_stop_at = Some(1);
+    let none = std::time::Duration::ZERO;
+    let first = house.engine.discover(&house.org, &id, false, none).await.unwrap();
+    assert_eq!(first.run.status, trueup_store::RunStatus::Running);
+    until("the second page is asked for", || shop.state().catalogue_waits).await;
+    let again = house.engine.discover(&house.org, &id, false, none).await.unwrap();
+    assert_eq!(again.run.id, first.run.id);
+    assert_eq!((again.proposals.len(), again.mapped(), again.unlisted.len()), (1, 0, 0));
+    let refused = house.engine.discover(&house.org, &id, true, none).await;
+    let run = first.run.id.clone();
+    assert_eq!(refused.unwrap_err(), EngineError::DiscoveryUnderWay { run });
+    shop.state().catalogue_stop_at = None;
+    let done = house.engine.wait_run(&house.org, &first.run.id, PATIENCE).await.unwrap();
+    assert_eq!(done.status, trueup_store::RunStatus::Completed, "{done:?}");
+    assert_eq!((done.counters["mapped"], done.counters["unknownSku"]), (1, 1));
+    // Connected anew, a discovery under way ends; the next one begins from the front.
+    shop.state().catalogue_stop_at = Some(1);
+    let cut = house.engine.discover(&house.org, &id, false, none).await.unwrap().run.id;
+    assert_ne!(cut, first.run.id);
+    house.engine.enable(&house.org, &id, enabling("plain", &name)).await.unwrap();
+    let cut = house.engine.wait_run(&house.org, &cut, PATIENCE).await.unwrap();
+    assert_eq!(cut.status, trueup_store::RunStatus::Failed);
+    shop.state().catalogue_stop_at = None;
+    shop.state().down = true;
+    let failed = house.engine.discover(&house.org, &id, false, PATIENCE).await;
+    assert!(matches!(failed, Err(EngineError::Channel(_))), "{failed:?}");
+    shop.state().down = false;
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    assert_eq!(found.proposals[0].status, "already_mapped");
+    assert_eq!(house.history("inventory_discovery").await.len(), 4);
     house.close().await;
 }
 

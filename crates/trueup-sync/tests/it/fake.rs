@@ -32,6 +32,13 @@ pub(crate) struct State {
     pub(crate) orders: Vec<OrderNotice>,
     pub(crate) reads: u64,
     pub(crate) catalogue: Vec<CatalogueEntry>,
+    /// Listings on a page of the catalogue; 0 = all.
+    pub(crate) catalogue_page: usize,
+    /// How many pages are refused in passing.
+    pub(crate) catalogue_fails: u32,
+    /// The entry at which the catalogue keeps its reader waiting.
+    pub(crate) catalogue_stop_at: Option<usize>,
+    pub(crate) catalogue_waits: bool,
 }
 
 #[derive(Debug, Default)]
@@ -188,6 +195,10 @@ impl Kind for FakeKind {
         }
     }
 
+    fn listing_names(&self) -> &'static [&'static str] {
+        &["id"]
+    }
+
     fn names_listing(
         &self,
         listing: &BTreeMap<String, String>,
@@ -292,9 +303,32 @@ impl Channel for FakeChannel {
     async fn catalogue(
         &self,
         _: &dyn Caller,
-        _: Option<&str>,
+        cursor: Option<&str>,
     ) -> Result<Page<CatalogueEntry>, ChannelError> {
-        Ok(Page { items: self.shop.state().catalogue.clone(), next: None })
+        let from: usize = cursor.map_or(0, |text| text.parse().unwrap());
+        let waits = || {
+            let mut state = self.shop.state();
+            state.catalogue_waits = state.catalogue_stop_at.is_some_and(|at| at <= from);
+            state.catalogue_waits
+        };
+        while waits() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let mut state = self.shop.state();
+        if state.down {
+            let detail = "the catalogue is closed";
+            return Err(ChannelError::new(ChannelErrorKind::Forbidden, detail));
+        }
+        if state.catalogue_fails > 0 {
+            state.catalogue_fails -= 1;
+            return Err(down());
+        }
+        let size = if state.catalogue_page == 0 { usize::MAX } else { state.catalogue_page };
+        let items: Vec<CatalogueEntry> =
+            state.catalogue.iter().skip(from).take(size).cloned().collect();
+        let next = from + items.len();
+        let more = next < state.catalogue.len();
+        Ok(Page { items, next: more.then(|| next.to_string()) })
     }
 
     async fn orders(

@@ -82,8 +82,13 @@ pub(crate) async fn open_with(
         let id = channel(kind);
         let enable = enable_of(&shop.channel_config(&server.url));
         house.engine.enable(&house.org, &id, enable).await.unwrap();
-        let found = house.engine.discover(&house.org, &id, false).await.unwrap();
-        assert_eq!(found.mapped, mapped, "{kind}: {:?}", found.proposals.first());
+        let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+        assert_eq!(
+            usize::try_from(found.mapped()).unwrap(),
+            mapped,
+            "{kind}: {:?}",
+            found.proposals.first()
+        );
         stalls.push(Stall { id, shop, _server: server });
     }
     stalls
@@ -332,7 +337,7 @@ async fn a_rotating_refresh_token_is_followed_through_failures_and_restarts() {
     let secret = |(name, text): (&str, &str)| (name.to_owned(), Secret::new(text));
     enable.credentials = pairs.into_iter().map(secret).collect();
     house.engine.enable(&house.org, &id, enable.clone()).await.unwrap();
-    house.engine.discover(&house.org, &id, false).await.unwrap();
+    house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
     house.settle().await;
     for units in [7_u64, 5] {
         sim.expire_tokens();

@@ -1,10 +1,12 @@
 //! CSV out, page by page: a big ledger is never in memory whole. What comes out goes in again.
 
+use std::future::Future;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::stream::{self, Stream};
+use futures::stream::{self, StreamExt};
 use http::header;
 use trueup_core::{Org, Quantity, Sku, SkuAnswer};
 use trueup_store::SkuQuery;
@@ -44,33 +46,49 @@ async fn export(
     caller: Caller<Read>,
     _: NoParams,
 ) -> Result<Response, Problem> {
-    // The first page is read before the answer begins, so that a failing store is a problem.
-    let (first, after) = page(&app, &caller.org, None).await?;
-    let mut text = line(&COLUMNS.map(str::to_owned));
-    text.extend(first);
-    let rest = rest(app, caller.org, after);
-    let body = stream::StreamExt::chain(stream::iter([Ok(Bytes::from(text))]), rest);
-    let headers = [
-        (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"inventory.csv\""),
-    ];
-    Ok((headers, Body::from_stream(body)).into_response())
+    let next = move |after| {
+        let (app, org) = (app.clone(), caller.org.clone());
+        async move { page(&app, &org, after).await }
+    };
+    stream(&COLUMNS, "inventory.csv", next).await
 }
 
 type Chunk = Result<Bytes, std::io::Error>;
 
-fn rest(app: AppState, org: Org, after: Option<Sku>) -> impl Stream<Item = Chunk> {
-    stream::unfold((app, org, after), |(app, org, after)| async move {
-        let after = after?;
-        match page(&app, &org, Some(after)).await {
-            Ok((text, next)) => Some((Ok(Bytes::from(text)), (app, org, next))),
+/// Answers with a file of CSV, page by page; `next` returns the lines of the page that begins
+/// after a position, and where the next one begins.
+///
+/// # Errors
+/// When the first page cannot be had: it is read before the answer begins.
+pub(super) async fn stream<P, F>(
+    columns: &[impl AsRef<str>],
+    name: &str,
+    next: impl Fn(Option<P>) -> F + Send + 'static,
+) -> Result<Response, Problem>
+where
+    P: Send + 'static,
+    F: Future<Output = Result<(Vec<u8>, Option<P>), Problem>> + Send,
+{
+    let (first, after) = next(None).await?;
+    let mut text = line(columns);
+    text.extend(first);
+    let begin = stream::iter([Chunk::Ok(Bytes::from(text))]);
+    let rest = stream::unfold((next, after), |(next, after)| async move {
+        match next(Some(after?)).await {
+            Ok((text, after)) => Some((Ok(Bytes::from(text)), (next, after))),
             // The answer breaks off, so that nobody takes a part for the whole.
             Err(problem) => {
                 let broken = std::io::Error::other(problem.detail().to_owned());
-                Some((Err(broken), (app, org, None)))
+                Some((Err(broken), (next, None)))
             }
         }
-    })
+    });
+    let disposition = format!("attachment; filename=\"{name}\"");
+    let headers = [
+        (header::CONTENT_TYPE, "text/csv; charset=utf-8".to_owned()),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    Ok((headers, Body::from_stream(begin.chain(rest))).into_response())
 }
 
 /// Returns a page's lines, and the SKU that the next page comes after.
@@ -116,9 +134,10 @@ pub fn lines(answer: &SkuAnswer) -> Vec<u8> {
         .collect()
 }
 
-fn line(cells: &[String; 8]) -> Vec<u8> {
+/// Returns a line of cells.
+pub(super) fn line(cells: &[impl AsRef<str>]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::with_capacity(96));
     // Writing to memory cannot fail.
-    writer.write_record(cells).expect("a line in memory");
+    writer.write_record(cells.iter().map(AsRef::as_ref)).expect("a line in memory");
     writer.into_inner().expect("a line in memory")
 }

@@ -349,13 +349,24 @@ const LIST: &str = "skus";
         ("lowStock" = Option<bool>, Query, description = "Only SKUs that are low, or are not"),
         ("channel" = Option<String>, Query, description = "Only SKUs listed on this channel"),
         ("status" = Option<String>, Query, description = "`stale`: only SKUs with a listing \
-            that has not been told of the newest change")),
+            that has not been told of the newest change"),
+        ("unlisted" = Option<bool>, Query, description = "With `channel`: only SKUs that no \
+            listing of that channel carries, by its mappings and by what its last discovery \
+            saw")),
     responses((status = 200, description = "A page", body = Listed<SkuView>)))]
 async fn list(State(app): State<AppState>, caller: Caller<Read>, mut query: Params) -> Answered {
+    let channel = query.channel("channel")?;
+    let unlisted = query.flag("unlisted")?.unwrap_or(false);
+    if unlisted && channel.is_none() {
+        let rule = "goes with channel, which names the channel to compare with";
+        return Err(Problem::field("?unlisted", "invalid_parameter", rule));
+    }
+    let (channel, unlisted) = if unlisted { (None, channel) } else { (channel, None) };
     let query_ = SkuQuery {
         search: query.text("search")?,
         low_stock: query.flag("lowStock")?,
-        channel: query.channel("channel")?,
+        channel,
+        unlisted,
         stale: query
             .read("status", "must be stale", |text| (text == "stale").then_some(true))?
             .unwrap_or(false),
@@ -363,6 +374,11 @@ async fn list(State(app): State<AppState>, caller: Caller<Read>, mut query: Para
         limit: query.limit()?,
     };
     query.finish()?;
+    if let Some(channel) = &query_.unlisted
+        && app.store.connection(&caller.org, channel).await?.is_none()
+    {
+        return Err(Problem::channel_not_found(channel.as_str()));
+    }
     let page = app.store.skus(&caller.org, query_).await?;
     let (last, more) = (page.items.last().map(|last| last.sku.clone()), page.more);
     let views = Page { items: page.items.iter().map(SkuView::of).collect(), more };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use trueup_core::{ChannelId, ListingKey, Org, Sku, Strategy};
 use trueup_store::{Connection, ListingQuery, ListingView, Mapping, RuleSettings};
-use trueup_sync::{Discovery, EngineError, MappingDraft, listing_status};
+use trueup_sync::{EngineError, MappingDraft, listing_status};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,7 +19,7 @@ use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::views::{listing_cursor, listing_position};
-use crate::api::{Answered, App, AppState, csv_in};
+use crate::api::{Answered, App, AppState};
 
 /// The most listings of one SKU on one channel.
 const LISTINGS_PER_SKU_MAX: usize = 100;
@@ -27,11 +27,7 @@ const LISTINGS_PER_SKU_MAX: usize = 100;
 const LOCATIONS_MAX: usize = 100;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list, put_many))
-        .routes(routes!(get, put, remove))
-        .routes(routes!(import))
-        .routes(routes!(discover))
+    OpenApiRouter::new().routes(routes!(list, put_many)).routes(routes!(get, put, remove))
 }
 
 // --- Bodies -------------------------------------------------------------------------------
@@ -50,13 +46,13 @@ struct MappingsBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"sku": "SKU-100", "buffer": 2,
     "listing": {"inventoryItemId": "gid://shopify/InventoryItem/1"}}))]
-struct MappingBody {
+pub(super) struct MappingBody {
     /// The SKU; in `PUT …/mappings/{sku}` the path's.
-    sku: Option<SkuText>,
+    pub(super) sku: Option<SkuText>,
     /// The vendor's identifiers: `{inventoryItemId, variantId?, locationId?}` (shopify),
     /// `{sellerSku, asin?}` (amazon), `{sku?, offerId?}` or `{itemId, sku?}` (ebay).
     #[schema(value_type = Object)]
-    listing: Option<Map<String, Value>>,
+    pub(super) listing: Option<Map<String, Value>>,
     /// Several listings of the SKU, in `PUT …/mappings/{sku}`.
     #[schema(value_type = Option<Vec<Object>>)]
     listings: Option<Vec<Map<String, Value>>>,
@@ -83,13 +79,22 @@ struct MappingBody {
 /// Who ships a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum FulfilledBy {
+pub(super) enum FulfilledBy {
     Merchant,
     Channel,
 }
 
+impl FulfilledBy {
+    pub(super) fn of(channel_fulfilled: bool) -> Self {
+        if channel_fulfilled { Self::Channel } else { Self::Merchant }
+    }
+}
+
 /// Returns the fields of a `listing` object as texts.
-fn fields(pointer: &str, listing: Map<String, Value>) -> Result<BTreeMap<String, String>, Problem> {
+pub(super) fn fields(
+    pointer: &str,
+    listing: Map<String, Value>,
+) -> Result<BTreeMap<String, String>, Problem> {
     let mut fields = BTreeMap::new();
     for (name, value) in listing {
         let text = match value {
@@ -108,7 +113,7 @@ fn fields(pointer: &str, listing: Map<String, Value>) -> Result<BTreeMap<String,
 
 impl MappingBody {
     /// Returns the draft for one listing of it.
-    fn draft(
+    pub(super) fn draft(
         &self,
         prefix: &str,
         sku: Sku,
@@ -144,7 +149,7 @@ impl MappingBody {
     }
 }
 
-fn missing(pointer: String, name: &str) -> Problem {
+pub(super) fn missing(pointer: String, name: &str) -> Problem {
     Problem::field(pointer, "missing_field", format!("{name:?} is required"))
 }
 
@@ -237,11 +242,7 @@ impl From<&Mapping> for MappingView {
             listing: row.fields.clone(),
             conflict_strategy: row.strategy.map(StrategyWord::from),
             rules: RulesView::from(&row.rules),
-            fulfilled_by: if row.channel_fulfilled {
-                FulfilledBy::Channel
-            } else {
-                FulfilledBy::Merchant
-            },
+            fulfilled_by: FulfilledBy::of(row.channel_fulfilled),
             enabled: row.enabled,
             status: None,
         }
@@ -266,7 +267,12 @@ struct SkuMappingsView {
 
 // --- Handlers -----------------------------------------------------------------------------
 
-async fn connection(app: &App, org: &Org, channel: &ChannelId) -> Result<Connection, Problem> {
+/// Returns a channel's connection.
+pub(super) async fn connection(
+    app: &App,
+    org: &Org,
+    channel: &ChannelId,
+) -> Result<Connection, Problem> {
     let found = app.store.connection(org, channel).await?;
     found.ok_or_else(|| Problem::channel_not_found(channel.as_str()))
 }
@@ -323,19 +329,22 @@ async fn list(
 
 /// Makes or replaces mappings, all or none; others stay.
 #[utoipa::path(put, path = "/sales-channel/channels/{channelId}/mappings", tag = "mappings",
-    params(("channelId" = String, Path, description = "The channel")),
+    params(("channelId" = String, Path, description = "The channel"),
+        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing")),
     request_body = MappingsBody,
-    responses((status = 200, description = "`{mapped, items}`", body = Object),
+    responses((status = 200, description = "`{mapped, dryRun, items}`", body = Object),
         (status = 400, description = "`invalid_mapping` naming each"),
         (status = 404, description = "`channel_not_found`")))]
 async fn put_many(
     State(app): State<AppState>,
     caller: Caller<Admin>,
     path: Segments,
-    _: NoParams,
+    mut query: Params,
     incoming: Incoming,
 ) -> Answered {
     let channel = path.channel()?;
+    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    query.finish()?;
     let body: MappingsBody = incoming.json()?;
     check_len("/mappings", body.mappings.len(), ITEMS_MAX)?;
     let read =
@@ -343,9 +352,13 @@ async fn put_many(
     let drafts: Result<Vec<_>, Problem> = body.mappings.iter().enumerate().map(read).collect();
     let drafts = drafts?;
     let work = async {
-        let rows = app.engine.map(&caller.org, &channel, drafts).await?;
+        let rows = if dry_run {
+            app.engine.check_mappings(&caller.org, &channel, drafts).await?
+        } else {
+            app.engine.map(&caller.org, &channel, drafts).await?
+        };
         let items: Vec<MappingView> = rows.iter().map(MappingView::from).collect();
-        Ok(Reply::ok(&json!({"mapped": items.len(), "items": items})))
+        Ok(Reply::ok(&json!({"mapped": items.len(), "dryRun": dry_run, "items": items})))
     };
     incoming.once(&app, &caller, work).await
 }
@@ -379,7 +392,8 @@ async fn get(
 #[utoipa::path(put, path = "/sales-channel/channels/{channelId}/mappings/{sku}",
     tag = "mappings",
     params(("channelId" = String, Path, description = "The channel"),
-        ("sku" = String, Path, description = "The SKU, percent-encoded")),
+        ("sku" = String, Path, description = "The SKU, percent-encoded"),
+        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing")),
     request_body = MappingBody,
     responses((status = 200, description = "The mappings", body = SkuMappingsView),
         (status = 400, description = "`invalid_mapping` naming each"),
@@ -388,14 +402,23 @@ async fn put(
     State(app): State<AppState>,
     caller: Caller<Admin>,
     path: Segments,
-    _: NoParams,
+    mut query: Params,
     incoming: Incoming,
 ) -> Answered {
     let (channel, sku) = (path.channel()?, path.sku()?);
+    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    query.finish()?;
     let body: MappingBody = incoming.json()?;
     let drafts = all_of_sku(&sku, &body)?;
+    let of_many = body.listings.is_some();
     let work = async {
-        let rows = replace(&app, &caller.org, &channel, &sku, drafts).await?;
+        let org = &caller.org;
+        let rows = if dry_run {
+            app.engine.check_mappings(org, &channel, drafts).await
+        } else {
+            replace(&app, org, &channel, &sku, drafts).await
+        };
+        let rows = rows.map_err(|error| at_listing(error, of_many))?;
         let views = || rows.iter().map(MappingView::from);
         let first = views().next().ok_or_else(|| mapping_not_found(&sku))?;
         sku_answer(views().collect(), first)
@@ -403,45 +426,34 @@ async fn put(
     incoming.once(&app, &caller, work).await
 }
 
-/// Maps a SKU to exactly these listings.
-///
-/// The store removes a SKU's mappings together. So when a listing goes, the rest is mapped anew,
-/// and what was known of it (its base) is read again.
+/// Maps a SKU to exactly these listings; what is known of those that stay is kept.
 async fn replace(
     app: &App,
     org: &Org,
     channel: &ChannelId,
     sku: &Sku,
     drafts: Vec<MappingDraft>,
-) -> Result<Vec<Mapping>, Problem> {
-    let rows = app.engine.map(org, channel, drafts.clone()).await.map_err(at_listing)?;
-    let kept: BTreeSet<&ListingKey> = rows.iter().map(|row| &row.key).collect();
-    let known = listings(app, org, channel, sku).await?;
-    if known.iter().all(|view| kept.contains(&view.mapping.key)) {
-        return Ok(rows);
-    }
-    app.store.delete_mappings(org, channel, sku).await?;
-    app.engine.map(org, channel, drafts).await.map_err(at_listing)
+) -> Result<Vec<Mapping>, EngineError> {
+    let rows = app.engine.map(org, channel, drafts).await?;
+    let kept: BTreeSet<ListingKey> = rows.iter().map(|row| row.key.clone()).collect();
+    app.store.delete_mappings(org, channel, sku, kept).await?;
+    Ok(rows)
 }
 
 /// Names a wrong listing where it stands in the body of one SKU.
-fn at_listing(error: EngineError) -> Problem {
-    match error {
-        EngineError::Mapping(errors) => {
-            let detail = "the listing is wrong";
-            errors.into_iter().fold(
-                Problem::bad("invalid_mapping", detail),
-                |problem, (_, error)| {
-                    problem.with_error(crate::api::problem::FieldError {
-                        pointer: format!("/listing/{}", body::escape(&error.setting)),
-                        code: "invalid_setting".into(),
-                        detail: error.detail,
-                    })
-                },
-            )
-        }
-        other => Problem::from(other),
-    }
+fn at_listing(error: EngineError, of_many: bool) -> Problem {
+    let EngineError::Mapping(errors) = error else { return Problem::from(error) };
+    let place = |index: usize| {
+        if of_many { format!("/listings/{index}") } else { "/listing".to_owned() }
+    };
+    let problem = Problem::bad("invalid_mapping", "the listing is wrong");
+    errors.into_iter().fold(problem, |problem, (index, error)| {
+        problem.with_error(crate::api::problem::FieldError {
+            pointer: format!("{}/{}", place(index), body::escape(&error.setting)),
+            code: "invalid_setting".into(),
+            detail: error.detail,
+        })
+    })
 }
 
 /// Unmaps a SKU from a channel.
@@ -459,201 +471,8 @@ async fn remove(
 ) -> Answered {
     let (channel, sku) = (path.channel()?, path.sku()?);
     connection(&app, &caller.org, &channel).await?;
-    match app.store.delete_mappings(&caller.org, &channel, &sku).await? {
+    match app.store.delete_mappings(&caller.org, &channel, &sku, BTreeSet::new()).await? {
         0 => Err(mapping_not_found(&sku)),
         _ => Ok(Reply::no_content()),
     }
-}
-
-/// Reads mappings from CSV.
-///
-/// Columns: `sku`, the kind's listing fields (such as `inventoryItemId`), and `buffer`,
-/// `percent`, `maxQuantity`, `zeroBelow`, `unitsPerListing`, `conflictStrategy`, `fulfilledBy`,
-/// `enabled`. Wrong lines are reported by number; good ones are kept.
-#[utoipa::path(post, path = "/sales-channel/channels/{channelId}/mappings/import",
-    tag = "mappings",
-    params(("channelId" = String, Path, description = "The channel"),
-        ("dryRun" = Option<bool>, Query, description = "Only check the lines' shape")),
-    request_body(content = String, content_type = "text/csv"),
-    responses((status = 200, description = "`{mapped, failed, dryRun, errors: [{line, code, \
-            detail}]}`", body = Object),
-        (status = 404, description = "`channel_not_found`")))]
-async fn import(
-    State(app): State<AppState>,
-    caller: Caller<Admin>,
-    path: Segments,
-    mut query: Params,
-    incoming: Incoming,
-) -> Answered {
-    let channel = path.channel()?;
-    let dry_run = query.flag("dryRun")?.unwrap_or(false);
-    query.finish()?;
-    let connection = connection(&app, &caller.org, &channel).await?;
-    let table = csv_in::Table::read(incoming.body())?;
-    let work = import_lines(&app, &caller.org, &connection, table, dry_run);
-    incoming.once(&app, &caller, work).await
-}
-
-const NUMBERS: [&str; 5] = ["buffer", "percent", "maxQuantity", "zeroBelow", "unitsPerListing"];
-const WORDS: [&str; 3] = ["conflictStrategy", "fulfilledBy", "sku"];
-
-async fn import_lines(
-    app: &App,
-    org: &Org,
-    connection: &Connection,
-    table: csv_in::Table,
-    dry_run: bool,
-) -> Answered {
-    let mut errors = Vec::new();
-    let mut drafts: Vec<(u64, MappingDraft)> = Vec::new();
-    for line in table.lines() {
-        match line.and_then(|line| {
-            Ok((
-                line.number,
-                line_draft(&line.cells)
-                    .map_err(|problem| csv_in::LineError::of(line.number, &problem))?,
-            ))
-        }) {
-            Ok(draft) => drafts.push(draft),
-            Err(error) => errors.push(error),
-        }
-    }
-    let mut mapped = drafts.len();
-    if !dry_run {
-        mapped = map_good(app, org, &connection.id, drafts, &mut errors).await?;
-    }
-    errors.sort_by_key(|error| error.line);
-    Ok(Reply::ok(&json!({
-        "mapped": mapped,
-        "failed": errors.len(),
-        "dryRun": dry_run,
-        "errors": errors.iter().take(csv_in::ERRORS_MAX).collect::<Vec<_>>(),
-    })))
-}
-
-/// Maps what the kind takes; what it refuses is reported and left out.
-async fn map_good(
-    app: &App,
-    org: &Org,
-    channel: &ChannelId,
-    mut drafts: Vec<(u64, MappingDraft)>,
-    errors: &mut Vec<csv_in::LineError>,
-) -> Result<usize, Problem> {
-    // The engine names every wrong mapping at once, so that the second try is the last.
-    for _ in 0..2 {
-        if drafts.is_empty() {
-            return Ok(0);
-        }
-        let bare = drafts.iter().map(|(_, draft)| draft.clone()).collect();
-        match app.engine.map(org, channel, bare).await {
-            Ok(rows) => return Ok(rows.len()),
-            Err(EngineError::Mapping(wrong)) => {
-                let mut bad = BTreeSet::new();
-                for (index, error) in wrong {
-                    if let Some((line, _)) = drafts.get(index)
-                        && bad.insert(index)
-                    {
-                        let detail = format!("{}: {}", error.setting, error.detail);
-                        errors.push(csv_in::LineError::new(*line, "invalid_mapping", detail));
-                    }
-                }
-                let good = |(index, draft)| (!bad.contains(&index)).then_some(draft);
-                drafts = drafts.into_iter().enumerate().filter_map(good).collect();
-            }
-            Err(other) => return Err(other.into()),
-        }
-    }
-    Ok(0)
-}
-
-/// Makes a draft of a line's cells, by way of the JSON body that it stands for.
-fn line_draft(cells: &[(String, String)]) -> Result<MappingDraft, Problem> {
-    let (mut mapping, mut listing) = (Map::new(), Map::new());
-    for (name, text) in cells.iter().filter(|(_, text)| !text.is_empty()) {
-        let (name, value) = (name.as_str(), text.as_str());
-        let known =
-            |names: &[&'static str]| names.iter().copied().find(|known| same_column(known, name));
-        if let Some(number) = known(&NUMBERS) {
-            let parsed = serde_json::from_str(value).unwrap_or(Value::from(value));
-            mapping.insert(number.to_owned(), parsed);
-        } else if let Some(word) = known(&WORDS) {
-            mapping.insert(word.to_owned(), Value::from(value));
-        } else if same_column("enabled", name) {
-            let parsed = value.to_ascii_lowercase().parse::<bool>();
-            let parsed = parsed.map_or_else(|_| Value::from(value), Value::from);
-            mapping.insert("enabled".to_owned(), parsed);
-        } else {
-            let name = name.strip_prefix("listing.").unwrap_or(name);
-            listing.insert(name.to_owned(), Value::from(value));
-        }
-    }
-    mapping.insert("listing".to_owned(), Value::Object(listing));
-    let mapping: MappingBody = body::from_value("", Value::Object(mapping))?;
-    let sku = mapping.sku.clone().ok_or_else(|| missing("/sku".to_owned(), "sku"))?;
-    let listing = fields("/listing", mapping.listing.clone().unwrap_or_default())?;
-    mapping.draft("", sku.0, listing)
-}
-
-/// Compares a column's name with one of ours: `max_quantity`, `Max Quantity`, `maxQuantity`.
-fn same_column(ours: &str, theirs: &str) -> bool {
-    csv_in::fold(ours) == csv_in::fold(theirs)
-}
-
-/// What to do with what is found.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct DiscoverBody {
-    /// Say what would be mapped, map nothing.
-    dry_run: Option<bool>,
-}
-
-/// Reads the channel's catalogue and maps what matches by SKU.
-#[utoipa::path(post, path = "/sales-channel/channels/{channelId}/mappings/discover",
-    tag = "mappings",
-    params(("channelId" = String, Path, description = "The channel"),
-        ("dryRun" = Option<bool>, Query, description = "As in the body")),
-    request_body(content = Option<DiscoverBody>, description = "None, or how"),
-    responses((status = 200, description = "`{mapped, dryRun, items: [{channelSku, title, \
-            listing, sku, status, suggestion, quantity}], unlisted: [sku]}`; `status` is \
-            `matched`, `already_mapped`, `unknown_sku`, `near_miss`, `duplicate` or `no_sku`",
-            body = Object),
-        (status = 404, description = "`channel_not_found`"),
-        (status = 502, description = "`channel_unavailable`")))]
-async fn discover(
-    State(app): State<AppState>,
-    caller: Caller<Admin>,
-    path: Segments,
-    mut query: Params,
-    incoming: Incoming,
-) -> Answered {
-    let channel = path.channel()?;
-    let asked = query.flag("dryRun")?;
-    query.finish()?;
-    let body: DiscoverBody = incoming.json_or_default()?;
-    let dry_run = body.dry_run.or(asked).unwrap_or(false);
-    let work = async {
-        let found = app.engine.discover(&caller.org, &channel, dry_run).await?;
-        Ok(Reply::ok(&discovery(found, dry_run)))
-    };
-    incoming.once(&app, &caller, work).await
-}
-
-fn discovery(found: Discovery, dry_run: bool) -> Value {
-    let items: Vec<Value> = found
-        .proposals
-        .into_iter()
-        .map(|proposal| {
-            json!({
-                "channelSku": proposal.channel_sku,
-                "title": proposal.title,
-                "listing": proposal.fields,
-                "sku": proposal.sku.as_ref().map(Sku::as_str),
-                "status": proposal.status,
-                "suggestion": proposal.suggestion.as_ref().map(Sku::as_str),
-                "quantity": proposal.quantity,
-            })
-        })
-        .collect();
-    let unlisted: Vec<&str> = found.unlisted.iter().map(Sku::as_str).collect();
-    json!({"mapped": found.mapped, "dryRun": dry_run, "items": items, "unlisted": unlisted})
 }

@@ -17,6 +17,7 @@ pub mod time;
 
 mod alerts;
 mod bulk;
+mod catalogue;
 mod channels;
 mod conflicts;
 mod description;
@@ -25,6 +26,7 @@ mod history;
 mod inventory;
 mod keys;
 mod mappings;
+mod mappings_csv;
 mod meta;
 mod orders;
 mod reservations;
@@ -162,6 +164,8 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(reservations::routes())
         .merge(channels::routes())
         .merge(mappings::routes())
+        .merge(mappings_csv::routes())
+        .merge(catalogue::routes())
         .merge(orders::routes())
         .merge(sync::routes())
         .merge(runs::routes())

@@ -387,6 +387,14 @@ impl From<EngineError> for Problem {
             EngineError::EndpointNotAllowed(why) => Self::bad("endpoint_not_allowed", why),
             EngineError::Channel(error) => Self::channel(&error),
             EngineError::Paused => Self::new(StatusCode::CONFLICT, "channel_paused", words),
+            EngineError::DiscoveryUnderWay { run } => {
+                Self::new(StatusCode::CONFLICT, "discovery_running", words)
+                    .with("runId", run)
+                    .retry_after(5)
+            }
+            EngineError::DiscoveryStopped => {
+                Self::new(StatusCode::CONFLICT, "discovery_stopped", words)
+            }
             EngineError::NotFound(what) => {
                 let code = match what {
                     "run" => "run_not_found",

@@ -1,4 +1,4 @@
-//! Runs: one push or pull over one channel, or one fan-out over all of them.
+//! Runs: one push, pull or discovery over one channel, or one push fanned out over all of them.
 //!
 //! A fan-out has an id `X`, its members have ids `X.<channelId>`. Both can be asked for.
 
@@ -51,7 +51,7 @@ impl<'a> SyncView<'a> {
     }
 }
 
-/// One push or pull over a channel.
+/// One push, pull or discovery over a channel.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({
@@ -61,7 +61,7 @@ impl<'a> SyncView<'a> {
 }))]
 pub(super) struct RunView {
     run_id: String,
-    /// `inventory_push` or `inventory_pull`.
+    /// `inventory_push`, `inventory_pull` or `inventory_discovery`.
     operation: String,
     /// The channel; absent in a fan-out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +71,8 @@ pub(super) struct RunView {
     status: &'static str,
     dry_run: bool,
     /// `total`, `pushed`, `skipped`, `failed`; of a pull also `checked`, `matched`, `adopted`,
-    /// `conflicts`.
+    /// `conflicts`; of a discovery `listed`, `mapped`, `matched`, `alreadyMapped`, `nearMiss`,
+    /// `duplicate`, `unknownSku`, `noSku`, `incomplete`.
     #[serde(flatten)]
     counters: BTreeMap<String, u64>,
     /// Such as `{sku, code: "mapping_missing", detail}`.
@@ -96,13 +97,29 @@ pub(super) struct RunView {
 
 const PULL: &str = "inventory_pull";
 const PUSH_COUNTERS: [&str; 4] = ["total", "pushed", "skipped", "failed"];
+const DISCOVERY: &str = "inventory_discovery";
+const DISCOVERY_COUNTERS: [&str; 9] = [
+    "listed",
+    "mapped",
+    "matched",
+    "alreadyMapped",
+    "nearMiss",
+    "duplicate",
+    "unknownSku",
+    "noSku",
+    "incomplete",
+];
 const PULL_COUNTERS: [&str; 4] = ["checked", "matched", "adopted", "conflicts"];
 
 impl From<Run> for RunView {
     fn from(run: Run) -> Self {
         let mut counters = run.counters;
-        let more: &[&str] = if run.operation == PULL { &PULL_COUNTERS } else { &[] };
-        for name in PUSH_COUNTERS.iter().chain(more) {
+        let (all, more): (&[&str], &[&str]) = match run.operation.as_str() {
+            PULL => (&PUSH_COUNTERS, &PULL_COUNTERS),
+            DISCOVERY => (&[], &DISCOVERY_COUNTERS),
+            _ => (&PUSH_COUNTERS, &[]),
+        };
+        for name in all.iter().chain(more) {
             counters.entry((*name).to_owned()).or_default();
         }
         let has_items = run.items.as_array().is_some_and(|items| !items.is_empty());
@@ -124,7 +141,7 @@ impl From<Run> for RunView {
     }
 }
 
-fn status_word(status: RunStatus) -> &'static str {
+pub(super) fn status_word(status: RunStatus) -> &'static str {
     match status {
         RunStatus::Running => "running",
         RunStatus::Completed => "completed",

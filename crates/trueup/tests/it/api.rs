@@ -59,7 +59,7 @@ impl Got {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
@@ -158,7 +158,7 @@ impl Api {
     }
 
     /// Sends a request of acme with more headers.
-    async fn with(
+    pub(super) async fn with(
         &self,
         method: &str,
         path: &str,

@@ -144,3 +144,188 @@ async fn an_order_before_its_mapping_is_listed_and_booked_when_it_is_mapped() {
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+/// Connects a shop of A, B and two that are not ours, with a catalogue that was read dryly.
+async fn looked_at() -> (Api, Shop) {
+    let (api, shop) = (Api::start().await, Shop::open().await);
+    shop.simulator.seed(vec![SeedItem::new("c 1", 3), SeedItem::new("THEIRS", 4)]).unwrap();
+    for of in ["A", "B", "C-1", "ONLY-OURS"] {
+        api.stock(of, 10).await;
+    }
+    let enable = "/channels/shopify/enable";
+    api.call("POST", enable, &shop.config().to_string()).await.is(200);
+    (api, shop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_channel_has_and_lacks_is_listed() {
+    let (api, shop) = looked_at().await;
+    let listings = "/channels/shopify/listings";
+    api.get("/channels/none/listings").await.is_problem(404, "channel_not_found");
+    for bad in ["status=lost", "format=xml", "format=csv&limit=2", "cursor=x"] {
+        assert_eq!(api.get(&format!("{listings}?{bad}")).await.status.as_u16(), 400, "{bad}");
+    }
+    assert_eq!(api.get(listings).await.is(200)["items"], json!([]));
+    let discover = "/channels/shopify/mappings/discover";
+    let now = [("prefer", "wait=0")];
+    let begun = api.with("POST", discover, &now, r#"{"dryRun":true}"#.to_owned()).await;
+    let (status, place) = (begun.status.as_u16(), begun.header("location").map(str::to_owned));
+    let run = format!("/sync/runs/{}", begun.is(status)["runId"].as_str().unwrap());
+    // It may have ended all the same.
+    let expected = (status == 202).then(|| format!("/sales-channel{run}"));
+    assert_eq!((matches!(status, 200 | 202), place), (true, expected));
+    let found = api.call("POST", discover, r#"{"dryRun":true}"#).await.is(200);
+    let counted = api.get(&run).await.is(200);
+    let numbers = (&counted["operation"], &counted["listed"], &counted["pushed"]);
+    assert_eq!(numbers, (&json!("inventory_discovery"), &json!(4), &Value::Null), "{counted}");
+    let near = found["items"].as_array().unwrap();
+    let near = near.iter().find(|item| item["channelSku"] == "c 1").unwrap();
+    assert_eq!((&near["status"], &near["suggestion"]), (&json!("near_miss"), &json!("C-1")));
+    assert_eq!(found["unlisted"], json!(["C-1", "ONLY-OURS"]));
+    let skus = |page: &Value| -> Vec<String> {
+        let items = page["items"].as_array().unwrap();
+        let mut skus: Vec<String> =
+            items.iter().map(|item| item["channelSku"].as_str().unwrap().to_owned()).collect();
+        skus.sort();
+        skus
+    };
+    let unmapped = api.get(&format!("{listings}?status=unmapped")).await.is(200);
+    assert_eq!(skus(&unmapped), ["A", "B", "THEIRS", "c 1"]);
+    api.call("POST", discover, "").await.is(200);
+    let table: [(&str, &[&str]); 5] = [
+        ("status=mapped", &["A", "B"]),
+        ("status=near_miss", &["c 1"]),
+        ("status=unknown_sku", &["THEIRS"]),
+        ("search=heir", &["THEIRS"]),
+        ("status=duplicate", &[]),
+    ];
+    for (query, expected) in table {
+        let page = api.get(&format!("{listings}?{query}")).await.is(200);
+        assert_eq!(skus(&page), expected, "{query}: {page}");
+        assert!(page["items"].as_array().unwrap().iter().all(|item| item["seenAt"].is_string()));
+    }
+    let mut paged = Vec::new();
+    let mut next = String::new();
+    for _ in 0..4 {
+        let page = api.get(&format!("{listings}?limit=1{next}")).await.is(200);
+        paged.extend(skus(&page));
+        let Some(cursor) = page["nextCursor"].as_str() else { break };
+        next = format!("&cursor={cursor}");
+    }
+    paged.sort();
+    assert_eq!(paged, ["A", "B", "THEIRS", "c 1"]);
+    // Mapped by hand it is mapped at once, and its SKU is no longer unlisted.
+    let body = json!({ "listing": near["listing"] }).to_string();
+    api.call("PUT", "/channels/shopify/mappings/C-1", &body).await.is(200);
+    let page = api.get(&format!("{listings}?status=mapped&search=c%201")).await.is(200);
+    assert_eq!(page["items"][0]["sku"], "C-1", "{page}");
+    let unlisted = api.get("/inventory?channel=shopify&unlisted=true").await.is(200);
+    let names: Vec<&Value> =
+        unlisted["items"].as_array().unwrap().iter().map(|item| &item["sku"]).collect();
+    assert_eq!(names, ["ONLY-OURS"]);
+    api.get("/inventory?unlisted=true").await.is_problem(400, "invalid_parameter");
+    api.get("/inventory?channel=none&unlisted=true").await.is_problem(404, "channel_not_found");
+    let history = api.get("/sync/history?operation=inventory_discovery").await.is(200);
+    assert!(history["items"].as_array().unwrap().len() >= 2, "{history}");
+    api.stop().await;
+    shop.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mappings_go_out_as_csv_and_come_back_unchanged() {
+    let (api, shop) = looked_at().await;
+    let import = "/channels/shopify/mappings/import";
+    api.call("POST", "/channels/shopify/mappings/discover", "").await.is(200);
+    let known = api.get("/channels/shopify/mappings/A").await.is(200);
+    let full = json!({
+        "listing": known["listing"], "buffer": 2, "percent": 80, "maxQuantity": 50,
+        "zeroBelow": 3, "unitsPerListing": 2, "locationIds": ["main", "a;b, \"c\""],
+        "conflictStrategy": "manual", "fulfilledBy": "merchant", "enabled": false,
+    });
+    api.call("PUT", "/channels/shopify/mappings/A", &full.to_string()).await.is(200);
+    let mappings = api.get("/channels/shopify/mappings").await.is(200);
+    let exported = api.get("/channels/shopify/mappings/export").await;
+    assert_eq!(exported.status.as_u16(), 200);
+    let exported = exported.text();
+    assert_eq!(exported.lines().count(), 3, "{exported}");
+    let imported = api.call("POST", import, &exported).await.is(200);
+    assert_eq!((&imported["mapped"], &imported["failed"]), (&json!(2), &json!(0)), "{imported}");
+    assert_eq!(api.get("/channels/shopify/mappings").await.is(200), mappings);
+    // Into a channel without mappings it makes them all.
+    for of in ["A", "B"] {
+        api.call("DELETE", &format!("/channels/shopify/mappings/{of}"), "").await.is(204);
+    }
+    api.call("POST", import, &exported).await.is(200);
+    let again = api.get("/channels/shopify/mappings").await.is(200);
+    let settings = |page: &Value| {
+        let mut items = page["items"].as_array().unwrap().clone();
+        items.iter_mut().for_each(|item| item["status"] = Value::Null);
+        items
+    };
+    assert_eq!(settings(&again), settings(&mappings));
+    // The catalogue's file keeps what is mapped; what somebody fills in is mapped.
+    let file = api.get("/channels/shopify/listings?format=csv").await.text();
+    let edited: Vec<String> = file
+        .lines()
+        .map(|line| if line.contains("c 1") { format!("C-1{line}") } else { line.to_owned() })
+        .collect();
+    let edited = edited.join("\n");
+    let dry = api.call("POST", &format!("{import}?dryRun=true"), &edited).await.is(200);
+    let numbers =
+        |done: &Value| ["mapped", "failed", "skipped"].map(|name| done[name].as_u64().unwrap());
+    assert_eq!(numbers(&dry), [3, 0, 1], "{dry}");
+    api.get("/channels/shopify/mappings/C-1").await.is_problem(404, "mapping_not_found");
+    let real = api.call("POST", import, &edited).await.is(200);
+    assert_eq!(numbers(&real), [3, 0, 1], "{real}");
+    assert_eq!(
+        settings(&api.get("/channels/shopify/mappings").await.is(200))[0],
+        settings(&mappings)[0]
+    );
+    api.get("/channels/shopify/mappings/C-1").await.is(200);
+    api.stop().await;
+    shop.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_checks_mappings_as_the_real_one_does_and_keeps_nothing() {
+    let (api, shop) = looked_at().await;
+    let found =
+        api.call("POST", "/channels/shopify/mappings/discover", r#"{"dryRun":true}"#).await.is(200);
+    let listing = |of: &str| {
+        let items = found["items"].as_array().unwrap();
+        items.iter().find(|item| item["channelSku"] == of).unwrap()["listing"].clone()
+    };
+    let (a, b) = (listing("A"), listing("B"));
+    let all = "/channels/shopify/mappings";
+    let twice = json!({"mappings": [{"sku": "A", "listing": a}, {"sku": "B", "listing": a}]});
+    for query in ["", "?dryRun=true"] {
+        let refused = api.call("PUT", &format!("{all}{query}"), &twice.to_string()).await;
+        let problem = refused.is_problem(400, "invalid_mapping");
+        assert_eq!(problem["errors"][0]["pointer"], "/mappings/1/listing/listing", "{problem}");
+    }
+    let good = json!({"mappings": [{"sku": "A", "listing": a}, {"sku": "B", "listing": b}]});
+    let dry = api.call("PUT", &format!("{all}?dryRun=true"), &good.to_string()).await.is(200);
+    assert_eq!((&dry["mapped"], &dry["dryRun"]), (&json!(2), &json!(true)));
+    let one = json!({"listings": [a, {"listing": a}]}).to_string();
+    let refused = api.call("PUT", &format!("{all}/A"), &one).await;
+    let problem = refused.is_problem(400, "invalid_mapping");
+    assert_eq!(problem["errors"][0]["pointer"], "/listings/1/listing", "{problem}");
+    let one = json!({"listings": [a, b]}).to_string();
+    let dry = api.call("PUT", &format!("{all}/A?dryRun=true"), &one).await.is(200);
+    assert_eq!(dry["listings"].as_array().unwrap().len(), 2);
+    let none = api.call("PUT", &format!("{all}/A"), r#"{"listings":[]}"#).await;
+    assert_eq!(none.is_problem(400, "no_items")["errors"][0]["pointer"], "/listings");
+    let csv = "sku,inventoryItemId\nA,nonsense\n";
+    let dry = api.call("POST", &format!("{all}/import?dryRun=true"), csv).await.is(200);
+    assert_eq!((&dry["mapped"], &dry["failed"]), (&json!(0), &json!(1)), "{dry}");
+    assert_eq!(dry["errors"][0]["code"], "invalid_mapping", "{dry}");
+    assert_eq!(api.get(all).await.is(200)["items"], json!([]));
+    // One listing fewer leaves what is known of the other.
+    api.call("PUT", &format!("{all}/A"), &one).await.is(200);
+    let kept = api.call("PUT", &format!("{all}/A"), &json!({ "listing": b }).to_string()).await;
+    assert_eq!(kept.is(200)["listings"].as_array().unwrap().len(), 1);
+    let left = api.get(&format!("{all}/A")).await.is(200);
+    assert_eq!(left["listings"].as_array().unwrap().len(), 1, "{left}");
+    api.stop().await;
+    shop.server.shutdown().await;
+}

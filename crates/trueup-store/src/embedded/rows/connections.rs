@@ -107,7 +107,7 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Removes a connection with its listings and its inbox; returns whether it was there.
+/// Removes a connection with its listings, its catalogue and its inbox; returns whether it was there.
 ///
 /// Order lines stay, lest its orders be booked again when it is connected again. Follow with
 /// [`super::conflicts::close_orphans`].
@@ -124,6 +124,10 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         DELETE FROM unmapped_line
         WHERE org = ?
           AND channel = ?";
+    const CATALOGUE: &str = "
+        DELETE FROM channel_listing
+        WHERE org = ?
+          AND channel = ?";
     const CONNECTION: &str = "
         DELETE FROM connection
         WHERE org = ?
@@ -131,6 +135,7 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
     execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
     execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
     execute(conn, UNMAPPED, params![org.as_str(), id.as_str()])?;
+    execute(conn, CATALOGUE, params![org.as_str(), id.as_str()])?;
     Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)
 }
 

@@ -3,7 +3,7 @@
 //! A row has three owners: the merchant's mapping, the ledger's state and the pushes' attempts.
 //! Each function here writes the columns of one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{
@@ -134,7 +134,8 @@ fn put_mapping(conn: &Connection, org: &Org, mapping: &Mapping) -> Result<()> {
     Ok(())
 }
 
-/// Removes a SKU's mappings on a channel; returns how many there were.
+/// Removes a SKU's mappings on a channel but those of these listings; returns how many it
+/// removed.
 ///
 /// Follow with [`super::conflicts::close_orphans`].
 pub(crate) fn delete_mappings(
@@ -142,13 +143,16 @@ pub(crate) fn delete_mappings(
     org: &Org,
     channel: &ChannelId,
     sku: &Sku,
+    but: &BTreeSet<ListingKey>,
 ) -> Result<usize> {
     const SQL: &str = "
         DELETE FROM listing
         WHERE org = ?
           AND channel = ?
-          AND sku = ?";
-    execute(conn, SQL, [org.as_str(), channel.as_str(), sku.as_str()])
+          AND sku = ?
+          AND listing_key NOT IN (SELECT value FROM json_each(?))";
+    let but: Vec<&str> = but.iter().map(ListingKey::as_str).collect();
+    execute(conn, SQL, params![org.as_str(), channel.as_str(), sku.as_str(), json(&but)?])
 }
 
 /// Returns what is known of a listing, with the settings in force.

@@ -1,5 +1,5 @@
-//! The records of the sync engine as SQL rows: connections, listings, order lines, runs,
-//! history, conflicts, inbox, deliveries, keys and recorded answers.
+//! The records of the sync engine as SQL rows: connections, listings, catalogues, order lines,
+//! runs, history, conflicts, inbox, deliveries, keys and recorded answers.
 //!
 //! One file per table, plain functions over a `&Connection`. They decide nothing and open no
 //! transaction: the caller runs them inside its own, or on a read-only connection. Every
@@ -9,6 +9,7 @@
 //! makes some dozens of texts: give the connection a cache of [`STATEMENTS_MAX`].
 
 pub(crate) mod answers;
+pub(crate) mod catalogue;
 mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod connections;
@@ -156,6 +157,12 @@ impl List {
 /// Returns a text as a value of a statement.
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
+}
+
+/// Returns a pattern of `LIKE … ESCAPE '\'` for texts that contain this one.
+pub(crate) fn containing(search: &str) -> String {
+    let escaped = search.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    format!("%{escaped}%")
 }
 
 /// Returns a limit as SQL counts.

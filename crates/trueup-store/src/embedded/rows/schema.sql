@@ -90,6 +90,38 @@ CREATE INDEX IF NOT EXISTS listing_by_sku
 CREATE INDEX IF NOT EXISTS listing_by_channel_sku
   ON listing (org, channel, sku, listing_key);
 
+-- What a channel's catalogue held when it was last read, mapped or not.
+CREATE TABLE IF NOT EXISTS channel_listing (
+  org TEXT NOT NULL,
+  channel TEXT NOT NULL,
+  -- The listing's key; for lack of one, a name made of what the channel says.
+  name TEXT NOT NULL,
+  listing_key TEXT,
+  sku TEXT,
+  essence TEXT,
+  title TEXT,
+  fields TEXT NOT NULL,
+  quantity INTEGER,
+  channel_fulfilled INTEGER NOT NULL CHECK (channel_fulfilled IN (0, 1)),
+  found TEXT NOT NULL CHECK (
+    found IN ('matched', 'near_miss', 'duplicate', 'unknown_sku', 'no_sku', 'incomplete')
+  ),
+  suggestions TEXT NOT NULL,
+  was_mapped INTEGER NOT NULL CHECK (was_mapped IN (0, 1)),
+  run TEXT NOT NULL,
+  seen_at INTEGER NOT NULL,
+  PRIMARY KEY (org, channel, name)
+) STRICT;
+
+CREATE INDEX IF NOT EXISTS channel_listing_by_sku
+  ON channel_listing (org, channel, sku, name)
+  WHERE sku IS NOT NULL;
+CREATE INDEX IF NOT EXISTS channel_listing_by_found
+  ON channel_listing (org, channel, found, name);
+CREATE INDEX IF NOT EXISTS channel_listing_by_essence
+  ON channel_listing (org, channel, essence)
+  WHERE essence IS NOT NULL;
+
 -- Kept when a connection goes: connected again, its orders must not be booked twice.
 CREATE TABLE IF NOT EXISTS order_line (
   org TEXT NOT NULL,

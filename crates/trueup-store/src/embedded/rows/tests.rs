@@ -1,6 +1,6 @@
 //! Every table: what is put comes back, every filter, pages, and no row crosses an org.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
 use serde_json::json;
@@ -13,10 +13,10 @@ use super::conflicts::ConflictQuery;
 use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::{
-    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, FieldsNote,
-    HistoryEntry, HistoryQuery, InboxItem, InboxSettled, ListingQuery, Mapping, Parked,
-    RecordedAnswer, Resolved, RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace,
-    Subscription, UnmappedLine,
+    ApiKey, AttemptNote, CatalogueFilter, CatalogueQuery, ChannelListing, Conflict,
+    ConnectionState, Delivery, DeliveryState, FieldsNote, HistoryEntry, HistoryQuery, InboxItem,
+    InboxSettled, ListingQuery, Mapping, Match, MatchNote, Parked, RecordedAnswer, Resolved,
+    RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace, Subscription, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -219,7 +219,11 @@ fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
     let left: Vec<_> = inbox::waiting(&conn, at(100), 9).unwrap();
     assert_eq!(left.iter().map(|(org, _)| org.clone()).collect::<Vec<_>>(), [other()]);
     assert_eq!(connections::all(&conn).unwrap().len(), 1);
-    assert_eq!(listings::delete_mappings(&conn, &other(), &channel("a"), &sku("A")).unwrap(), 1);
+    assert_eq!(
+        listings::delete_mappings(&conn, &other(), &channel("a"), &sku("A"), &BTreeSet::new())
+            .unwrap(),
+        1
+    );
 }
 
 // --- Listings -------------------------------------------------------------------------------
@@ -349,8 +353,16 @@ fn the_state_of_a_listing_that_is_gone_is_dropped() {
     put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "A"), mapping("a", "3", "B")]);
     put(&conn, &other(), &[mapping("a", "1", "A")]);
     let known = state(&conn, "a", "1").unwrap();
-    assert_eq!(listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A")).unwrap(), 2);
-    assert_eq!(listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A")).unwrap(), 0);
+    assert_eq!(
+        listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A"), &BTreeSet::new())
+            .unwrap(),
+        2
+    );
+    assert_eq!(
+        listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A"), &BTreeSet::new())
+            .unwrap(),
+        0
+    );
     listings::put_state(&conn, &org(), &ListingState { forced: true, ..known }).unwrap();
     check_listings(&conn, &ListingQuery::default(), &["a/3"]);
     let theirs = listings::state(&conn, &other(), &channel("a"), &key("1")).unwrap();
@@ -699,6 +711,110 @@ fn lines_that_wait_for_a_mapping_grow_and_are_listed_in_order_until_they_are_boo
     order_lines::delete_unmapped(&conn, &org(), &a, &[of("1", "1"), of("2", "1")]).unwrap();
     assert_eq!(names(list(None, 9)), [of("1", "2")]);
     assert!(order_lines::unmapped(&conn, &other(), &a, None, 9).unwrap().items.is_empty());
+}
+
+// --- Catalogues -----------------------------------------------------------------------------
+
+fn seen(name: &str, of: Option<&str>, found: Match, run: &str) -> ChannelListing {
+    ChannelListing {
+        name: name.to_owned(),
+        key: (found != Match::Incomplete).then(|| key(name)),
+        sku: of.map(str::to_owned),
+        essence: of.filter(|_| found == Match::UnknownSku).map(str::to_lowercase),
+        title: Some(format!("Title 50% {name}")),
+        fields: BTreeMap::from([("id".to_owned(), name.to_owned())]),
+        quantity: Some(-1),
+        channel_fulfilled: false,
+        found,
+        suggestions: Vec::new(),
+        was_mapped: false,
+        run: run.to_owned(),
+        seen_at: at(7),
+    }
+}
+
+fn names_of(page: &Page<crate::ChannelListingView>) -> Vec<&str> {
+    page.items.iter().map(|view| view.listing.name.as_str()).collect()
+}
+
+#[test]
+fn a_catalogue_is_kept_by_name_filtered_and_paged_with_the_mappings_of_now() {
+    let conn = rows();
+    let rows = [
+        seen("1", Some("A"), Match::Matched, "r1"),
+        seen("2", Some("b"), Match::UnknownSku, "r1"),
+        seen("3", None, Match::NoSku, "r1"),
+        seen("4", Some("C"), Match::Incomplete, "r1"),
+        seen("5", Some("A"), Match::Matched, "r1"),
+    ];
+    let shop = channel("shop");
+    catalogue::put(&conn, &org(), &shop, &rows).unwrap();
+    catalogue::put(&conn, &other(), &shop, &rows[..1]).unwrap();
+    put(&conn, &org(), &[mapping("shop", "1", "A"), mapping("shop", "3", "X")]);
+    let all = CatalogueQuery { limit: 9, ..CatalogueQuery::default() };
+    let query = |query: &CatalogueQuery| catalogue::query(&conn, &org(), &shop, query).unwrap();
+    let found = query(&all);
+    let listings: Vec<&ChannelListing> = found.items.iter().map(|view| &view.listing).collect();
+    assert_eq!(listings, rows.iter().collect::<Vec<_>>());
+    assert_eq!(found.items[0].mapping, Some(mapping("shop", "1", "A")));
+    assert_eq!(found.items[1].mapping, None);
+    let by = |filter| CatalogueQuery { filter: Some(filter), ..all.clone() };
+    let table: [(CatalogueFilter, &[&str]); 5] = [
+        (CatalogueFilter::Mapped, &["1", "3"]),
+        (CatalogueFilter::Unmapped, &["2", "4", "5"]),
+        (CatalogueFilter::Is(Match::Matched), &["5"]),
+        (CatalogueFilter::Is(Match::NoSku), &[]),
+        (CatalogueFilter::Is(Match::Incomplete), &["4"]),
+    ];
+    for (filter, expected) in table {
+        assert_eq!(names_of(&query(&by(filter))), expected, "{filter:?}");
+    }
+    let search = |text: &str| CatalogueQuery { search: Some(text.to_owned()), ..all.clone() };
+    assert_eq!(names_of(&query(&search("50% 3"))), ["3"]);
+    assert_eq!(names_of(&query(&search("a"))), ["1", "5"]);
+    assert_eq!(names_of(&query(&search("_"))), [""; 0]);
+    let paged = query(&CatalogueQuery { limit: 2, after: Some("1".to_owned()), ..all.clone() });
+    assert_eq!((names_of(&paged), paged.more), (vec!["2", "3"], true));
+    let first = catalogue::by_sku(&conn, &org(), &shop, "r1", None, 2).unwrap();
+    assert_eq!((names_of(&first), first.more), (vec!["1", "5"], true));
+    let after = ("A".to_owned(), "5".to_owned());
+    let rest = catalogue::by_sku(&conn, &org(), &shop, "r1", Some(&after), 9).unwrap();
+    assert_eq!((names_of(&rest), rest.more), (vec!["4", "2"], false));
+}
+
+#[test]
+fn listings_are_matched_counted_and_forgotten_when_a_later_run_does_not_see_them() {
+    let conn = rows();
+    let shop = channel("shop");
+    let rows = [
+        seen("1", Some("A"), Match::Matched, "r1"),
+        seen("2", Some("b"), Match::UnknownSku, "r1"),
+        seen("3", Some("b"), Match::UnknownSku, "r0"),
+    ];
+    catalogue::put(&conn, &org(), &shop, &rows).unwrap();
+    let note = |found| MatchNote { name: "1".to_owned(), found, was_mapped: true };
+    catalogue::note_matches(&conn, &org(), &shop, &[note(Match::Duplicate)]).unwrap();
+    let many: Vec<(String, Sku)> =
+        (0..9).map(|n| ("b".to_owned(), sku(&format!("B{n}")))).collect();
+    catalogue::suggest(&conn, &org(), &shop, "r1", &many).unwrap();
+    catalogue::suggest(&conn, &org(), &shop, "r1", &[("a".to_owned(), sku("A"))]).unwrap();
+    let all = CatalogueQuery { limit: 9, ..CatalogueQuery::default() };
+    let found = || catalogue::query(&conn, &org(), &shop, &all).unwrap().items;
+    let of_one = &found()[0].listing;
+    assert_eq!((of_one.found, of_one.was_mapped), (Match::Duplicate, true));
+    let of_two = &found()[1].listing;
+    assert_eq!((of_two.found, of_two.suggestions.len()), (Match::NearMiss, crate::SUGGESTIONS_MAX));
+    assert_eq!(found()[2].listing.found, Match::UnknownSku);
+    let counts = || catalogue::counts(&conn, &org(), &shop, "r1").unwrap();
+    let count = |words: [(&str, u64); 2]| words.map(|(word, n)| (word.to_owned(), n)).into();
+    assert_eq!(counts(), count([("duplicate", 1), ("near_miss", 1)]));
+    put(&conn, &org(), &[mapping("shop", "1", "A")]);
+    assert_eq!(counts(), count([("already_mapped", 1), ("near_miss", 1)]));
+    assert_eq!(catalogue::forget(&conn, &org(), &shop, "r1", 9).unwrap(), 1);
+    assert_eq!(catalogue::forget(&conn, &org(), &shop, "r1", 9).unwrap(), 0);
+    assert_eq!(found().len(), 2);
+    connections::delete(&conn, &org(), &shop).unwrap();
+    assert_eq!(found().len(), 0);
 }
 
 // --- Runs -----------------------------------------------------------------------------------

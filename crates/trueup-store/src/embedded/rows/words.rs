@@ -5,7 +5,7 @@
 use trueup_core::{RestockPolicy, Strategy};
 
 use super::{Result, RowsError};
-use crate::{ConnectionState, DeliveryState, RunStatus};
+use crate::{ConnectionState, DeliveryState, Match, RunStatus};
 
 /// An enumeration that is kept as a word.
 pub(super) trait Word: Copy + 'static {
@@ -55,6 +55,28 @@ impl Word for ConnectionState {
         match self {
             Self::Active => "active",
             Self::Paused => "paused",
+        }
+    }
+}
+
+impl Word for Match {
+    const ALL: &'static [Self] = &[
+        Self::Matched,
+        Self::NearMiss,
+        Self::Duplicate,
+        Self::UnknownSku,
+        Self::NoSku,
+        Self::Incomplete,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::NearMiss => "near_miss",
+            Self::Duplicate => "duplicate",
+            Self::UnknownSku => "unknown_sku",
+            Self::NoSku => "no_sku",
+            Self::Incomplete => "incomplete",
         }
     }
 }
