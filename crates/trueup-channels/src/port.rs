@@ -169,6 +169,8 @@ pub enum Notice {
         /// When the vendor says it happened.
         at: Option<Timestamp>,
     },
+    /// The merchant took our access away. A hint like all others: the vendor is asked.
+    Disconnected,
     /// Nothing for us to do; a word for the history.
     Ignored(String),
 }
@@ -568,6 +570,27 @@ pub trait Channel: Send + Sync {
     /// # Errors
     /// When the vendor refused.
     async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError>;
+
+    /// Returns the topics whose webhooks the vendor sends to an address now; `None` where it has
+    /// no way to tell.
+    ///
+    /// # Errors
+    /// When the vendor could not be asked.
+    async fn subscribed(
+        &self,
+        _caller: &dyn Caller,
+        _url: &str,
+    ) -> Result<Option<Vec<String>>, ChannelError> {
+        Ok(None)
+    }
+
+    /// Takes back what [`Channel::subscribe`] made, where the vendor has an API for that.
+    ///
+    /// # Errors
+    /// When some of it could not be taken back.
+    async fn unsubscribe(&self, _caller: &dyn Caller, _url: &str) -> Result<(), ChannelError> {
+        Ok(())
+    }
 }
 
 /// The settings of a connection, as its `enable` body gave them.

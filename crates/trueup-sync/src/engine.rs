@@ -23,7 +23,7 @@ use crate::plan;
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
-use crate::{address, deliver, discover, inbox, orders};
+use crate::{address, deliver, discover, inbox, orders, upkeep};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -366,7 +366,8 @@ impl Engine {
             old.finish().await;
         }
         start_link(shared, link.clone()).await;
-        self.subscribe(&link).await;
+        // What stands in the way is in the history and tried again; polling is enough till then.
+        let _ = upkeep::look(shared, &link, upkeep::Look::First).await;
         if row.sync_inventory && !row.dry_run {
             self.read_all(&link).await?;
         }
@@ -409,6 +410,7 @@ impl Engine {
                 link.want_orders(now);
             }
             link.ring_sweep();
+            link.hooks_bell.notify_one();
         }
         Ok(row)
     }
@@ -420,6 +422,7 @@ impl Engine {
     pub async fn remove(&self, org: &Org, channel: &ChannelId) -> Result<(), EngineError> {
         let link = self.shared.links.lock().remove(&(org.clone(), channel.clone()));
         if let Some(link) = link {
+            upkeep::farewell(&self.shared, &link).await?;
             link.finish().await;
         }
         self.shared.release_held(org, channel).await?;
@@ -993,25 +996,6 @@ impl Engine {
         Ok(Draft { row, settings })
     }
 
-    /// Tells the vendor where to send webhooks; without them, polling is slower and enough.
-    async fn subscribe(&self, link: &Link) {
-        let Some(base) = &self.shared.options.public_url else { return };
-        let base = base.trim_end_matches('/');
-        let url = format!("{base}/upstream/webhooks/{}/{}", link.org, link.id);
-        let (status, detail) = match link.channel.subscribe(&link.transport, &url).await {
-            Ok(topics) => ("ok", json!({ "subscribed": topics })),
-            Err(error) => (
-                "warning",
-                json!({
-                    "code": plan::error_code(error.kind),
-                    "detail": format!("webhooks could not be subscribed: {}", error.detail),
-                }),
-            ),
-        };
-        let entry = self.shared.entry(&link.id, "webhook_subscription", status, detail);
-        self.shared.note(&link.org, vec![entry]).await;
-    }
-
     /// Asks that every mapped listing be read: rules may have changed, and a number that is
     /// not known cannot be compared.
     async fn read_all(&self, link: &Link) -> Result<(), EngineError> {
@@ -1067,8 +1051,11 @@ fn unknown_settings(known: &[&str], settings: &Settings) -> Vec<SettingError> {
 async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
     let key = (link.org.clone(), link.id.clone());
     let worker = Worker::new(shared.clone(), link.clone());
-    let tasks =
-        [tokio::spawn(worker.run()), tokio::spawn(orders::listen(shared.clone(), link.clone()))];
+    let tasks = [
+        tokio::spawn(worker.run()),
+        tokio::spawn(orders::listen(shared.clone(), link.clone())),
+        tokio::spawn(upkeep::keep(shared.clone(), link.clone())),
+    ];
     link.tasks.lock().extend(tasks);
     let old = shared.links.lock().insert(key, link);
     if let Some(old) = old {

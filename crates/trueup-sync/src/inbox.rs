@@ -52,6 +52,7 @@ pub(crate) async fn receive(
     let word = if is_new { "new" } else { "repeated" };
     metrics::counter!("trueup_webhooks_total", "kind" => link.kind.name(), "outcome" => word)
         .increment(1);
+    *link.hooked_at.lock() = Some(shared.now());
     if !is_new {
         return Ok(Received::Repeated);
     }
@@ -117,6 +118,12 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
                 words.push(if is_echo { "echo of our push" } else { "inventory hint" }.to_owned());
                 if let Some(view) = found.filter(|_| !is_echo) {
                     link.ring_hint(view.mapping.key, view.mapping.sku);
+                }
+            }
+            Notice::Disconnected => {
+                words.push("disconnected".to_owned());
+                if let Some(error) = shared.check_access(&link).await? {
+                    return later(shared, org, &item, &error.detail).await;
                 }
             }
             Notice::Ignored(why) => words.push(why),

@@ -21,6 +21,7 @@ mod seal;
 mod shared;
 mod throttle;
 mod unmapped;
+mod upkeep;
 mod worker;
 
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};

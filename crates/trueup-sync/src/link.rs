@@ -17,6 +17,7 @@ use crate::discover::Discovering;
 use crate::engine::PullRequest;
 use crate::plan::{self, Plan, Wish};
 use crate::revise::Budget;
+use crate::upkeep;
 
 /// The most SKUs one connection's doorbell remembers; beyond, it asks the store for all.
 pub(crate) const DIRTY_MAX: usize = 50_000;
@@ -94,6 +95,10 @@ pub(crate) struct Link {
     pub(crate) bell: Notify,
     pub(crate) heard: Mutex<Heard>,
     pub(crate) orders_bell: Notify,
+    /// When a webhook last came that was let in.
+    pub(crate) hooked_at: Mutex<Option<Timestamp>>,
+    pub(crate) hooks_known: tokio::sync::Mutex<upkeep::Known>,
+    pub(crate) hooks_bell: Notify,
     /// How often in a row the vendor refused our credentials.
     pub(crate) refusals: AtomicU32,
     /// When the connection came about.
@@ -131,6 +136,9 @@ impl Link {
             bell: Notify::new(),
             heard: Mutex::new(Heard::default()),
             orders_bell: Notify::new(),
+            hooked_at: Mutex::new(None),
+            hooks_known: tokio::sync::Mutex::default(),
+            hooks_bell: Notify::new(),
             refusals: AtomicU32::new(0),
             connected_at: row.created_at,
             restock: row.restock,
@@ -189,6 +197,15 @@ impl Link {
         heard.wanted = Some(since);
         drop(heard);
         self.orders_bell.notify_one();
+    }
+
+    /// Notes that a poll found something that changed then and was news: when no webhook came
+    /// since, the vendor may have dropped our subscriptions.
+    pub(crate) fn found_by_poll(&self, changed_at: Option<Timestamp>) {
+        let hooked_at = *self.hooked_at.lock();
+        if hooked_at.is_none_or(|hooked| changed_at.is_some_and(|changed| hooked < changed)) {
+            self.hooks_bell.notify_one();
+        }
     }
 
     pub(crate) fn heard_at(&self) -> Option<Timestamp> {

@@ -46,6 +46,8 @@ pub(crate) struct Booking {
     unresolved: Vec<OrderLine>,
     /// Whether only a poll can tell the totals.
     pub(crate) wants_totals: bool,
+    /// Whether something was booked that this process did not know of.
+    pub(crate) is_news: bool,
 }
 
 impl Shared {
@@ -86,7 +88,7 @@ impl Shared {
                 lines,
             });
             match self.submit(&link.org, command, Source::Channel).await {
-                Ok(_) => {}
+                Ok(_) => booking.is_news = true,
                 // A SKU that was in the ledger a moment ago: all lines are tried again.
                 Err(EngineError::Rejected(Rejection::SkuNotFound(_))) => {
                     booking.unresolved.clone_from(&order.lines);
@@ -324,7 +326,9 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
             }
         };
         let book = async |order: OrderNotice| {
-            shared.book(link, &order).await?;
+            if shared.book(link, &order).await?.is_news {
+                link.found_by_poll(order.updated_at);
+            }
             Ok::<(), EngineError>(())
         };
         stream::iter(orders.items.into_iter().map(Ok))
@@ -353,7 +357,8 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn passing(kind: ChannelErrorKind) -> bool {
+/// Returns whether the same request may come through later.
+pub(crate) fn passing(kind: ChannelErrorKind) -> bool {
     use ChannelErrorKind::{Throttled, Transient, UnknownOutcome};
     matches!(kind, Transient | Throttled | UnknownOutcome)
 }

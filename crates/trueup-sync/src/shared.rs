@@ -23,8 +23,10 @@ use crate::address::{self, AddressError, Reach};
 use crate::caller::{self, Keeper, Transport, TransportParts, Vault};
 use crate::engine::{EngineError, EngineOptions};
 use crate::link::Link;
+use crate::orders::passing;
 use crate::plan;
 use crate::seal::Sealer;
+use crate::worker::refuses_us;
 
 /// How kinds of channels are found by name.
 pub type KindFinder = fn(&str) -> Option<&'static dyn Kind>;
@@ -295,6 +297,27 @@ impl Shared {
         if link.refusals.fetch_add(1, Ordering::AcqRel) + 1 < REFUSALS_MAX {
             return Ok(());
         }
+        self.shut_out(link, error).await
+    }
+
+    /// Asks the vendor whether it still lets us in, after a hint that it does not; when it
+    /// refuses, the connection is paused at once. Returns what kept the vendor from answering.
+    pub(crate) async fn check_access(
+        &self,
+        link: &Link,
+    ) -> Result<Option<ChannelError>, StoreError> {
+        match link.channel.connect(&link.transport).await {
+            Err(error) if refuses_us(error.kind) => {
+                self.shut_out(link, &error).await?;
+                Ok(None)
+            }
+            Err(error) if passing(error.kind) => Ok(Some(error)),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Pauses a connection whose vendor refuses us.
+    async fn shut_out(&self, link: &Link, error: &ChannelError) -> Result<(), StoreError> {
         link.refusals.store(0, Ordering::Release);
         let now = self.now();
         let words = format!("paused, because the channel refuses us: {}", error.detail);

@@ -3,7 +3,7 @@
 //! Delivery is at least once and unordered, as every vendor's is. A webhook is rendered anew for
 //! each attempt, because eBay counts the attempts inside the signed body.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,12 +64,16 @@ pub(crate) struct Rendered {
     pub(crate) body: String,
 }
 
+/// How the tag begins of what goes to a subscription that ends when it cannot be served.
+pub(crate) const SUBSCRIPTION_TAG: &str = "subscription/";
+
 type Render = Arc<dyn Fn(u32) -> Rendered + Send + Sync>;
 
 /// A webhook in the queue.
 pub(crate) struct Parcel {
     pub(crate) url: String,
-    /// What it is about; [`Outbox::withdraw`] finds it by this.
+    /// What it is about; [`Outbox::withdraw`] finds it by this, and one that begins with
+    /// [`SUBSCRIPTION_TAG`] is remembered when it is given up on.
     pub(crate) tag: String,
     pub(crate) delay: Duration,
     pub(crate) render: Render,
@@ -99,6 +103,7 @@ impl Queue {
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     doorbell: Notify,
+    unserved: Mutex<BTreeSet<String>>,
     queued: AtomicU64,
     delivered: AtomicU64,
     failed: AtomicU64,
@@ -134,6 +139,11 @@ impl Outbox {
     /// Takes back what waits under a tag.
     pub(crate) fn withdraw(&self, tag: &str) {
         self.queue.lock().waiting.retain(|_, waiting| waiting.parcel.tag != tag);
+    }
+
+    /// Takes the tags of subscriptions that were given up on.
+    pub(crate) fn take_unserved(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.unserved.lock())
     }
 
     pub(crate) fn counts(&self) -> WebhookCounts {
@@ -203,6 +213,9 @@ impl Outbox {
             waiting.attempt += 1;
             if waiting.attempt > ATTEMPTS_MAX {
                 self.given_up.fetch_add(1, Ordering::Relaxed);
+                if waiting.parcel.tag.starts_with(SUBSCRIPTION_TAG) {
+                    self.unserved.lock().insert(waiting.parcel.tag);
+                }
             } else {
                 let due = Instant::now() + pause(waiting.attempt);
                 self.queue.lock().put(due, waiting);
@@ -239,4 +252,25 @@ pub(crate) fn check_url(text: &str) -> Result<(), WebhookUrlError> {
         None => false,
     };
     if near { Ok(()) } else { Err(WebhookUrlError::NotLoopback) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_subscription_that_could_not_be_served_is_remembered_after_its_last_attempt() {
+        for (attempt, given_up) in [(ATTEMPTS_MAX - 1, false), (ATTEMPTS_MAX, true)] {
+            let outbox = Arc::new(Outbox::default());
+            let render = Arc::new(|_| Rendered { headers: Vec::new(), body: String::new() });
+            let tag = format!("{SUBSCRIPTION_TAG}7");
+            // Nothing listens on port 9 (discard).
+            let url = "http://127.0.0.1:9/".to_owned();
+            let parcel = Parcel { url, tag: tag.clone(), delay: Duration::ZERO, render };
+            let waiting = Waiting { attempt, parcel };
+            let client = reqwest::Client::builder().timeout(ATTEMPT_TIME_MAX).no_proxy().build();
+            Arc::clone(&outbox).attempt(client.unwrap(), waiting).await;
+            assert_eq!(outbox.take_unserved().contains(&tag), given_up, "attempt {attempt}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ mod error;
 mod webhook;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use http::Method;
@@ -26,6 +26,7 @@ use crate::port::{
 use self::config::Config;
 use self::wire::{
     Activated, Document, InventoryQuantityInput, Location, PolledOrder, SetRefusal, Shown,
+    Subscription,
 };
 
 /// The one rate budget: the cost bucket of app and shop.
@@ -204,7 +205,7 @@ impl Channel for Shop {
         _caller: &dyn Caller,
         request: WebhookRequest<'_>,
     ) -> Result<VerifiedWebhook, WebhookError> {
-        webhook::verify(&self.config.webhook_secrets, request)
+        webhook::verify(&self.config, request)
     }
 
     fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
@@ -212,15 +213,10 @@ impl Channel for Shop {
     }
 
     async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError> {
-        let listed = self.query(caller, &wire::build_subscriptions(url), PAGE_COST).await;
-        let known: BTreeSet<String> = match listed {
-            Ok(data) => wire::parse_subscriptions(data, url)?.into_iter().collect(),
-            // A server that cannot list them says of each topic whether it is taken.
-            Err(error) if error.kind == ChannelErrorKind::Bug => BTreeSet::new(),
-            Err(error) => return Err(error),
-        };
-        for topic in wire::TOPICS.into_iter().filter(|topic| !known.contains(*topic)) {
-            let document = wire::build_subscribe(topic, url);
+        let known = self.subscriptions(caller, url).await?.unwrap_or_default();
+        let is_known = |topic: &str| known.iter().any(|known| known.topic == topic);
+        for (topic, fields) in wire::TOPICS.into_iter().filter(|(topic, _)| !is_known(topic)) {
+            let document = wire::build_subscribe(topic, fields, url);
             let data = self.mutate(caller, &document, SET_COST, Repeat::No).await?;
             let errors = wire::parse_user_errors("webhookSubscriptionCreate", &data)?;
             // Somebody else subscribed it in between.
@@ -230,7 +226,32 @@ impl Channel for Shop {
                 return Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail));
             }
         }
-        Ok(wire::TOPICS.into_iter().map(str::to_owned).collect())
+        Ok(wire::TOPICS.into_iter().map(|(topic, _)| topic.to_owned()).collect())
+    }
+
+    async fn subscribed(
+        &self,
+        caller: &dyn Caller,
+        url: &str,
+    ) -> Result<Option<Vec<String>>, ChannelError> {
+        let known = self.subscriptions(caller, url).await?;
+        Ok(known.map(|known| known.into_iter().map(|known| known.topic).collect()))
+    }
+
+    async fn unsubscribe(&self, caller: &dyn Caller, url: &str) -> Result<(), ChannelError> {
+        for subscription in self.subscriptions(caller, url).await?.unwrap_or_default() {
+            let document = wire::build_unsubscribe(&subscription.id);
+            let data = self.mutate(caller, &document, SET_COST, Repeat::Yes).await?;
+            // One that is gone already is no longer our concern.
+            let errors = wire::parse_user_errors("webhookSubscriptionDelete", &data)?;
+            let refused = errors.into_iter().find(|words| !words.contains("does not exist"));
+            if let Some(words) = refused {
+                let detail =
+                    format!("unsubscribe {}: {}", subscription.topic, exchange::clip(&words));
+                return Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -364,6 +385,19 @@ impl Shop {
                     push.outcomes[at] = Some(PushOutcome::NotSent(held_back(&error)));
                 }
             }
+        }
+    }
+
+    /// Returns our subscriptions of an address; `None` where the server cannot list them.
+    async fn subscriptions(
+        &self,
+        caller: &dyn Caller,
+        url: &str,
+    ) -> Result<Option<Vec<Subscription>>, ChannelError> {
+        match self.query(caller, &wire::build_subscriptions(url), PAGE_COST).await {
+            Ok(data) => wire::parse_subscriptions(data, url).map(Some),
+            Err(error) if error.kind == ChannelErrorKind::Bug => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -135,7 +135,7 @@ query Locations($after: String) {
 /// Reads the webhook subscriptions of this app.
 pub(super) const SUBSCRIPTIONS: &str = "\
 query Subscriptions($uri: String) {
-  webhookSubscriptions(first: 100, uri: $uri) { nodes { topic uri } }
+  webhookSubscriptions(first: 100, uri: $uri) { nodes { id topic uri } }
 }";
 
 /// Makes a webhook subscription; `callbackUrl` is deprecated for `uri`.
@@ -147,17 +147,51 @@ mutation Subscribe($topic: WebhookSubscriptionTopic!, $sub: WebhookSubscriptionI
   }
 }";
 
-/// The topics that tell of stock and sales, as the enum spells them.
-pub(super) const TOPICS: [&str; 8] = [
-    "ORDERS_CREATE",
-    "ORDERS_UPDATED",
-    "ORDERS_CANCELLED",
-    "ORDERS_EDITED",
-    "REFUNDS_CREATE",
-    "INVENTORY_LEVELS_UPDATE",
-    "INVENTORY_LEVELS_CONNECT",
-    "INVENTORY_LEVELS_DISCONNECT",
+/// Takes a webhook subscription back.
+pub(super) const UNSUBSCRIBE: &str = "\
+mutation Unsubscribe($id: ID!) {
+  webhookSubscriptionDelete(id: $id) { deletedWebhookSubscriptionId userErrors { field message } }
+}";
+
+/// The topics that tell of stock, sales and our own access, as the enum spells them, with the
+/// fields of their bodies that are asked for: what `webhook.rs` reads, and nothing of the buyer.
+/// <https://shopify.dev/docs/apps/build/webhooks/customize/modify-payloads>
+pub(super) const TOPICS: [(&str, &[&str]); 9] = [
+    ("ORDERS_CREATE", ORDER_FIELDS),
+    ("ORDERS_UPDATED", ORDER_FIELDS),
+    ("ORDERS_CANCELLED", ORDER_FIELDS),
+    ("ORDERS_EDITED", &["order_edit.order_id"]),
+    ("REFUNDS_CREATE", REFUND_FIELDS),
+    ("INVENTORY_LEVELS_UPDATE", LEVEL_FIELDS),
+    ("INVENTORY_LEVELS_CONNECT", LEVEL_FIELDS),
+    ("INVENTORY_LEVELS_DISCONNECT", LEVEL_FIELDS),
+    ("APP_UNINSTALLED", &["id", "myshopify_domain"]),
 ];
+const ORDER_FIELDS: &[&str] = &[
+    "id",
+    "created_at",
+    "updated_at",
+    "line_items.id",
+    "line_items.sku",
+    "line_items.variant_id",
+    "line_items.quantity",
+    "line_items.current_quantity",
+    "refunds.id",
+    "refunds.refund_line_items.line_item_id",
+    "refunds.refund_line_items.quantity",
+    "refunds.refund_line_items.restock_type",
+];
+const REFUND_FIELDS: &[&str] = &[
+    "id",
+    "order_id",
+    "created_at",
+    "refund_line_items.line_item_id",
+    "refund_line_items.quantity",
+    "refund_line_items.restock_type",
+    "refund_line_items.line_item.sku",
+    "refund_line_items.line_item.variant_id",
+];
+const LEVEL_FIELDS: &[&str] = &["inventory_item_id", "location_id", "updated_at"];
 
 /// A GraphQL request body.
 #[derive(Debug, Clone, Serialize)]
@@ -237,9 +271,13 @@ pub(super) fn build_subscriptions(url: &str) -> Document {
     Document { query: SUBSCRIPTIONS, variables: json!({ "uri": url }) }
 }
 
-pub(super) fn build_subscribe(topic: &str, url: &str) -> Document {
-    let sub = json!({ "uri": url, "format": "JSON" });
+pub(super) fn build_subscribe(topic: &str, fields: &[&str], url: &str) -> Document {
+    let sub = json!({ "uri": url, "format": "JSON", "includeFields": fields });
     Document { query: SUBSCRIBE, variables: json!({ "topic": topic, "sub": sub }) }
+}
+
+pub(super) fn build_unsubscribe(subscription: &str) -> Document {
+    Document { query: UNSUBSCRIBE, variables: json!({ "id": subscription }) }
 }
 
 #[derive(Deserialize)]
@@ -663,8 +701,19 @@ pub(super) fn parse_locations(data: Value) -> Result<Page<Location>, ChannelErro
     Ok(Page { items: nodes, next: page_info.next() })
 }
 
-/// Reads the topics that are already sent to this address.
-pub(super) fn parse_subscriptions(data: Value, url: &str) -> Result<Vec<String>, ChannelError> {
+/// A webhook subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Subscription {
+    pub(super) id: String,
+    pub(super) topic: String,
+    uri: String,
+}
+
+/// Reads the subscriptions of this address.
+pub(super) fn parse_subscriptions(
+    data: Value,
+    url: &str,
+) -> Result<Vec<Subscription>, ChannelError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Data {
@@ -674,14 +723,9 @@ pub(super) fn parse_subscriptions(data: Value, url: &str) -> Result<Vec<String>,
     struct Nodes {
         nodes: Vec<Subscription>,
     }
-    #[derive(Deserialize)]
-    struct Subscription {
-        topic: String,
-        uri: String,
-    }
     let data: Data = parse_value("webhookSubscriptions", data)?;
-    let ours = data.webhook_subscriptions.nodes.into_iter().filter(|sub| sub.uri == url);
-    Ok(ours.map(|sub| sub.topic).collect())
+    let all = data.webhook_subscriptions.nodes.into_iter();
+    Ok(all.filter(|subscription| subscription.uri == url).collect())
 }
 
 /// Makes the input of one item out of a listing's fields.

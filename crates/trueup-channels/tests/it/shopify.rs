@@ -481,21 +481,54 @@ async fn an_order_tells_what_is_sold_and_what_came_back() {
 async fn only_missing_topics_are_subscribed() {
     let url = "https://trueup.example/upstream/webhooks/o/shopify";
     let listed = json!({"webhookSubscriptions": {"nodes": [
-        {"topic": "ORDERS_CREATE", "uri": url},
-        {"topic": "ORDERS_UPDATED", "uri": "https://elsewhere.example/"}]}});
+        {"id": "gid://shopify/WebhookSubscription/1", "topic": "ORDERS_CREATE", "uri": url},
+        {"id": "gid://shopify/WebhookSubscription/2", "topic": "ORDERS_UPDATED",
+         "uri": "https://elsewhere.example/"}]}});
     let made = |errors: Value| {
         data(json!({"webhookSubscriptionCreate": {
             "webhookSubscription": null, "userErrors": errors}}))
     };
     let taken = json!([{"field": null,
         "message": "Address for this topic has already been taken"}]);
-    let mut script = vec![data(listed), made(taken)];
-    script.extend((0..6).map(|_| made(json!([]))));
+    let mut script = vec![data(listed.clone()), made(taken)];
+    script.extend((0..7).map(|_| made(json!([]))));
     let fake = Fake::new(script);
     let topics = channel("shopify", &shop()).subscribe(&fake, url).await.unwrap();
-    assert_eq!(topics.len(), 8);
+    assert_eq!(topics.len(), 9);
     assert_eq!(fake.body(1)["variables"]["topic"], "ORDERS_UPDATED");
-    assert_eq!(fake.body(1)["variables"]["sub"], json!({"uri": url, "format": "JSON"}));
+    let asked = &fake.body(1)["variables"]["sub"];
+    assert_eq!((&asked["uri"], &asked["format"]), (&json!(url), &json!("JSON")));
+    // What is read of a body is asked for, and nothing of the buyer.
+    let fields = asked["includeFields"].as_array().unwrap();
+    assert!(fields.contains(&json!("line_items.current_quantity")), "{fields:?}");
+    let buyers = ["customer", "email", "phone", "address", "note", "name", "browser", "client"];
+    let told: String = fields.iter().map(|field| field.as_str().unwrap()).collect();
+    assert!(buyers.iter().all(|word| !told.contains(word)), "{told}");
+    let fake = Fake::new([data(listed)]);
+    let told = channel("shopify", &shop()).subscribed(&fake, url).await.unwrap().unwrap();
+    assert_eq!(told, ["ORDERS_CREATE"]);
+}
+
+#[tokio::test]
+async fn our_subscriptions_are_taken_back_and_nobody_elses() {
+    let url = "https://trueup.example/upstream/webhooks/o/shopify";
+    let listed = json!({"webhookSubscriptions": {"nodes": [
+        {"id": "gid://shopify/WebhookSubscription/1", "topic": "ORDERS_CREATE", "uri": url},
+        {"id": "gid://shopify/WebhookSubscription/2", "topic": "ORDERS_UPDATED", "uri": url},
+        {"id": "gid://shopify/WebhookSubscription/3", "topic": "ORDERS_CREATE",
+         "uri": "https://elsewhere.example/"}]}});
+    let gone = |errors: Value| {
+        data(json!({"webhookSubscriptionDelete": {
+            "deletedWebhookSubscriptionId": null, "userErrors": errors}}))
+    };
+    let missing = json!([{"field": ["id"], "message": "Webhook subscription does not exist"}]);
+    let fake = Fake::new([data(listed.clone()), gone(json!([])), gone(missing)]);
+    channel("shopify", &shop()).unsubscribe(&fake, url).await.unwrap();
+    let ids: Vec<Value> = (1..3).map(|at| fake.body(at)["variables"]["id"].clone()).collect();
+    assert_eq!(ids, [1, 2].map(|id| json!(format!("gid://shopify/WebhookSubscription/{id}"))));
+    let no = json!([{"field": ["id"], "message": "not yours"}]);
+    let fake = Fake::new([data(listed), gone(no)]);
+    assert!(channel("shopify", &shop()).unsubscribe(&fake, url).await.is_err());
 }
 
 fn signed(secret: &str, body: &str) -> String {
@@ -518,8 +551,10 @@ async fn verify(settings: &Settings, pairs: &[(&str, &str)], body: &str) -> Stri
 async fn a_webhook_is_let_in_by_its_signature_over_the_raw_bytes() {
     let body = r#"{"id": 1}"#;
     let good = signed("hush", body);
-    let id = ("x-shopify-webhook-id", "d-1");
+    let (id, our) =
+        (("x-shopify-webhook-id", "d-1"), ("x-shopify-shop-domain", "acme.myshopify.com"));
     let topic = ("x-shopify-topic", "orders/create");
+    let other = ("x-shopify-shop-domain", "other.myshopify.com");
     let rotated = settings(
         &[("shop", json!("acme"))],
         &[("accessToken", "t"), ("webhookSecret", "new"), ("webhookSecretPrevious", "hush")],
@@ -527,15 +562,19 @@ async fn a_webhook_is_let_in_by_its_signature_over_the_raw_bytes() {
     let none = settings(&[("shop", json!("acme"))], &[("accessToken", "t")]);
     let refused = "the signature does not hold";
     let hmac = "x-shopify-hmac-sha256";
-    let table: [(&Settings, Vec<(&str, &str)>, &str, &str); 8] = [
-        (&shop(), vec![(hmac, &good), id, topic], body, "orders/create d-1"),
-        (&client_shop(), vec![(hmac, &good), id, topic], body, "orders/create d-1"),
-        (&rotated, vec![(hmac, &good), id, topic], body, "orders/create d-1"),
-        (&shop(), vec![(hmac, &good), id, topic], r#"{"id":1}"#, refused),
-        (&shop(), vec![(hmac, "%%%"), id, topic], body, refused),
-        (&shop(), vec![id, topic], body, refused),
-        (&none, vec![(hmac, &good), id, topic], body, "the connection has no webhook secret"),
-        (&shop(), vec![(hmac, &good), topic], body, "malformed"),
+    let table: [(&Settings, Vec<(&str, &str)>, &str, &str); 11] = [
+        (&shop(), vec![(hmac, &good), id, our, topic], body, "orders/create d-1"),
+        (&client_shop(), vec![(hmac, &good), id, our, topic], body, "orders/create d-1"),
+        (&rotated, vec![(hmac, &good), id, our, topic], body, "orders/create d-1"),
+        (&shop(), vec![(hmac, &good), id, our, topic], r#"{"id":1}"#, refused),
+        (&shop(), vec![(hmac, &good), id, our, topic], r#"{"id": "#, refused),
+        (&shop(), vec![(hmac, "%%%"), id, our, topic], body, refused),
+        (&shop(), vec![id, our, topic], body, refused),
+        (&none, vec![(hmac, &good), id, our, topic], body, "the connection has no webhook secret"),
+        (&shop(), vec![(hmac, &good), our, topic], body, "malformed"),
+        // One app's secret signs for all its shops.
+        (&shop(), vec![(hmac, &good), id, other, topic], body, refused),
+        (&shop(), vec![(hmac, &good), id, topic], body, "malformed"),
     ];
     for (settings, pairs, body, expected) in table {
         assert_eq!(verify(settings, &pairs, body).await, expected, "{pairs:?}");
@@ -578,9 +617,10 @@ fn webhooks_become_notices() {
         assert_eq!(fields["inventoryItemId"], "gid://shopify/InventoryItem/1");
         assert_eq!(fields["locationId"], "gid://shopify/Location/9");
     }
-    for topic in ["orders/edited", "app/uninstalled"] {
+    for topic in ["orders/edited", "shop/update"] {
         assert!(matches!(parse(topic, &json!({})).as_slice(), [Notice::Ignored(_)]));
     }
+    assert_eq!(parse("app/uninstalled", &json!({"id": 1})), [Notice::Disconnected]);
     let shop = channel("shopify", &shop());
     let error = shop.parse_webhook("orders/create", b"[]").unwrap_err();
     assert_eq!(error.kind, ChannelErrorKind::Protocol);

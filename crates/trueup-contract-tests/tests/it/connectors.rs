@@ -26,12 +26,14 @@ use crate::spec::Spec;
 use crate::{client, served, spec};
 
 /// What we use of Shopify's schema beyond the pruned copy, from the Admin API reference of
-/// 2026-07: inventoryActivate, Order.refunds, webhookSubscriptions.
+/// 2026-07: inventoryActivate, Order.refunds, webhookSubscriptions, webhookSubscriptionDelete.
 const SHOPIFY_REST: &str = "
 extend type Mutation {
   inventoryActivate(inventoryItemId: ID!, locationId: ID!, available: Int, onHand: Int):
     InventoryActivatePayload
+  webhookSubscriptionDelete(id: ID!): WebhookSubscriptionDeletePayload
 }
+type WebhookSubscriptionDeletePayload { deletedWebhookSubscriptionId: ID userErrors: [UserError!]! }
 type InventoryActivatePayload { inventoryLevel: InventoryLevel userErrors: [UserError!]! }
 extend type Order { createdAt: DateTime! refunds(first: Int): [Refund!]! }
 type Refund implements Node {
@@ -371,9 +373,11 @@ fn order_line(notices: &[Notice]) -> (String, String, u64, u64) {
     line_of(order)
 }
 
+/// Returns order, line, units sold, and units that came back or were cancelled.
 fn line_of(order: &OrderNotice) -> (String, String, u64, u64) {
     let [line] = order.lines.as_slice() else { panic!("{order:?}") };
-    (order.order_id.clone(), line.line_id.clone(), line.state.sold, line.state.restocked)
+    let back = line.state.restocked.max(line.state.cancelled);
+    (order.order_id.clone(), line.line_id.clone(), line.state.sold, back)
 }
 
 fn seeds(count: u32) -> Vec<SeedItem> {
@@ -393,11 +397,20 @@ async fn shopify_keeps_to_its_schema() {
     assert_eq!(catalogue.len(), 130);
     let of = |sku: &str| bench.listing(sku, &sim.listing(sku).unwrap(), false);
     let (a, b, c) = (of("S010"), of("S011"), of("S012"));
-    let outcomes = bench.push(1, &[(&a, 5, Some(10)), (&b, 6, Some(99)), (&c, 0, None)]).await;
+    let items = [(&a, 5, Some(10)), (&b, 6, Some(99)), (&c, 1, Some(12))];
+    let outcomes = bench.push(1, &items).await;
     assert_eq!(outcomes, [PushOutcome::Applied, PushOutcome::Stale, PushOutcome::Applied]);
     // Sent again, its first key is one whose attempt failed; what was applied is stale now.
-    let again = bench.push(1, &[(&a, 5, Some(10)), (&b, 6, Some(99)), (&c, 0, None)]).await;
-    assert_eq!(again, [PushOutcome::Stale, PushOutcome::Stale, PushOutcome::Applied]);
+    assert_eq!(bench.push(1, &items).await, vec![PushOutcome::Stale; 3]);
+    // What is not known is read before it is set, and stocked where it is not.
+    let mut elsewhere = a.clone();
+    let other = format!("gid://shopify/Location/{}", shopify::state::LOCATION_ID + 1);
+    elsewhere.fields.insert("locationId".into(), other);
+    let untracked = of("S003");
+    let items = [(&c, 0, None), (&untracked, 1, None), (&elsewhere, 4, None)];
+    let outcomes = bench.push(4, &items).await;
+    assert!(matches!(outcomes[1], PushOutcome::Refused(_)), "{outcomes:?}");
+    assert_eq!([&outcomes[0], &outcomes[2]], [&PushOutcome::Applied; 2]);
     // A push that went through is replayed, not applied again.
     for _ in 0..2 {
         let outcomes = bench.push(2, &[(&b, 13, Some(11))]).await;
@@ -411,8 +424,10 @@ async fn shopify_keeps_to_its_schema() {
 
     let (url, mut hook) = raw_hook().await;
     let topics = bench.channel.subscribe(&bench.caller, &url).await.unwrap();
-    assert_eq!(topics.len(), 8);
+    assert_eq!(topics.len(), 9);
     assert_eq!(bench.channel.subscribe(&bench.caller, &url).await.unwrap(), topics);
+    let told = bench.channel.subscribed(&bench.caller, &url).await.unwrap();
+    assert_eq!(told.map(|told| told.len()), Some(9));
     let sold = sim.sell("S010", 2).unwrap();
     let told = bench.told(&mut hook, "orders/create").await;
     let (order_id, line_id, units, back) = order_line(&told);
@@ -427,6 +442,8 @@ async fn shopify_keeps_to_its_schema() {
     let [Notice::InventoryHint { fields, .. }] = told.as_slice() else { panic!("{told:?}") };
     let kind = trueup_channels::kind("shopify").unwrap();
     assert!(kind.names_listing(&a.fields, fields));
+    bench.channel.unsubscribe(&bench.caller, &url).await.unwrap();
+    assert_eq!(bench.channel.subscribed(&bench.caller, &url).await.unwrap(), Some(Vec::new()));
 }
 
 #[tokio::test]
@@ -467,7 +484,8 @@ async fn amazon_keeps_to_its_models() {
     assert_eq!((order_id.as_str(), units, back), (sold.order_id.as_str(), 2, 0));
     sim.cancel(&sold.order_id).unwrap();
     let polled = line_of(&bench.orders().await[&order_id]);
-    assert_eq!(polled, (order_id, line_id, 2, 2));
+    // Whether it had been paid for is not told; the ledger knows what it booked.
+    assert_eq!(polled, (order_id, line_id, 0, u64::MAX));
 }
 
 #[tokio::test]

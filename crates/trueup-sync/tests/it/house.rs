@@ -116,14 +116,17 @@ impl House {
     }
 
     pub(crate) async fn open_with(kinds: trueup_sync::KindFinder) -> Self {
-        Self::open_by(kinds, Arc::new(WallClock)).await
+        Self::open_as(kinds, options()).await
     }
 
     pub(crate) async fn open_by(kinds: trueup_sync::KindFinder, clock: Arc<dyn Clock>) -> Self {
+        Self::open_as(kinds, EngineOptions { clock, ..options() }).await
+    }
+
+    pub(crate) async fn open_as(kinds: trueup_sync::KindFinder, options: EngineOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let now = clock.clone();
-        let store = Arc::new(Embedded::open(dir.path(), Arc::new(move || now.now())).unwrap());
-        let options = EngineOptions { clock, ..options() };
+        let clock = options.clock.clone();
+        let store = Arc::new(Embedded::open(dir.path(), Arc::new(move || clock.now())).unwrap());
         let engine = Engine::start_with(store.clone(), options, kinds).await.unwrap();
         Self { store, engine, org: Org::new("acme").unwrap(), _dir: dir }
     }

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use parking_lot::Mutex;
+use serde_json::Value;
 use sha2::Sha256;
 use uuid::Uuid;
 
@@ -27,20 +28,22 @@ pub(super) fn tell(engine: &Engine, books: &Mutex<Books>, events: Vec<Event>) {
     let event_id = Uuid::new_v4().to_string();
     let triggered_at = millis_text(engine.clock.now());
     for event in events {
-        let mut targets: Vec<Target> = target.iter().cloned().collect();
+        let mut parcels: Vec<(Target, String, Value)> = Vec::new();
+        if let Some(target) = &target {
+            parcels.push((target.clone(), String::new(), event.body.clone()));
+        }
         for known in &books.lock().shop.subscriptions {
-            let listed = targets.iter().any(|target| target.url == known.uri);
+            let listed = target.as_ref().is_some_and(|target| target.url == known.uri);
             if known.topic == event.topic && !listed {
-                targets.push(Target { url: known.uri.clone(), secret: CLIENT_SECRET.into() });
+                let target = Target { url: known.uri.clone(), secret: CLIENT_SECRET.into() };
+                parcels.push((target, known.tag(), known.cut(&event.body)));
             }
         }
-        let body = event.body.to_string();
-        for target in targets {
+        for (target, tag, body) in parcels {
+            let body = body.to_string();
             let headers = headers(event.topic, &target.secret, &body, &event_id, &triggered_at);
-            let body = body.clone();
             let render =
                 Arc::new(move |_| Rendered { headers: headers.clone(), body: body.clone() });
-            let tag = String::new();
             let parcel = Parcel { url: target.url, tag, delay: Duration::ZERO, render };
             engine.outbox.post(&parcel, &engine.faults);
         }

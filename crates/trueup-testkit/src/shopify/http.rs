@@ -61,6 +61,9 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
     if field("client_id") != CLIENT_ID || field("client_secret") != CLIENT_SECRET {
         return refused("invalid_client", "client_id or client_secret is wrong");
     }
+    if sim.0.books.lock().shop.is_uninstalled {
+        return refused("application_cannot_be_found", "the app is not installed on this shop");
+    }
     let engine = sim.engine();
     match field("grant_type") {
         "client_credentials" => {
@@ -104,9 +107,11 @@ async fn admin(
 ) -> Response {
     let token = headers.get("x-shopify-access-token").and_then(|value| value.to_str().ok());
     let token = token.unwrap_or_default();
-    if token != ACCESS_TOKEN && !sim.engine().token_good(token) {
+    let is_good = token == ACCESS_TOKEN || sim.engine().token_good(token);
+    if !is_good || sim.0.books.lock().shop.is_uninstalled {
         return unauthorized();
     }
+    sim.drop_unserved();
     let Ok(Value::Object(mut request)) = serde_json::from_slice(&body) else {
         return answer(StatusCode::BAD_REQUEST, &json!({"errors": "Invalid JSON"}));
     };
@@ -298,6 +303,7 @@ impl Context<'_> {
                 done.payload
             }
             "webhookSubscriptionCreate" => self.subscribe(&arguments),
+            "webhookSubscriptionDelete" => self.unsubscribe(&arguments),
             name => {
                 let message = format!("Field '{name}' doesn't exist on type 'Mutation'");
                 return Err(Wrong { code: "undefinedField", message });
@@ -335,6 +341,22 @@ impl Context<'_> {
         input.value(self.variables)?.as_str().filter(|key| !key.is_empty()).map(str::to_owned)
     }
 
+    fn unsubscribe(&mut self, arguments: &Map<String, Value>) -> Value {
+        let id = arguments.get("id").and_then(Value::as_str).unwrap_or_default();
+        let known = &mut self.books.shop.subscriptions;
+        match known.iter().position(|known| gid("WebhookSubscription", known.id) == id) {
+            Some(at) => {
+                known.remove(at);
+                json!({"deletedWebhookSubscriptionId": id, "userErrors": []})
+            }
+            None => {
+                let words = "Webhook subscription does not exist";
+                let error = json!({"field": ["id"], "message": words});
+                json!({"deletedWebhookSubscriptionId": null, "userErrors": [error]})
+            }
+        }
+    }
+
     fn subscribe(&mut self, arguments: &Map<String, Value>) -> Value {
         let refuse = |field: &str, words: &str| {
             let error = json!({"field": ["webhookSubscription", field], "message": words});
@@ -347,15 +369,20 @@ impl Context<'_> {
         if let Err(error) = check_url(uri) {
             return refuse("uri", &format!("Address {error}"));
         }
-        let known = &mut self.books.shop.subscriptions;
+        let known = &self.books.shop.subscriptions;
         if known.iter().any(|known| known.topic == topic && known.uri == uri) {
             return refuse("uri", "Address for this topic has already been taken");
         }
         if known.len() >= SUBSCRIPTIONS_MAX {
             return refuse("uri", "too many subscriptions");
         }
-        let id = u64::try_from(known.len()).unwrap_or(0) + 1;
-        known.push(Subscription { id, topic: topic.into(), uri: uri.into() });
+        let fields = wanted.and_then(|wanted| wanted.get("includeFields")?.as_array());
+        let fields = fields.into_iter().flatten().filter_map(|field| field.as_str());
+        let fields = fields.map(str::to_owned).collect();
+        self.books.shop.subscribed += 1;
+        let id = self.books.shop.subscribed;
+        let made = Subscription { id, topic: topic.into(), uri: uri.into(), fields };
+        self.books.shop.subscriptions.push(made);
         json!({
             "webhookSubscription": {
                 "id": gid("WebhookSubscription", id), "topic": topic, "uri": uri, "format": "JSON",

@@ -133,7 +133,46 @@ impl Simulator {
         Ok(())
     }
 
+    /// Takes the app's access away, as a merchant does: subscribers are told a last time, then
+    /// no token is good and no grant given until [`Simulator::install`].
+    pub fn uninstall(&self) {
+        let body = json!({"id": 1, "name": "Simulated shop", "myshopify_domain": SHOP});
+        self.tell(vec![Event { topic: "APP_UNINSTALLED", body }]);
+        let shop = &mut self.0.books.lock().shop;
+        shop.subscriptions.clear();
+        shop.is_uninstalled = true;
+    }
+
+    /// Lets the app in again.
+    pub fn install(&self) {
+        self.0.books.lock().shop.is_uninstalled = false;
+    }
+
+    /// Returns topic, address and fields of the subscriptions made through the API.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<(String, String, Vec<String>)> {
+        self.drop_unserved();
+        let books = self.0.books.lock();
+        let all = books.shop.subscriptions.iter();
+        all.map(|known| (known.topic.clone(), known.uri.clone(), known.fields.clone())).collect()
+    }
+
+    /// Drops every subscription, as after 8 retries that failed.
+    pub fn drop_subscriptions(&self) {
+        self.0.books.lock().shop.subscriptions.clear();
+    }
+
+    /// Drops the subscriptions whose deliveries were given up on.
+    fn drop_unserved(&self) {
+        let unserved = self.0.engine.outbox.take_unserved();
+        if !unserved.is_empty() {
+            let known = &mut self.0.books.lock().shop.subscriptions;
+            known.retain(|known| !unserved.contains(&known.tag()));
+        }
+    }
+
     fn tell(&self, events: Vec<Event>) {
+        self.drop_unserved();
         events::tell(&self.0.engine, &self.0.books, events);
     }
 }

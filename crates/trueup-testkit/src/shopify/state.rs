@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::outbox::SUBSCRIPTION_TAG;
 use crate::shop::{
     Counters, LISTINGS_MAX, OrderRef, OrderStatus, Orders, SeedItem, ShopError, SimOrder,
 };
@@ -59,6 +60,45 @@ pub(crate) struct Subscription {
     pub(crate) id: u64,
     pub(crate) topic: String,
     pub(crate) uri: String,
+    /// The fields of the body that are sent, nested ones with periods; none means all.
+    pub(crate) fields: Vec<String>,
+}
+
+impl Subscription {
+    pub(crate) fn tag(&self) -> String {
+        format!("{SUBSCRIPTION_TAG}{}", self.id)
+    }
+
+    /// Cuts a body down to the fields that are sent.
+    pub(crate) fn cut(&self, body: &Value) -> Value {
+        if self.fields.is_empty() {
+            return body.clone();
+        }
+        let paths: Vec<Vec<&str>> =
+            self.fields.iter().map(|field| field.split('.').collect()).collect();
+        cut(body, &paths.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+}
+
+fn cut(value: &Value, paths: &[&[&str]]) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(|item| cut(item, paths)).collect(),
+        Value::Object(fields) => {
+            let kept = fields.iter().filter_map(|(name, value)| {
+                let below: Vec<&[&str]> = paths
+                    .iter()
+                    .filter_map(|path| path.split_first())
+                    .filter(|(first, _)| *first == name)
+                    .map(|(_, rest)| rest)
+                    .collect();
+                let whole = below.iter().any(|rest| rest.is_empty());
+                let kept = if whole { value.clone() } else { cut(value, &below) };
+                (!below.is_empty()).then(|| (name.clone(), kept))
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
 }
 
 /// Something that the shop tells its subscribers.
@@ -86,6 +126,10 @@ pub(crate) struct State {
     pub(crate) subscriptions: Vec<Subscription>,
     /// The refunds of orders: units, and whether they came back.
     pub(crate) refunds: HashMap<String, Vec<(i64, bool)>>,
+    /// How many subscriptions were ever made.
+    pub(crate) subscribed: u64,
+    /// Whether the merchant took the app's access away.
+    pub(crate) is_uninstalled: bool,
     pub(crate) counters: Counters,
     pub(crate) groups: u64,
     keys: HashMap<String, Remembered>,

@@ -274,6 +274,24 @@ async fn a_subscription_made_through_the_api_is_told_its_topic_only() {
     for _ in 0..2 {
         assert_eq!(endpoint.next().await.header("X-Shopify-Topic"), "orders/create");
     }
+    let delete = "mutation D($id: ID!) { webhookSubscriptionDelete(id: $id) {
+      deletedWebhookSubscriptionId userErrors { field message } } }";
+    let id = &made["data"]["webhookSubscriptionCreate"]["webhookSubscription"]["id"];
+    for errors in [0, 1] {
+        let gone = ask(&server, delete, json!({"id": id})).await;
+        let gone = &gone["data"]["webhookSubscriptionDelete"]["userErrors"];
+        assert_eq!(gone.as_array().unwrap().len(), errors);
+    }
+    // Only the fields that were asked for are sent.
+    let fields = json!(["id", "line_items.quantity", "refunds.id"]);
+    let sub = json!({"topic": "ORDERS_CANCELLED", "sub": {
+        "uri": endpoint.url, "format": "JSON", "includeFields": fields}});
+    ask(&server, create, sub).await;
+    let order = sim.orders().remove(0).order_id;
+    sim.cancel(&order).unwrap();
+    let body = endpoint.next().await.json();
+    let id: u64 = order.parse().unwrap();
+    assert_eq!(body, json!({"id": id, "line_items": [{"quantity": 1}], "refunds": []}));
 }
 
 #[tokio::test]
