@@ -87,6 +87,8 @@ pub enum PushScope {
     All,
     /// These; a given quantity is what to publish now in place of the computed one.
     Items(Vec<(Sku, Option<Quantity>)>),
+    /// These, unless the channel shows their numbers already: they were just changed.
+    Changed(Vec<Sku>),
 }
 
 /// What to pull and how.
@@ -592,10 +594,6 @@ impl Engine {
         }
         let (row, link) = self.running(org, channel).await?;
         let run = run::new_run(&self.shared, &link, run::PUSH, run_id, row.dry_run);
-        let scope = match scope {
-            PushScope::All => None,
-            PushScope::Items(items) => Some(items),
-        };
         self.begin(&link, run, |run| Job::Push { run, scope }).await
     }
 

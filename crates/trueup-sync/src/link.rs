@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{Channel, ChannelError, Kind, Settings};
-use trueup_core::{ChannelId, ListingKey, Org, Quantity, RestockPolicy, Sku, Timestamp};
+use trueup_core::{ChannelId, ListingKey, Org, RestockPolicy, Sku, Timestamp};
 use trueup_store::{Connection, ListingView, Run};
 
 use crate::caller::Transport;
 use crate::discover::Discovering;
-use crate::engine::PullRequest;
+use crate::engine::{PullRequest, PushScope};
 use crate::plan::{self, Plan, Wish};
 use crate::revise::Budget;
 use crate::upkeep;
@@ -29,12 +29,12 @@ pub(crate) const JOBS_MAX: usize = 100;
 /// A push or pull that was asked for.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Push these; `None` = everything that is mapped.
+    /// Push.
     Push {
         /// The run, kept already.
         run: Run,
-        /// The SKUs, some with a number of their own.
-        scope: Option<Vec<(Sku, Option<Quantity>)>>,
+        /// What.
+        scope: PushScope,
     },
     /// Pull.
     Pull {

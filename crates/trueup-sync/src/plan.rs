@@ -75,6 +75,9 @@ impl Skip {
 pub(crate) enum Wish {
     /// The listing itself owes it.
     Owed,
+    /// Somebody wants the channel to show it: sent unless it is shown or on its way already;
+    /// parked listings are tried again.
+    Due,
     /// Somebody asked for it, owed or not; parked listings are tried again.
     Asked,
     /// Somebody asked for this number.
@@ -194,7 +197,7 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         return Plan::Skip(Skip::UnknownSku);
     };
     let number = match wish {
-        Wish::Owed | Wish::Asked => computed,
+        Wish::Owed | Wish::Due | Wish::Asked => computed,
         Wish::Exactly(quantity) => {
             i64::try_from(quantity.get().min(capabilities.quantity_max)).unwrap_or(i64::MAX)
         }
@@ -203,12 +206,13 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let version = view.sku.as_ref().map_or(0, |sku| sku.state.version);
     let push = ListingPush { key: state.key.clone(), quantity: number, version };
     let owed = view.is_dirty() || (wish != Wish::Owed);
+    let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
-        None if wish == Wish::Owed && state.base == Some(number) => return Plan::Shown(push),
+        None if unless_shown && state.base == Some(number) => return Plan::Shown(push),
         None if !owed => return Plan::Skip(Skip::NotOwed),
         None => {}
-        Some(sent) if wish == Wish::Owed && is_accepted(view) && sent.quantity == number => {
+        Some(sent) if unless_shown && is_accepted(view) && sent.quantity == number => {
             return Plan::OnItsWay(push);
         }
         Some(_) if !owed && is_accepted(view) => return Plan::Skip(Skip::NotOwed),

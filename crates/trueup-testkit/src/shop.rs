@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::response::Response;
@@ -303,6 +303,8 @@ pub struct Engine {
     pub(crate) tokens: Mutex<Tokens>,
     pub(crate) target: RwLock<Option<Target>>,
     pub(crate) requests: AtomicU64,
+    hurry: AtomicU32,
+    spent: AtomicU64,
 }
 
 impl Engine {
@@ -315,7 +317,23 @@ impl Engine {
             tokens: Mutex::default(),
             target: RwLock::new(None),
             requests: AtomicU64::new(0),
+            hurry: AtomicU32::new(1),
+            spent: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that a request took so much of its rate budget.
+    pub(crate) fn spend(&self, units: i64) {
+        self.spent.fetch_add(units.unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// Returns how many times its rates the vendor allows now.
+    pub(crate) fn hurry(&self) -> u32 {
+        self.hurry.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_hurry(&self, times: u32) {
+        self.hurry.store(times.max(1), Ordering::Relaxed);
     }
 
     pub(crate) fn seen(&self, entry: LoggedRequest) {
@@ -403,6 +421,18 @@ pub trait Shop: Send + Sync + 'static {
         if self.faults().take_expire_tokens() {
             self.expire_tokens();
         }
+    }
+
+    /// Returns how much of its rate budgets all requests together took: points at Shopify, calls
+    /// at Amazon; 0 where there is no rate.
+    fn spent(&self) -> u64 {
+        self.engine().spent.load(Ordering::Relaxed)
+    }
+
+    /// Multiplies the vendor's rates from now on and fills its buckets: a test's preparations
+    /// need not take as long as the vendor's limits make them. 1 is how it was set up.
+    fn set_hurry(&self, times: u32) {
+        self.engine().set_hurry(times);
     }
 
     /// Takes back every access token issued so far (fixed tokens stay good).

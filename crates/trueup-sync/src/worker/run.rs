@@ -13,7 +13,7 @@ use super::pull::PullWork;
 use super::push::{Asker, End, Errand, Report, Want};
 use super::{ORDERS_WAIT_MAX, Worker, is_connection_wide};
 use crate::backoff;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, PushScope};
 use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Skip, Wish};
 use crate::shared::Shared;
@@ -223,24 +223,27 @@ impl Worker {
         Ok(true)
     }
 
-    async fn begin_push(
-        &mut self,
-        scope: Option<Vec<(Sku, Option<Quantity>)>>,
-    ) -> Result<(), EngineError> {
+    async fn begin_push(&mut self, scope: PushScope) -> Result<(), EngineError> {
         let mut exact: BTreeMap<Sku, Option<Quantity>> = BTreeMap::new();
         let mut query =
             ListingQuery { channel: Some(self.link.id.clone()), ..ListingQuery::default() };
         let mut wanted: Vec<(Lane, Want)> = Vec::new();
         let capabilities = self.link.channel.capabilities().clone();
         let (shared, org) = (self.shared.clone(), self.link.org.clone());
-        let all = scope.is_none();
-        exact.extend(scope.into_iter().flatten());
+        let all = scope == PushScope::All;
+        let by_default =
+            if matches!(scope, PushScope::Changed(_)) { Wish::Due } else { Wish::Asked };
+        match scope {
+            PushScope::All => {}
+            PushScope::Items(items) => exact.extend(items),
+            PushScope::Changed(skus) => exact.extend(skus.into_iter().map(|sku| (sku, None))),
+        }
         let skus: Vec<Sku> = exact.keys().cloned().collect();
         let mut mapped = BTreeSet::new();
         let mut look = |view: trueup_store::ListingView| {
             mapped.insert(view.mapping.sku.clone());
             let quantity = exact.get(&view.mapping.sku).copied().flatten();
-            let wish = quantity.map_or(Wish::Asked, Wish::Exactly);
+            let wish = quantity.map_or(by_default, Wish::Exactly);
             // What needs no sending is found out when its turn comes.
             let lane = match plan::plan(&view, wish, &capabilities) {
                 Plan::Send(sending) => sending.lane,

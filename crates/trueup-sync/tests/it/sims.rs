@@ -234,6 +234,7 @@ async fn a_revoked_token_pauses_the_connection_once_and_nothing_is_lost() {
         assert!(tokio::time::Instant::now() < end, "the pause was not noted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(house.history("channel").await.len(), 1);
     stall.shop.set_faults(Faults::default());
     let enable = enable_of(&stall.shop.channel_config(&stall._server.url));
     house.engine.enable(&house.org, &stall.id, enable).await.unwrap();

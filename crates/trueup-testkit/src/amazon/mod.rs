@@ -135,10 +135,13 @@ impl Simulator {
     /// Takes a token of an operation's bucket; returns the rate and whether there was one.
     fn admit(&self, operation: Operation) -> (Rate, bool) {
         let now = self.now();
-        let rate = operation.rate().times(self.0.settings.rate_scale.max(1));
+        let scale = self.0.settings.rate_scale.max(1).saturating_mul(self.0.engine.hurry());
+        let rate = operation.rate().times(scale);
         let mut buckets = self.0.buckets.lock();
         let bucket = buckets.entry(operation).or_insert_with(|| Bucket::full(rate, now));
-        (rate, bucket.take(now, 1))
+        let admitted = bucket.take(now, 1);
+        self.0.engine.spend(i64::from(admitted));
+        (rate, admitted)
     }
 
     fn fulfilled_by(&self, sku: &str) -> FulfilledBy {
@@ -148,6 +151,11 @@ impl Simulator {
 }
 
 impl Shop for Simulator {
+    fn set_hurry(&self, times: u32) {
+        self.0.engine.set_hurry(times);
+        self.0.buckets.lock().clear();
+    }
+
     fn vendor(&self) -> Vendor {
         Vendor::Amazon
     }

@@ -22,6 +22,7 @@ use crate::limits::{Bucket, Rate};
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
 use crate::time::{SimClock, plus_ms};
 use crate::tokens::RefreshTokens;
+pub use http::MUTATION_COST;
 use state::{Event, State};
 
 /// The fixed access token that a simulated shop accepts.
@@ -178,6 +179,12 @@ impl Simulator {
 }
 
 impl Shop for Simulator {
+    fn set_hurry(&self, times: u32) {
+        self.0.engine.set_hurry(times);
+        let rate = self.0.settings.bucket.times(self.0.engine.hurry());
+        self.0.books.lock().bucket = Bucket::full(rate, self.0.engine.clock.now());
+    }
+
     fn vendor(&self) -> Vendor {
         Vendor::Shopify
     }

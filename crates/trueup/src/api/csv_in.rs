@@ -533,7 +533,7 @@ async fn submit(
 
 async fn push(app: &App, caller: &Caller<Stock>, skus: Vec<Sku>) -> Result<Option<Value>, Problem> {
     let id = runs::new_fan_out_id(app);
-    let scope = trueup_sync::PushScope::Items(skus.into_iter().map(|sku| (sku, None)).collect());
+    let scope = trueup_sync::PushScope::Changed(skus.into_iter().collect());
     runs::fan_out(app, &caller.org, &id, &scope).await?;
     Ok(Some(json!({ "runId": id })))
 }

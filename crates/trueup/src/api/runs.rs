@@ -307,7 +307,7 @@ pub(super) async fn fan_out_after(
         None => replayed_run_id(submitted.reply.body()),
     };
     let Some(id) = id else { return };
-    let scope = PushScope::Items(skus.into_iter().map(|sku| (sku, None)).collect());
+    let scope = PushScope::Changed(skus.into_iter().collect());
     let begun = match fan_out(app, org, &id, &scope).await {
         Ok((begun, _)) => begun,
         Err(problem) => {

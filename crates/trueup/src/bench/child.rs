@@ -61,6 +61,39 @@ impl Served {
         Ok(Self { addr, process, reading: tokio::spawn(talk.until_closed()) })
     }
 
+    /// Returns the resident memory of the process, in MiB.
+    pub(super) fn memory(&self) -> Result<f64, BenchError> {
+        self.status("VmRSS:")
+    }
+
+    /// Returns the largest resident memory since it was last forgotten, in MiB.
+    pub(super) fn peak_memory(&self) -> Result<f64, BenchError> {
+        self.status("VmHWM:")
+    }
+
+    /// Lets the peak of resident memory begin anew (proc(5), `clear_refs`).
+    pub(super) fn forget_peak(&self) -> Result<(), BenchError> {
+        let path = self.proc_file("clear_refs")?;
+        fs::write(&path, "5").map_err(|source| BenchError::Dir { path, source })
+    }
+
+    fn status(&self, name: &str) -> Result<f64, BenchError> {
+        let path = self.proc_file("status")?;
+        let text = fs::read_to_string(&path);
+        let text = text.map_err(|source| BenchError::Dir { path: path.clone(), source })?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        let missing = || io::Error::other("the line is missing");
+        let kib = kib.ok_or_else(|| BenchError::Dir { path, source: missing() })?;
+        Ok(kib / 1_024.0)
+    }
+
+    fn proc_file(&self, name: &str) -> Result<PathBuf, BenchError> {
+        let gone = || BenchError::Late("the server is gone");
+        let id = self.process.id().ok_or_else(gone)?;
+        Ok(PathBuf::from(format!("/proc/{id}/{name}")))
+    }
+
     /// Kills the process, waits until it is gone, and returns the last that it said.
     pub(super) async fn stop(mut self) -> String {
         // An error means that it is gone already.

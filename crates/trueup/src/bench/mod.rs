@@ -9,6 +9,7 @@
 //! at the end the hot SKU must hold exactly what was acknowledged. Nothing outside loopback is
 //! talked to, and nothing is left behind.
 
+mod channels;
 mod child;
 mod client;
 mod floor;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+pub use channels::{ChannelOptions, ChannelReport, ChannelRow, Direction, run as run_channels};
 use child::{Scratch, Served};
 use client::Connection;
 pub use client::WireError;
@@ -52,9 +54,22 @@ const REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The floor and the disk are measured for this part of a load's time, as there are more of them.
 const FLOOR_PART: u32 = 3;
 
+/// What to measure beside reservations.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum BenchCommand {
+    /// Measure how long it takes until a change is on every channel, beside the channels' limits.
+    Push(ChannelOptions),
+    /// Measure how long reading every listing back takes, beside the channels' limits.
+    Pull(ChannelOptions),
+}
+
 /// How to run the benchmark.
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchOptions {
+    /// Channels in place of reservations.
+    #[command(subcommand)]
+    pub what: Option<BenchCommand>,
     /// Connections, each with one request in flight; batches use 16.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub connections: u32,
@@ -138,6 +153,12 @@ pub enum BenchError {
         /// The beginning of the answer.
         said: String,
     },
+    /// Channels could not be prepared or measured.
+    #[error("measure channels: {0}")]
+    Channels(Box<crate::cli::market::MarketError>),
+    /// Something took longer than it may.
+    #[error("{0}")]
+    Late(&'static str),
     /// The person asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -205,7 +226,7 @@ fn token(secret: &str) -> Result<String, BenchError> {
     let claims = json!({
         "sub": "bench",
         "org": ORG,
-        "scope": "inventory:read inventory:write reservations:write",
+        "scope": "inventory:read inventory:write reservations:write channels:admin",
         "exp": TOKEN_EXPIRES,
     });
     let key = EncodingKey::from_secret(secret.as_bytes());

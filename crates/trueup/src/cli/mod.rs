@@ -102,9 +102,30 @@ async fn dispatch(command: Command) -> Ended {
     }
 }
 
-async fn bench(options: crate::bench::BenchOptions) -> Ended {
+async fn bench(mut options: crate::bench::BenchOptions) -> Ended {
+    use crate::bench::{BenchCommand, Direction};
+    match options.what.take() {
+        Some(BenchCommand::Push(options)) => return bench_channels(Direction::Push, options).await,
+        Some(BenchCommand::Pull(options)) => return bench_channels(Direction::Pull, options).await,
+        None => {}
+    }
     let json = options.json;
     let report = crate::bench::run(options).await?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        report.write_json(&mut out)?
+    } else {
+        report.write_table(&mut out)?
+    }
+    Ok(report.is_valid())
+}
+
+async fn bench_channels(
+    direction: crate::bench::Direction,
+    options: crate::bench::ChannelOptions,
+) -> Ended {
+    let json = options.json;
+    let report = Box::pin(crate::bench::run_channels(direction, options)).await?;
     let mut out = std::io::stdout().lock();
     if json {
         report.write_json(&mut out)?

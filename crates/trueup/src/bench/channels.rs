@@ -1,0 +1,601 @@
+//! `trueup bench push` and `trueup bench pull`: how long it takes until very many numbers are on
+//! the channels, beside what the channels' own limits allow.
+//!
+//! The simulated channels run in this process with the limits that the vendors document; the
+//! server is a process of its own. Everything is prepared with the limits off: listings, mappings,
+//! first readings. Then the server is started anew, so that it knows the documented limits only,
+//! and the change is made and waited for.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use trueup_testkit::limits::Rate;
+use trueup_testkit::{
+    AnySimulator, Faults, SeedItem, SimServer, Vendor, amazon, ebay, shopify, spawn,
+};
+
+use super::child::{Scratch, Served};
+use super::{BenchError, ORG, interrupted, token};
+use crate::cli::market::{Client, MarketError};
+use crate::cli::say::say;
+
+/// Units of each SKU before the change.
+const STOCK: u64 = 50;
+/// By how many units the change raises or lowers.
+const CHANGE: u64 = 7;
+/// One SKU of so many is sold out by the change.
+const ZERO_EACH: u32 = 1_000;
+/// The most SKUs or mappings in one request.
+const CHUNK: usize = 10_000;
+/// How many times their limits the channels allow while everything is prepared.
+const HURRY: u32 = 10_000;
+/// How long every answer of a channel takes: nearer to a vendor than loopback is.
+const ANSWER_MS: u64 = 100;
+/// How long a feed waits and is processed, one after the other.
+const FEED_QUEUE_MS: u64 = 5_000;
+const FEED_RUN_MS: u64 = 15_000;
+/// Shopify's Standard plan: 2 000 points, 100 a second.
+const SHOPIFY: Rate = Rate { milli_per_second: 100_000, burst: 2_000 };
+/// How many sets or readings a Shopify call takes.
+const SHOPIFY_ITEMS: u32 = 250;
+/// Amazon's plan for patches and searches: 5 a second, 5 saved up.
+const AMAZON_PER_SECOND: f64 = 5.0;
+const AMAZON_BURST: f64 = 5.0;
+/// How many listings an Amazon search reads, and a feed takes.
+const AMAZON_SEARCH_ITEMS: u32 = 20;
+const AMAZON_FEED_ITEMS: u32 = 25_000;
+/// How many SKUs an eBay call sets, and a page of its inventory holds.
+const EBAY_ITEMS: u32 = 25;
+const EBAY_PAGE_ITEMS: u32 = 200;
+/// How many calls eBay is asked at once.
+const EBAY_AT_ONCE: f64 = 4.0;
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long preparing and measuring may take.
+const PREPARE_MAX: Duration = Duration::from_secs(900);
+const MEASURE_MAX: Duration = Duration::from_secs(3_000);
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From a bulk change until every channel shows it.
+    Push,
+    /// From asking for a pull until its run has ended.
+    Pull,
+}
+
+/// How to measure channels.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ChannelOptions {
+    /// How many SKUs, each with a listing on every channel.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    pub skus: u32,
+    /// Only these channels, separated by commas.
+    #[arg(long, value_name = "VENDOR", value_delimiter = ',', value_parser = vendor)]
+    pub channels: Vec<Vendor>,
+    /// Where to make the temporary data directory [default: the system's].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn vendor(word: &str) -> Result<Vendor, String> {
+    let known = [Vendor::Shopify, Vendor::Amazon, Vendor::Ebay];
+    let found = known.into_iter().find(|vendor| vendor.as_str() == word);
+    found.ok_or_else(|| "must be shopify, amazon or ebay".to_owned())
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelReport {
+    /// What was measured.
+    pub direction: Direction,
+    /// How many SKUs there were.
+    pub skus: u32,
+    /// Cores, shared by the server and the simulated channels.
+    pub cores: usize,
+    /// Whether the program was built with optimizations.
+    pub optimized: bool,
+    /// One line for each channel.
+    pub rows: Vec<ChannelRow>,
+    /// The server's resident memory before, in MiB.
+    pub memory_before_mib: f64,
+    /// By how much it was larger at its peak, in MiB.
+    pub memory_extra_mib: f64,
+    /// Why the figures do not count; empty = they do.
+    pub failures: Vec<String>,
+}
+
+/// How long one channel took.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelRow {
+    /// The vendor.
+    pub channel: &'static str,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// How long the limits make it take at least, in seconds.
+    pub floor_seconds: f64,
+    /// The one ÷ the other.
+    pub to_floor: f64,
+    /// Requests that the channel saw.
+    pub requests: u64,
+    /// What the floor is made of.
+    pub floor: String,
+}
+
+impl ChannelReport {
+    /// Returns whether every channel showed what it should and nothing broke off.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Writes the report as one JSON object and a line end.
+    ///
+    /// # Errors
+    /// When the output is closed.
+    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    /// Writes the report as a table for people.
+    ///
+    /// # Errors
+    /// When the output is closed.
+    pub fn write_table(&self, out: &mut impl io::Write) -> io::Result<()> {
+        write!(out, "{self}")
+    }
+}
+
+impl Display for ChannelReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.direction {
+            Direction::Push => "changed SKUs until every channel shows them",
+            Direction::Pull => "listings of each channel, read and compared",
+        };
+        writeln!(f, "{} {what}; {} cores", self.skus, self.cores)?;
+        writeln!(
+            f,
+            "{:<10}{:>10}{:>10}{:>10}{:>10}  floor",
+            "channel", "s", "floor s", "÷ floor", "requests"
+        )?;
+        for row in &self.rows {
+            let ChannelRow { channel, seconds, floor_seconds, to_floor, requests, floor } = row;
+            writeln!(
+                f,
+                "{channel:<10}{seconds:>10.1}{floor_seconds:>10.1}{to_floor:>10.3}{requests:>10}  \
+                 {floor}",
+            )?;
+        }
+        let (before, extra) = (self.memory_before_mib, self.memory_extra_mib);
+        writeln!(
+            f,
+            "memory of the server: {before:.0} MiB before, {extra:.0} MiB more at its peak"
+        )?;
+        for failure in &self.failures {
+            writeln!(f, "NOT VALID: {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Measures, and returns what was found.
+///
+/// # Errors
+/// When something could not be started or broke off. Processes and files are gone either way.
+pub async fn run(
+    direction: Direction,
+    options: ChannelOptions,
+) -> Result<ChannelReport, BenchError> {
+    let under = options.dir.clone().unwrap_or_else(std::env::temp_dir);
+    // Declared first, dropped last: the processes are gone before their files are.
+    let scratch =
+        Scratch::make(&under).map_err(|source| BenchError::Dir { path: under, source })?;
+    tokio::select! {
+        report = Box::pin(with_channels(direction, &options, &scratch)) => report,
+        ended = interrupted() => Err(ended),
+    }
+}
+
+async fn with_channels(
+    direction: Direction,
+    options: &ChannelOptions,
+    scratch: &Scratch,
+) -> Result<ChannelReport, BenchError> {
+    let all = [Vendor::Shopify, Vendor::Amazon, Vendor::Ebay];
+    let wanted = |vendor: &Vendor| options.channels.is_empty() || options.channels.contains(vendor);
+    let mut stalls = Vec::new();
+    for vendor in all.into_iter().filter(wanted) {
+        stalls.push(Stall::open(vendor, options.skus).await?);
+    }
+    let secret = hex::encode(rand::random::<[u8; 32]>());
+    let bench = Bench { direction, skus: options.skus, stalls, secret, scratch };
+    let result = Box::pin(bench.measure()).await;
+    for stall in bench.stalls {
+        stall.server.shutdown().await;
+    }
+    result
+}
+
+/// A simulated channel.
+struct Stall {
+    vendor: Vendor,
+    shop: AnySimulator,
+    server: SimServer,
+}
+
+impl Stall {
+    async fn open(vendor: Vendor, skus: u32) -> Result<Self, BenchError> {
+        let shop: AnySimulator = match vendor {
+            Vendor::Shopify => {
+                let settings =
+                    shopify::Settings { bucket: SHOPIFY, ..shopify::Settings::default() };
+                shopify::Simulator::new(settings).into()
+            }
+            Vendor::Amazon => amazon::Simulator::new(amazon::Settings {
+                rate_scale: 1,
+                feed_queue_ms: FEED_QUEUE_MS,
+                feed_run_ms: FEED_RUN_MS,
+                ..amazon::Settings::default()
+            })
+            .into(),
+            Vendor::Ebay => ebay::Simulator::new(ebay::Settings::default()).into(),
+        };
+        let quantity = i64::try_from(STOCK).unwrap_or(i64::MAX);
+        let items = (0..skus).map(|number| SeedItem::new(super::sku_name(number), quantity));
+        let failed = |source| BenchError::Spawn { name: "simulated channel", source };
+        let seeded = shop.seed(items.collect());
+        seeded.map_err(|error| failed(io::Error::other(error.to_string())))?;
+        shop.set_hurry(HURRY);
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = spawn(shop.clone(), any).await.map_err(failed)?;
+        Ok(Self { vendor, shop, server })
+    }
+
+    fn name(&self) -> &'static str {
+        self.vendor.as_str()
+    }
+
+    /// Returns how many listings show what they should; the whole shop is looked at.
+    fn right(&self, skus: u32) -> u32 {
+        let is_right = |number: &u32| {
+            let shown = self.shop.quantity(&super::sku_name(*number));
+            shown == i64::try_from(changed(*number)).ok()
+        };
+        u32::try_from((0..skus).filter(is_right).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the least time that a push of the change takes, and of what.
+    fn push_floor(&self, skus: u32) -> (f64, String) {
+        let calls = |items: u32| f64::from(skus.div_ceil(items));
+        let answer = seconds(ANSWER_MS);
+        match self.vendor {
+            Vendor::Shopify => {
+                let cost = f64::from(i32::try_from(shopify::MUTATION_COST).unwrap_or(i32::MAX));
+                let points = calls(SHOPIFY_ITEMS) * cost;
+                let floor = over_bucket(points, 100.0, 2_000.0) + answer;
+                (floor, format!("{points} points, 2000 saved up, 100 a second"))
+            }
+            Vendor::Amazon => {
+                let zeroes = f64::from(skus.div_ceil(ZERO_EACH));
+                let patches = over_bucket(zeroes, AMAZON_PER_SECOND, AMAZON_BURST);
+                let feeds =
+                    skus.saturating_sub(skus.div_ceil(ZERO_EACH)).div_ceil(AMAZON_FEED_ITEMS);
+                let feeding = seconds(FEED_QUEUE_MS) + f64::from(feeds) * seconds(FEED_RUN_MS);
+                let words = format!("{zeroes} patches at 5 a second beside {feeds} feeds");
+                (patches.max(feeding) + answer, words)
+            }
+            Vendor::Ebay => {
+                let calls = calls(EBAY_ITEMS);
+                let words = format!("{calls} calls of {ANSWER_MS} ms, {EBAY_AT_ONCE} at once");
+                ((calls / EBAY_AT_ONCE).ceil() * answer, words)
+            }
+        }
+    }
+
+    /// Returns the least time that a pull takes, and of what.
+    fn pull_floor(&self, skus: u32, spent: u64) -> (f64, String) {
+        let answer = seconds(ANSWER_MS);
+        match self.vendor {
+            Vendor::Shopify => {
+                let points = f64::from(u32::try_from(spent).unwrap_or(u32::MAX));
+                let floor = over_bucket(points, 100.0, 2_000.0);
+                let latency = f64::from(skus.div_ceil(SHOPIFY_ITEMS)) * answer;
+                (floor.max(latency), format!("{points} points, 2000 saved up, 100 a second"))
+            }
+            Vendor::Amazon => {
+                let searches = f64::from(skus.div_ceil(AMAZON_SEARCH_ITEMS));
+                let floor = over_bucket(searches, AMAZON_PER_SECOND, AMAZON_BURST) + answer;
+                (floor, format!("{searches} searches at 5 a second"))
+            }
+            Vendor::Ebay => {
+                let pages = skus.div_ceil(EBAY_PAGE_ITEMS);
+                (f64::from(pages) * answer, format!("{pages} pages of {ANSWER_MS} ms, one by one"))
+            }
+        }
+    }
+}
+
+/// Returns how long it takes to draw so much from a full bucket.
+fn over_bucket(units: f64, per_second: f64, burst: f64) -> f64 {
+    (units - burst).max(0.0) / per_second
+}
+
+fn seconds(millis: u64) -> f64 {
+    Duration::from_millis(millis).as_secs_f64()
+}
+
+/// Returns what a SKU has after the change.
+fn changed(number: u32) -> u64 {
+    match number {
+        number if number.is_multiple_of(ZERO_EACH) => 0,
+        number if number.is_multiple_of(2) => STOCK + CHANGE,
+        _ => STOCK - CHANGE,
+    }
+}
+
+struct Bench<'a> {
+    direction: Direction,
+    skus: u32,
+    stalls: Vec<Stall>,
+    secret: String,
+    scratch: &'a Scratch,
+}
+
+impl Bench<'_> {
+    async fn measure(&self) -> Result<ChannelReport, BenchError> {
+        let server = self.serve().await?;
+        let prepared = self.prepare(&self.client(&server)?).await;
+        server.stop().await;
+        prepared?;
+        // What it learned of the limits that were off is gone with it.
+        let server = self.serve().await?;
+        let client = self.client(&server)?;
+        let measured = self.measure_with(&server, &client).await;
+        let said = server.stop().await;
+        if measured.is_err() && !said.is_empty() {
+            say(format_args!("the server said last:\n{said}"));
+        }
+        measured
+    }
+
+    async fn serve(&self) -> Result<Served, BenchError> {
+        let data_dir = self.scratch.path().join("data");
+        let data_dir = data_dir.to_string_lossy();
+        let arguments = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data_dir,
+            "--allow-private-endpoints",
+        ];
+        let environment = [("TRUEUP_JWT_SECRET", self.secret.as_str())];
+        Served::start("server", &arguments, &environment, self.scratch.path()).await
+    }
+
+    fn client(&self, server: &Served) -> Result<Client, BenchError> {
+        let url = format!("http://{}", server.addr);
+        Ok(Client::new(&url, &token(&self.secret)?, ORG)?)
+    }
+
+    /// Makes SKUs, connections and mappings, and waits until every listing was read.
+    async fn prepare(&self, client: &Client) -> Result<(), BenchError> {
+        say(format_args!("preparing {} SKUs on {} channels", self.skus, self.stalls.len()));
+        self.count(client, |_| STOCK, false).await?;
+        for stall in &self.stalls {
+            let mut config = stall.shop.channel_config(&stall.server.url);
+            if let Value::Object(config) = &mut config {
+                config.insert("syncInventory".to_owned(), json!(true));
+            }
+            let enable = format!("/channels/{}/enable", stall.name());
+            client.must(Method::POST, &enable, Some(&config)).await?;
+            let numbers: Vec<u32> = (0..self.skus).collect();
+            for chunk in numbers.chunks(CHUNK) {
+                let mapping = |number: &u32| {
+                    let sku = super::sku_name(*number);
+                    let listing = stall.shop.listing(&sku);
+                    json!({ "sku": sku, "listing": listing })
+                };
+                let mappings: Vec<Value> = chunk.iter().map(mapping).collect();
+                let path = format!("/channels/{}/mappings", stall.name());
+                let body = json!({ "mappings": mappings });
+                client.must(Method::PUT, &path, Some(&body)).await?;
+            }
+        }
+        let until = Instant::now() + PREPARE_MAX;
+        self.settle(client, until).await?;
+        // A listing that has never been read would be read before its first push.
+        for stall in &self.stalls {
+            let path = format!("/inventory/pull/{}", stall.name());
+            self.run_to_its_end(client, &path, until).await?;
+        }
+        self.settle(client, until).await
+    }
+
+    /// Counts every SKU.
+    async fn count(
+        &self,
+        client: &Client,
+        quantity: impl Fn(u32) -> u64,
+        publish: bool,
+    ) -> Result<(), BenchError> {
+        let numbers: Vec<u32> = (0..self.skus).collect();
+        for chunk in numbers.chunks(CHUNK) {
+            let item = |number: &u32| json!({ "sku": super::sku_name(*number), "quantity": quantity(*number) });
+            let items: Vec<Value> = chunk.iter().map(item).collect();
+            let body = json!({ "items": items, "syncToChannels": publish });
+            client.must(Method::PUT, "/inventory/bulk/update", Some(&body)).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, client: &Client, until: Instant) -> Result<(), BenchError> {
+        for stall in &self.stalls {
+            let path = format!("/channels/{}/status", stall.name());
+            loop {
+                let status = client.must(Method::GET, &path, None).await?;
+                if status["pending"] == json!(0) {
+                    break;
+                }
+                if Instant::now() >= until {
+                    return Err(BenchError::Late("the channels did not settle"));
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_to_its_end(
+        &self,
+        client: &Client,
+        path: &str,
+        until: Instant,
+    ) -> Result<Value, BenchError> {
+        let run = client.must(Method::POST, path, Some(&json!({}))).await?;
+        let id = run["runId"].as_str().unwrap_or_default().to_owned();
+        let path = format!("/sync/runs/{id}");
+        loop {
+            let run = client.must(Method::GET, &path, None).await?;
+            if run["status"] != json!("running") {
+                return Ok(run);
+            }
+            if Instant::now() >= until {
+                return Err(BenchError::Late("a run did not end"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn measure_with(
+        &self,
+        server: &Served,
+        client: &Client,
+    ) -> Result<ChannelReport, BenchError> {
+        self.settle(client, Instant::now() + PREPARE_MAX).await?;
+        for stall in &self.stalls {
+            stall.shop.set_hurry(1);
+            let response_lag_ms = ANSWER_MS;
+            stall.shop.set_faults(Faults { response_lag_ms, ..Faults::default() });
+            stall.shop.clear_requests();
+        }
+        let before = server.memory()?;
+        server.forget_peak()?;
+        say(format_args!("measuring"));
+        let (rows, failures) = match self.direction {
+            Direction::Push => self.push(client).await?,
+            Direction::Pull => self.pull(client).await?,
+        };
+        let peak = server.peak_memory()?;
+        Ok(ChannelReport {
+            direction: self.direction,
+            skus: self.skus,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            optimized: !cfg!(debug_assertions),
+            rows,
+            memory_before_mib: before,
+            memory_extra_mib: (peak - before).max(0.0),
+            failures,
+        })
+    }
+
+    async fn push(&self, client: &Client) -> Result<(Vec<ChannelRow>, Vec<String>), BenchError> {
+        let before: Vec<u64> = self.stalls.iter().map(|s| s.shop.counters().requests).collect();
+        let began = Instant::now();
+        self.count(client, changed, true).await?;
+        let until = began + MEASURE_MAX;
+        let mut took: Vec<Option<(f64, u64)>> = vec![None; self.stalls.len()];
+        while took.contains(&None) && Instant::now() < until {
+            for (at, stall) in self.stalls.iter().enumerate() {
+                if took[at].is_none() && stall.right(self.skus) == self.skus {
+                    let requests = stall.shop.counters().requests - before[at];
+                    took[at] = Some((began.elapsed().as_secs_f64(), requests));
+                    say(format_args!("{} shows all", stall.name()));
+                }
+            }
+            sleep(LOOK).await;
+        }
+        let mut failures = Vec::new();
+        let mut rows = Vec::new();
+        for (stall, took) in self.stalls.iter().zip(took) {
+            let (floor, words) = stall.push_floor(self.skus);
+            match took {
+                Some((took, requests)) => rows.push(row(stall, took, floor, requests, words)),
+                None => {
+                    let (name, right) = (stall.name(), stall.right(self.skus));
+                    failures.push(format!("{name} shows {right} of {} as it should", self.skus));
+                }
+            }
+        }
+        Ok((rows, failures))
+    }
+
+    async fn pull(&self, client: &Client) -> Result<(Vec<ChannelRow>, Vec<String>), BenchError> {
+        let until = Instant::now() + MEASURE_MAX;
+        let each = self.stalls.iter().map(|stall| async move {
+            let (requests, spent) = (stall.shop.counters().requests, stall.shop.spent());
+            let began = Instant::now();
+            let path = format!("/inventory/pull/{}", stall.name());
+            let run = self.run_to_its_end(client, &path, until).await?;
+            let took = began.elapsed().as_secs_f64();
+            let spent = stall.shop.spent() - spent;
+            let requests = stall.shop.counters().requests - requests;
+            let (floor, words) = stall.pull_floor(self.skus, spent);
+            let failure = (run["matched"] != json!(self.skus))
+                .then(|| format!("{}: {} of {} matched", stall.name(), run["matched"], self.skus));
+            Ok::<_, BenchError>((row(stall, took, floor, requests, words), failure))
+        });
+        let done = futures::future::try_join_all(each).await?;
+        let (rows, failures): (Vec<ChannelRow>, Vec<Option<String>>) = done.into_iter().unzip();
+        Ok((rows, failures.into_iter().flatten().collect()))
+    }
+}
+
+fn row(stall: &Stall, took: f64, floor: f64, requests: u64, words: String) -> ChannelRow {
+    ChannelRow {
+        channel: stall.name(),
+        seconds: took,
+        floor_seconds: floor,
+        to_floor: took / floor.max(f64::MIN_POSITIVE),
+        requests,
+        floor: words,
+    }
+}
+
+impl From<MarketError> for BenchError {
+    fn from(error: MarketError) -> Self {
+        Self::Channels(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_change_raises_lowers_and_sells_out() {
+        assert_eq!([0, 1, 2, 999, 1_000].map(changed), [0, 43, 57, 43, 0]);
+    }
+
+    #[test]
+    fn a_bucket_gives_what_it_has_saved_up_at_once() {
+        for (units, expected) in [(1_000.0, 0.0), (2_000.0, 0.0), (4_000.0, 20.0)] {
+            let took = over_bucket(units, 100.0, 2_000.0);
+            assert!((took - expected).abs() < 1e-9, "{units}: {took}");
+        }
+    }
+}
