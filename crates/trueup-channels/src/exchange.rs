@@ -50,7 +50,21 @@ impl Outgoing {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             repeatable: true,
+            own_address: false,
+            held_back_ms: 0,
         })
+    }
+
+    /// Says that the URL is the merchant's own.
+    pub(crate) fn own_address(mut self) -> Self {
+        self.0.own_address = true;
+        self
+    }
+
+    /// Says how long the answer is held back on purpose, in milliseconds.
+    pub(crate) fn held_back(mut self, millis: u64) -> Self {
+        self.0.held_back_ms = millis;
+        self
     }
 
     /// Says that sending it twice is not the same as sending it once.

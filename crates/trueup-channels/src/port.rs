@@ -61,6 +61,35 @@ pub struct Capabilities {
     /// How often one listing may be told a number in one day of [`Kind::day_of`]; `None` = as
     /// often as one likes.
     pub revisions_per_day: Option<u32>,
+    /// How often orders are polled when nobody asks, in milliseconds: not more often than the
+    /// vendor allows for good.
+    pub orders_poll_ms: u64,
+    /// How old heard orders may be when a number is raised, in milliseconds.
+    pub orders_fresh_ms: i64,
+}
+
+/// A queue of the merchant's own that the vendor's notices wait in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// The longest that [`Channel::receive`] may wait for a notice, in milliseconds.
+    pub wait_ms_max: u64,
+    /// How long received notices are kept from the next receiver unless they are deleted, in
+    /// milliseconds.
+    pub hidden_ms: u64,
+}
+
+/// A notice as it was received from a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedNotice {
+    /// What deletes it, good for this receipt of it only.
+    pub receipt: String,
+    /// The vendor's id of the delivery: the same on every repeat of it.
+    pub delivery_id: String,
+    /// The vendor's topic, as [`Channel::parse_webhook`] takes it; a body that is not the
+    /// vendor's has one that is refused there.
+    pub topic: String,
+    /// The body.
+    pub body: Bytes,
 }
 
 /// A listing as its mapping holds it, in the vendor's own words.
@@ -377,6 +406,12 @@ pub struct Request {
     /// Whether doing it twice is the same as doing it once, so that the caller may repeat it
     /// after a broken connection.
     pub repeatable: bool,
+    /// Whether the URL is the merchant's own: it is called as it stands, whatever the
+    /// connection's `endpoint` is.
+    pub own_address: bool,
+    /// How long the answer is held back on purpose (a long poll), in milliseconds: added to the
+    /// limit of time.
+    pub held_back_ms: u64,
 }
 
 impl fmt::Debug for Request {
@@ -589,6 +624,39 @@ pub trait Channel: Send + Sync {
     /// # Errors
     /// When some of it could not be taken back.
     async fn unsubscribe(&self, _caller: &dyn Caller, _url: &str) -> Result<(), ChannelError> {
+        Ok(())
+    }
+
+    /// Returns whether [`Channel::subscribe`] needs an address of ours; without one it is not
+    /// called then.
+    fn subscribes_address(&self) -> bool {
+        true
+    }
+
+    /// Returns the queue that notices are received from, where the connection has one.
+    fn queue(&self) -> Option<Queue> {
+        None
+    }
+
+    /// Takes notices from the queue, waiting at most so many milliseconds for the first. None =
+    /// the queue held none while it was waited for; a wait of 0 says nothing of that kind.
+    ///
+    /// # Errors
+    /// When the queue could not be asked. What it gave out meanwhile comes again after
+    /// [`Queue::hidden_ms`].
+    async fn receive(
+        &self,
+        _caller: &dyn Caller,
+        _wait_ms: u64,
+    ) -> Result<Vec<QueuedNotice>, ChannelError> {
+        Ok(Vec::new())
+    }
+
+    /// Deletes received notices, by their receipts, from the queue.
+    ///
+    /// # Errors
+    /// When some could not be deleted: they come again.
+    async fn delete(&self, _caller: &dyn Caller, _receipts: &[String]) -> Result<(), ChannelError> {
         Ok(())
     }
 }

@@ -1111,6 +1111,14 @@ pub trait Store: Send + Sync + 'static {
     /// Keeps a webhook durably; returns false when its delivery id was there already.
     async fn inbox_put(&self, org: &Org, item: InboxItem) -> Result<bool, StoreError>;
 
+    /// Keeps webhooks durably, all with one commit; returns of each, in order, whether its
+    /// delivery id was new.
+    async fn inbox_put_many(
+        &self,
+        org: &Org,
+        items: Vec<InboxItem>,
+    ) -> Result<Vec<bool>, StoreError>;
+
     /// Lists waiting webhooks of every org, oldest first, that are not to be tried later.
     async fn inbox_waiting(
         &self,

@@ -161,6 +161,7 @@ pub(crate) struct Transport {
     channel: ChannelId,
     kind: &'static str,
     endpoint: Option<Url>,
+    timeout: Duration,
     throttle: Mutex<Throttle>,
     tokens: Mutex<Shelf<Secret>>,
     remembered: Mutex<Shelf<String>>,
@@ -180,6 +181,7 @@ pub(crate) struct TransportParts {
     pub(crate) channel: ChannelId,
     pub(crate) kind: &'static str,
     pub(crate) endpoint: Option<Url>,
+    pub(crate) timeout: Duration,
     pub(crate) budgets: &'static [(&'static str, RateHint)],
     pub(crate) credentials: BTreeMap<String, Secret>,
     pub(crate) vault: Arc<Vault>,
@@ -197,6 +199,7 @@ impl Transport {
             channel: parts.channel,
             kind: parts.kind,
             endpoint: parts.endpoint,
+            timeout: parts.timeout,
             throttle: Mutex::new(Throttle::new(parts.budgets, Instant::now())),
             tokens: Mutex::new(Shelf::new(TOKENS_MAX)),
             remembered: Mutex::new(Shelf::new(REMEMBERED_MAX)),
@@ -238,11 +241,13 @@ impl Transport {
 
     /// Sends once; the limits of time and size are in force.
     async fn send(&self, request: &Request, url: Url) -> Result<Response, ChannelError> {
+        let held_back = Duration::from_millis(request.held_back_ms);
         let sent = self
             .client
             .request(request.method.clone(), url)
             .headers(request.headers.clone())
             .body(request.body.clone())
+            .timeout(self.timeout.saturating_add(held_back))
             .send();
         let mut answer = sent.await.map_err(|error| failure(&error))?;
         let too_long = || {
@@ -284,8 +289,8 @@ impl Transport {
 #[async_trait]
 impl Caller for Transport {
     async fn call(&self, request: Request) -> Result<Response, ChannelError> {
-        let url = rebase(&request.url, self.endpoint.as_ref(), self.reach)
-            .map_err(|error| config(&error))?;
+        let endpoint = self.endpoint.as_ref().filter(|_| !request.own_address);
+        let url = rebase(&request.url, endpoint, self.reach).map_err(|error| config(&error))?;
         let tries_max = if request.repeatable { REQUEST_TRIES_MAX } else { 1 };
         let mut tries = 0;
         loop {

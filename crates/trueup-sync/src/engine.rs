@@ -23,7 +23,7 @@ use crate::plan;
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
-use crate::{address, deliver, discover, inbox, orders, upkeep};
+use crate::{address, deliver, discover, inbox, orders, queue, upkeep};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -409,7 +409,7 @@ impl Engine {
         let row = row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))?;
         if let Some(link) = self.shared.link(org, channel) {
             if state == ConnectionState::Active && row.sync_orders {
-                link.want_orders(now);
+                link.want_poll(now);
             }
             link.ring_sweep();
             link.hooks_bell.notify_one();
@@ -831,10 +831,10 @@ impl Engine {
             return Ok(true);
         }
         let since = self.shared.now();
-        link.want_orders(since);
+        link.want_poll(since);
         let until = Instant::now() + at_most;
         loop {
-            if link.heard_at().is_some_and(|at| at >= since) {
+            if link.heard.lock().polled_at.is_some_and(|at| at >= since) {
                 return Ok(true);
             }
             if Instant::now() >= until {
@@ -1053,6 +1053,7 @@ async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
         tokio::spawn(worker.run()),
         tokio::spawn(orders::listen(shared.clone(), link.clone())),
         tokio::spawn(upkeep::keep(shared.clone(), link.clone())),
+        tokio::spawn(queue::consume(shared.clone(), link.clone())),
     ];
     link.tasks.lock().extend(tasks);
     let old = shared.links.lock().insert(key, link);

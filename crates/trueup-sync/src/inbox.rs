@@ -18,7 +18,7 @@ use crate::plan;
 use crate::shared::Shared;
 
 /// The most webhooks taken at once.
-const BATCH_MAX: usize = 1_000;
+pub(crate) const BATCH_MAX: usize = 1_000;
 /// How many of them are under way together, so that one commit serves many.
 const TOGETHER_MAX: usize = 64;
 /// How often a webhook is tried before it is given up on: for about a day.
@@ -49,15 +49,20 @@ pub(crate) async fn receive(
         attempts: 0,
     };
     let is_new = shared.store.inbox_put(&link.org, item).await?;
-    let word = if is_new { "new" } else { "repeated" };
-    metrics::counter!("trueup_webhooks_total", "kind" => link.kind.name(), "outcome" => word)
-        .increment(1);
     *link.hooked_at.lock() = Some(shared.now());
+    count(link, is_new);
     if !is_new {
         return Ok(Received::Repeated);
     }
     shared.inbox_bell.notify_one();
     Ok(Received::New)
+}
+
+/// Counts a webhook that was let in.
+pub(crate) fn count(link: &Link, is_new: bool) {
+    let word = if is_new { "new" } else { "repeated" };
+    metrics::counter!("trueup_webhooks_total", "kind" => link.kind.name(), "outcome" => word)
+        .increment(1);
 }
 
 /// Works on the inbox until it is stopped.
@@ -108,7 +113,7 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
                 if booking.wants_totals {
                     // The cursor of the polls stands before this notice, so that a poll after
                     // a crash hears of it, too.
-                    link.want_orders(shared.now());
+                    link.want_poll(shared.now());
                 }
             }
             Notice::Order(_) => words.push("orders are not booked here".to_owned()),

@@ -1,8 +1,8 @@
 //! Push, pull, inbox and schedules: state looked at and made true, again and again.
 //!
 //! [`Engine`] is the door. Behind it, each connection has one worker (`worker`) that pushes and
-//! pulls, and one listener (`orders`) that books its orders; one inbox (`inbox`) takes webhooks
-//! in and one sender (`deliver`) brings events out. What is owed is in the store: a doorbell
+//! pulls, one listener (`orders`) that books its orders, and one (`queue`) that empties its own
+//! queue; one inbox (`inbox`) takes webhooks in and one sender (`deliver`) brings events out. What is owed is in the store: a doorbell
 //! only says that there may be something to look at.
 
 pub mod address;
@@ -16,6 +16,7 @@ mod inbox;
 mod link;
 mod orders;
 mod plan;
+mod queue;
 mod revise;
 mod seal;
 mod shared;

@@ -63,14 +63,31 @@ pub(crate) struct Mail {
 /// What is known of the channel's orders.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Heard {
-    /// Up to when they have been read and booked.
+    /// Up to when they have been read and booked, by a poll or by a queue seen empty.
     pub(crate) at: Option<Timestamp>,
     /// Since when somebody waits for newer ones.
     pub(crate) wanted: Option<Timestamp>,
+    /// Whether the queue is worked on, so that it tells of them and polls are the backstop.
+    pub(crate) by_queue: bool,
+    /// Up to when they have been polled.
+    pub(crate) polled_at: Option<Timestamp>,
+    /// Since when somebody waits for a poll, whatever the queue says.
+    pub(crate) poll_wanted: Option<Timestamp>,
     /// When and why they could last not be read; `None` after a success.
     pub(crate) failed: Option<(Timestamp, ChannelError)>,
     /// A poll that has more pages to read than one turn takes.
     pub(crate) poll: Option<LongPoll>,
+}
+
+impl Heard {
+    /// Notes that all orders up to an instant are booked.
+    pub(crate) fn note(&mut self, at: Timestamp) {
+        self.at = Some(self.at.map_or(at, |known| known.max(at)));
+        self.failed = None;
+        if self.wanted.is_some_and(|wanted| wanted <= at) {
+            self.wanted = None;
+        }
+    }
 }
 
 /// How far a long poll of orders has come.
@@ -190,7 +207,7 @@ impl Link {
         true
     }
 
-    /// Asks that the channel's orders be read, up to now at least.
+    /// Asks that the channel's orders be heard, up to now at least.
     pub(crate) fn want_orders(&self, now: Timestamp) {
         let mut heard = self.heard.lock();
         let since = heard.wanted.map_or(now, |wanted| wanted.max(now));
@@ -206,6 +223,42 @@ impl Link {
         if hooked_at.is_none_or(|hooked| changed_at.is_some_and(|changed| hooked < changed)) {
             self.hooks_bell.notify_one();
         }
+    }
+
+    /// Asks that the channel's orders be polled, up to now at least, whether it has a queue or
+    /// not.
+    pub(crate) fn want_poll(&self, now: Timestamp) {
+        let mut heard = self.heard.lock();
+        let since = heard.poll_wanted.map_or(now, |wanted| wanted.max(now));
+        heard.poll_wanted = Some(since);
+        drop(heard);
+        self.orders_bell.notify_one();
+    }
+
+    pub(crate) fn is_orders_wanted(&self) -> bool {
+        self.heard.lock().wanted.is_some()
+    }
+
+    /// Returns whether a poll of orders is to begin or go on at once.
+    pub(crate) fn is_poll_wanted(&self) -> bool {
+        let heard = self.heard.lock();
+        let asked = heard.wanted.is_some() && !heard.by_queue;
+        asked || heard.poll_wanted.is_some() || heard.poll.is_some()
+    }
+
+    /// Notes that the queue was seen empty, with all booked that came from it.
+    pub(crate) fn hear_up_to(&self, at: Timestamp) {
+        let mut heard = self.heard.lock();
+        heard.by_queue = true;
+        heard.note(at);
+        drop(heard);
+        self.bell.notify_one();
+    }
+
+    /// Notes that the queue cannot be worked on, so that orders are polled when asked for.
+    pub(crate) fn hear_by_polls(&self) {
+        self.heard.lock().by_queue = false;
+        self.orders_bell.notify_one();
     }
 
     pub(crate) fn heard_at(&self) -> Option<Timestamp> {
@@ -246,7 +299,8 @@ impl Link {
             && mail.jobs.is_empty()
             && !mail.busy;
         drop(mail);
-        quiet && self.heard.lock().wanted.is_none()
+        let heard = self.heard.lock();
+        quiet && heard.wanted.is_none() && heard.poll_wanted.is_none()
     }
 
     /// Stops the workers after the request they are in.

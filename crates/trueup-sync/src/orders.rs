@@ -26,8 +26,6 @@ use crate::worker::refuses_us;
 
 /// The most pages of one poll; the next poll follows at once and goes on from there.
 const ORDER_PAGES_MAX: usize = 200;
-/// How often orders are polled when nobody asks, in milliseconds.
-const POLL_MS: u64 = 60_000;
 /// The first and the longest pause after a poll failed, in milliseconds.
 const POLL_MS_FIRST: u64 = 1_000;
 const POLL_MS_MAX: u64 = 120_000;
@@ -237,11 +235,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
     let mut told = false;
     let mut next = Instant::now();
     while !link.stop.is_cancelled() {
-        let wanted = {
-            let heard = link.heard.lock();
-            heard.wanted.is_some() || heard.poll.is_some()
-        };
-        let due = if wanted && failures == 0 { Instant::now() } else { next };
+        let due = if link.is_poll_wanted() && failures == 0 { Instant::now() } else { next };
         if due > Instant::now() {
             tokio::select! {
                 () = link.stop.cancelled() => return,
@@ -254,7 +248,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<Link>) {
             Ok(()) => {
                 failures = 0;
                 told = false;
-                Duration::from_millis(POLL_MS)
+                Duration::from_millis(link.channel.capabilities().orders_poll_ms)
             }
             Err(error) => {
                 failures += 1;
@@ -301,7 +295,8 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
     let row = shared.store.connection(&link.org, &link.id).await?;
     let hears = |row: &Connection| row.sync_orders && row.state == ConnectionState::Active;
     let Some(row) = row.filter(hears) else {
-        link.heard.lock().wanted = None;
+        let mut heard = link.heard.lock();
+        (heard.wanted, heard.poll_wanted) = (None, None);
         return Ok(());
     };
     // A SKU that was not in the ledger may be by now.
@@ -349,10 +344,10 @@ async fn poll(shared: &Shared, link: &Link) -> Result<(), EngineError> {
         shared.edit_connection(&link.org, &link.id, |row| row.orders_seen_to = Some(began)).await?;
     }
     let mut heard = link.heard.lock();
-    heard.at = Some(began);
-    heard.failed = None;
-    if heard.wanted.is_some_and(|wanted| wanted <= began) {
-        heard.wanted = None;
+    heard.note(began);
+    heard.polled_at = Some(began);
+    if heard.poll_wanted.is_some_and(|wanted| wanted <= began) {
+        heard.poll_wanted = None;
     }
     Ok(())
 }

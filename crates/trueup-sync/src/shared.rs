@@ -394,6 +394,7 @@ impl Shared {
             channel: row.id.clone(),
             kind: kind.name(),
             endpoint,
+            timeout: self.options.request_timeout,
             budgets: kind.budgets(),
             credentials: settings.credentials.clone(),
             vault,

@@ -103,6 +103,8 @@ pub(crate) async fn look(shared: &Shared, link: &Link, why: Look) -> Result<(), 
             let changed = made
                 .as_ref()
                 .map_or(known.topics.as_ref() != Some(&topics), |made| !made.is_empty());
+            // A channel may have nothing that could be subscribed.
+            let changed = changed && !(topics.is_empty() && known.topics.is_none());
             let detail = json!({ "subscribed": topics, "made": made });
             known.topics = Some(topics);
             changed.then(|| shared.entry(&link.id, "webhook_subscription", "ok", detail))
@@ -156,8 +158,12 @@ pub(crate) async fn farewell(shared: &Shared, link: &Link) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Returns where a vendor sends a connection's webhooks, where it can reach us.
+/// Returns where a vendor sends a connection's webhooks, where it can reach us; empty for a vendor
+/// that sends to no address.
 fn address(shared: &Shared, link: &Link) -> Option<String> {
-    let base = shared.options.public_url.as_deref()?.trim_end_matches('/');
+    let Some(base) = shared.options.public_url.as_deref() else {
+        return (!link.channel.subscribes_address()).then(String::new);
+    };
+    let base = base.trim_end_matches('/');
     Some(format!("{base}/upstream/webhooks/{}/{}", link.org, link.id))
 }

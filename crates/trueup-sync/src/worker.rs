@@ -41,8 +41,6 @@ const REFUSED_MS_MAX: u64 = 600_000;
 /// The first and the longest pause before one listing is tried again, in milliseconds.
 const LISTING_MS_FIRST: u64 = 500;
 const LISTING_MS_MAX: u64 = 300_000;
-/// How old heard orders may be when a number is raised.
-const RAISE_FRESH_MS_MAX: i64 = 30_000;
 /// How long a reading or a run waits for orders to be heard.
 const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long reading waits for pushes to land.

@@ -11,26 +11,57 @@ use crate::exchange::{Outgoing, form, parse_json};
 use crate::oauth::{self, Granted};
 use crate::port::{Caller, ChannelError, Secret};
 
-/// The name that the access token is kept under.
-pub(super) const TOKEN: &str = "access";
 const TOKEN_URL: &str = "https://api.amazon.com/auth/o2/token";
 /// An access token is good for an hour.
 /// <https://developer-docs.amazon.com/sp-api/docs/connect-to-the-selling-partner-api>
 const TOKEN_SECONDS_DEFAULT: u64 = 3_600;
 
+/// On whose behalf a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grant {
+    /// The seller's, by its authorisation.
+    Seller,
+    /// The application's own, for destinations of notifications.
+    /// <https://developer-docs.amazon.com/sp-api/docs/grantless-operations>
+    Notifications,
+}
+
+impl Grant {
+    /// Returns the name that the access token is kept under.
+    pub(super) fn token_name(self) -> &'static str {
+        match self {
+            Self::Seller => "access",
+            Self::Notifications => "notifications",
+        }
+    }
+}
+
 /// Returns a token to send, from the keep or newly granted.
-pub(super) async fn token(config: &Config, caller: &dyn Caller) -> Result<Secret, ChannelError> {
-    if let Some(token) = caller.token(TOKEN) {
+pub(super) async fn token(
+    config: &Config,
+    caller: &dyn Caller,
+    grant: Grant,
+) -> Result<Secret, ChannelError> {
+    if let Some(token) = caller.token(grant.token_name()) {
         return Ok(token);
     }
     let _turn = caller.turn_to_renew().await;
-    if let Some(token) = caller.token(TOKEN) {
+    if let Some(token) = caller.token(grant.token_name()) {
         return Ok(token);
     }
-    let refresh = oauth::refresh_token(caller)?;
+    let refresh = match grant {
+        Grant::Seller => Some(oauth::refresh_token(caller)?),
+        Grant::Notifications => None,
+    };
+    let [kind, key] = match &refresh {
+        Some(refresh) => [("grant_type", "refresh_token"), ("refresh_token", refresh.expose())],
+        None => {
+            [("grant_type", "client_credentials"), ("scope", "sellingpartnerapi::notifications")]
+        }
+    };
     let body = form(&[
-        ("grant_type", "refresh_token"),
-        ("refresh_token", refresh.expose()),
+        kind,
+        key,
         ("client_id", config.client_id.expose()),
         ("client_secret", config.client_secret.expose()),
     ]);
@@ -43,11 +74,15 @@ pub(super) async fn token(config: &Config, caller: &dyn Caller) -> Result<Secret
     }
     let answer: Granted = parse_json("the token request", &response.body)?;
     // Amazon answers the same refresh token; another one replaces it, before it is used.
-    let rotated = answer.refresh(Some(&refresh), caller.now());
+    let rotated = match &refresh {
+        Some(before) => answer.refresh(Some(before), caller.now()),
+        None => Vec::new(),
+    };
     if !rotated.is_empty() {
         caller.keep_credentials(rotated).await?;
     }
     let token = Secret::new(answer.access_token);
-    caller.keep_token(TOKEN, token.clone(), answer.expires_in.unwrap_or(TOKEN_SECONDS_DEFAULT));
+    let seconds = answer.expires_in.unwrap_or(TOKEN_SECONDS_DEFAULT);
+    caller.keep_token(grant.token_name(), token.clone(), seconds);
     Ok(token)
 }

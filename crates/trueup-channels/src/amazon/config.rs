@@ -21,6 +21,14 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.refreshToken",
     "credentials.refreshTokenExpiresAt",
     "credentials.webhookSecret",
+    "credentials.webhookSecretPrevious",
+    "queueUrl",
+    "awsRegion",
+    "credentials.awsAccessKeyId",
+    "credentials.awsSecretAccessKey",
+    "credentials.awsSessionToken",
+    "eventBridgeAccountId",
+    "eventBridgeRegion",
 ];
 
 /// The fields of a mapping's `listing`.
@@ -35,8 +43,45 @@ pub(super) struct Config {
     pub(super) host: &'static str,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
-    /// What a forwarder of notifications sends along; see `webhook.rs`.
-    pub(super) webhook_secret: Option<Secret>,
+    /// What a forwarder of notifications sends along, one of them; two while the secret is being
+    /// changed. See `webhook.rs`.
+    pub(super) webhook_secrets: Vec<Secret>,
+    /// Where notifications are received from; see `queue.rs`.
+    pub(super) queue: Option<QueueAddress>,
+    /// Where notifications of changed quantities are sent to.
+    pub(super) event_bus: Option<EventBus>,
+}
+
+/// The seller's own queue and what opens it.
+#[derive(Debug, Clone)]
+pub(super) struct QueueAddress {
+    /// `https://sqs.eu-west-1.amazonaws.com/123456789012/trueup`.
+    pub(super) url: String,
+    /// Where requests go: scheme and host of the URL.
+    pub(super) endpoint: String,
+    /// `eu-west-1`.
+    pub(super) region: String,
+    /// `arn:aws:sqs:eu-west-1:123456789012:trueup`.
+    pub(super) arn: String,
+    pub(super) keys: AwsKeys,
+}
+
+/// An access key of the seller's AWS account.
+#[derive(Debug, Clone)]
+pub(super) struct AwsKeys {
+    pub(super) access_key_id: Secret,
+    pub(super) secret_access_key: Secret,
+    /// Of temporary keys.
+    pub(super) session_token: Option<Secret>,
+}
+
+/// An event bus of the seller's AWS account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EventBus {
+    /// Twelve digits.
+    pub(super) account_id: String,
+    /// `eu-west-1`.
+    pub(super) region: String,
 }
 
 impl Config {
@@ -63,7 +108,12 @@ impl Config {
             host: host.unwrap_or_default(),
             client_id: reader.required_secret("clientId"),
             client_secret: reader.required_secret("clientSecret"),
-            webhook_secret: reader.secret("webhookSecret"),
+            webhook_secrets: ["webhookSecret", "webhookSecretPrevious"]
+                .into_iter()
+                .filter_map(|name| reader.secret(name))
+                .collect(),
+            queue: queue(&mut reader),
+            event_bus: event_bus(&mut reader),
         };
         // The newest is asked of the caller.
         reader.required_secret("refreshToken");
@@ -74,6 +124,77 @@ impl Config {
     pub(super) fn home_marketplace(&self) -> &str {
         self.marketplace_ids.first().map_or("", String::as_str)
     }
+}
+
+/// Reads the queue; its keys are needed only with it.
+fn queue(reader: &mut Reader<'_>) -> Option<QueueAddress> {
+    let text = reader.text("queueUrl")?;
+    let keys = AwsKeys {
+        access_key_id: reader.required_secret("awsAccessKeyId"),
+        secret_access_key: reader.required_secret("awsSecretAccessKey"),
+        session_token: reader.secret("awsSessionToken"),
+    };
+    let known = reader.text("awsRegion");
+    let Some((url, account, name)) = queue_path(&text) else {
+        let detail = "must be the URL of a standard SQS queue, such as \
+                      https://sqs.eu-west-1.amazonaws.com/123456789012/trueup";
+        reader.fail("queueUrl", detail);
+        return None;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let Some(region) = known.or_else(|| region_of(host)).filter(|region| is_region(region)) else {
+        reader.fail("awsRegion", "is required where the queue's URL does not name it");
+        return None;
+    };
+    let arn = format!("arn:aws:sqs:{region}:{account}:{name}");
+    let endpoint = format!("{}/", url.origin().ascii_serialization());
+    Some(QueueAddress { url: text, endpoint, region, arn, keys })
+}
+
+/// Takes a queue's URL apart. Amazon does not send to FIFO queues.
+/// <https://developer-docs.amazon.com/sp-api/docs/set-up-notifications-with-amazon-sqs>
+fn queue_path(text: &str) -> Option<(url::Url, String, String)> {
+    let url = url::Url::parse(text).ok()?;
+    let (account, name) = url.path().strip_prefix('/')?.split_once('/')?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_queue = is_account(account) && !name.is_empty() && name.chars().all(legal);
+    let is_plain = matches!(url.scheme(), "http" | "https") && url.query().is_none();
+    let (account, name) = (account.to_owned(), name.to_owned());
+    (is_queue && is_plain && url.has_host()).then_some((url, account, name))
+}
+
+/// Reads the region out of `sqs.<region>.amazonaws.com` or `<region>.queue.amazonaws.com`.
+/// <https://docs.aws.amazon.com/general/latest/gr/sqs-service.html>
+fn region_of(host: &str) -> Option<String> {
+    let name = host.strip_suffix(".amazonaws.com")?;
+    let region = name.strip_prefix("sqs.").or_else(|| name.strip_suffix(".queue"))?;
+    Some(region.to_owned())
+}
+
+fn event_bus(reader: &mut Reader<'_>) -> Option<EventBus> {
+    let account_id = reader.text("eventBridgeAccountId");
+    let region = reader.text("eventBridgeRegion");
+    if account_id.is_none() && region.is_none() {
+        return None;
+    }
+    let bus =
+        EventBus { account_id: account_id.unwrap_or_default(), region: region.unwrap_or_default() };
+    if !is_account(&bus.account_id) {
+        reader.fail("eventBridgeAccountId", "must be the twelve digits of an AWS account");
+    }
+    if !is_region(&bus.region) {
+        reader.fail("eventBridgeRegion", "must be a region such as eu-west-1");
+    }
+    Some(bus)
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.chars().all(|c| c.is_ascii_digit())
+}
+
+fn is_region(text: &str) -> bool {
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 /// <https://developer-docs.amazon.com/sp-api/docs/sp-api-endpoints>

@@ -86,6 +86,51 @@ pub(super) fn classify_grant(response: &Response) -> ChannelError {
     if code.is_empty() { error } else { error.with_code(code) }
 }
 
+/// Classifies a refusal of the queue: `{"__type":"com.amazonaws.sqs#QueueDoesNotExist", …}`.
+///
+/// The JSON protocol says the code in `__type`, a gateway before it may say it in XML.
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-json-api-responses.html>,
+/// <https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/CommonErrors.html>
+pub(super) fn classify_queue(response: &Response) -> ChannelError {
+    let status = response.status.as_u16();
+    let code = queue_code(&response.body).unwrap_or_default();
+    let detail = format!("the queue answered {status} {code}").trim_end().to_owned();
+    let bare = code.strip_suffix("Exception").unwrap_or(&code);
+    let error = match bare {
+        "InvalidClientTokenId"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignature"
+        | "IncompleteSignature"
+        | "UnrecognizedClient"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "InvalidSecurity"
+        | "OptInRequired" => ChannelError::new(ChannelErrorKind::Auth, detail),
+        "AccessDenied" | "NotAuthorized" | "KmsAccessDenied" => {
+            ChannelError::new(ChannelErrorKind::Forbidden, detail)
+        }
+        "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" | "InvalidAddress" => {
+            ChannelError::new(ChannelErrorKind::Config, detail)
+        }
+        "RequestThrottled" | "Throttling" | "ThrottlingException" | "OverLimit" => {
+            ChannelError::new(ChannelErrorKind::Throttled, detail)
+        }
+        _ => classify_status(response, detail),
+    };
+    if code.is_empty() { error } else { error.with_code(code) }
+}
+
+fn queue_code(body: &[u8]) -> Option<String> {
+    if let Ok(body) = serde_json::from_slice::<Value>(body) {
+        let kind = body.get("__type")?.as_str()?;
+        return Some(clip(kind.rsplit('#').next().unwrap_or(kind)));
+    }
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    Some(clip(code))
+}
+
 /// Classifies a listing that Amazon calls INVALID or a feed message with an ERROR issue: the
 /// item is refused for good, whatever the status of the call.
 pub(super) fn classify_issue(code: &str, message: &str) -> ChannelError {

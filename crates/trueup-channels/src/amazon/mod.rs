@@ -3,6 +3,8 @@
 mod auth;
 mod config;
 mod error;
+mod notifications;
+mod queue;
 mod webhook;
 mod wire;
 
@@ -18,10 +20,12 @@ use crate::exchange::{
 };
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint, Reading,
-    Response, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice,
+    RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError,
+    WebhookRequest,
 };
 
+use self::auth::Grant;
 use self::config::Config;
 use self::wire::{FeedDocument, FeedState, Report};
 
@@ -96,6 +100,7 @@ impl Kind for Amazon {
             (SEARCH, of(5.0, 5.0)),
             (FBA, of(2.0, 2.0)),
             (ORDERS, of(0.0056, 20.0)),
+            (notifications::BUCKET, of(1.0, 5.0)),
             (FEEDS_CREATE, of(0.0083, 15.0)),
             (FEEDS_DOCUMENT, of(0.5, 15.0)),
             (FEEDS_GET, of(2.0, 15.0)),
@@ -118,6 +123,10 @@ const CAPABILITIES: Capabilities = Capabilities {
     // The models set no limit; 32 bits are what every known reader keeps.
     quantity_max: 2_147_483_647,
     revisions_per_day: None,
+    // searchOrders is restored at 0.0056 calls a second: one in 179 s.
+    orders_poll_ms: 180_000,
+    // What one poll allows must last until the next one.
+    orders_fresh_ms: 240_000,
 };
 
 /// One connected seller account.
@@ -146,6 +155,9 @@ impl Channel for Seller {
             }
         })?;
         wire::parse_catalogue(&page.body)?;
+        if let Some(queue) = &self.config.queue {
+            queue::check(queue, caller).await?;
+        }
         Ok(Connected {
             account: Some(self.config.seller_id.clone()),
             locations: Vec::new(),
@@ -271,7 +283,7 @@ impl Channel for Seller {
         _caller: &dyn Caller,
         request: WebhookRequest<'_>,
     ) -> Result<VerifiedWebhook, WebhookError> {
-        webhook::verify(self.config.webhook_secret.as_ref(), request)
+        webhook::verify(&self.config.webhook_secrets, request)
     }
 
     fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError> {
@@ -280,12 +292,37 @@ impl Channel for Seller {
 
     async fn subscribe(
         &self,
-        _caller: &dyn Caller,
+        caller: &dyn Caller,
         _url: &str,
     ) -> Result<Vec<String>, ChannelError> {
-        // Notifications go to a queue or an event bus of the seller's own AWS account, never to
-        // an address: there is nothing that we could subscribe. See `docs.md`.
-        Ok(Vec::new())
+        notifications::subscribe(self, caller).await
+    }
+
+    fn subscribes_address(&self) -> bool {
+        // Amazon sends to a queue or an event bus, never to an address.
+        false
+    }
+
+    fn queue(&self) -> Option<Queue> {
+        self.config.queue.as_ref().map(|_| queue::QUEUE)
+    }
+
+    async fn receive(
+        &self,
+        caller: &dyn Caller,
+        wait_ms: u64,
+    ) -> Result<Vec<QueuedNotice>, ChannelError> {
+        match &self.config.queue {
+            Some(queue) => queue::receive(queue, caller, wait_ms).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn delete(&self, caller: &dyn Caller, receipts: &[String]) -> Result<(), ChannelError> {
+        match &self.config.queue {
+            Some(queue) => queue::delete(queue, caller, receipts).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -453,9 +490,20 @@ impl Seller {
         succeeded(self.send(caller, bucket, request).await?)
     }
 
-    /// Sends a request with a token, once more with a new one when the first is refused.
+    /// Sends a request on the seller's behalf.
     async fn send(
         &self,
+        caller: &dyn Caller,
+        bucket: &'static str,
+        request: Outgoing,
+    ) -> Result<Response, ChannelError> {
+        self.send_as(Grant::Seller, caller, bucket, request).await
+    }
+
+    /// Sends a request with a token, once more with a new one when the first is refused.
+    async fn send_as(
+        &self,
+        grant: Grant,
         caller: &dyn Caller,
         bucket: &'static str,
         request: Outgoing,
@@ -466,7 +514,7 @@ impl Seller {
             .header("user-agent", "Trueup/0.1 (Language=Rust)");
         let mut renewals = 0;
         loop {
-            let token = auth::token(&self.config, caller).await?;
+            let token = auth::token(&self.config, caller, grant).await?;
             let signed = request
                 .clone()
                 .text_header("x-amz-date", &wire::amz_date(caller.now()))?
@@ -478,7 +526,7 @@ impl Seller {
             if !error::refuses_token(&response) {
                 return Ok(response);
             }
-            caller.drop_token(auth::TOKEN);
+            caller.drop_token(grant.token_name());
             if renewals == RENEWALS_MAX {
                 return Err(error::classify_refused_token(&response));
             }

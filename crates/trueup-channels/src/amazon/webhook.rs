@@ -1,7 +1,7 @@
-//! Amazon's notifications, forwarded to us over HTTPS.
+//! Amazon's notifications: from the seller's queue, or forwarded to us over HTTPS.
 //!
-//! Amazon sends to SQS and EventBridge only. An EventBridge API destination (or a small
-//! function behind a queue) posts them here with a header that holds the connection's secret.
+//! Amazon sends to SQS and EventBridge only. A queue we read ourselves (`queue.rs`); an
+//! EventBridge API destination posts them here with a header that holds the connection's secret.
 //! <https://developer-docs.amazon.com/sp-api/docs/notification-type-values>
 
 use std::collections::BTreeMap;
@@ -19,20 +19,27 @@ use crate::port::{
 /// The headers that may hold the secret.
 const SECRET_HEADERS: [&str; 2] = ["x-trueup-webhook-secret", "x-api-key"];
 
+/// The topic of what is no notification; [`parse`] refuses it.
+pub(super) const UNREADABLE: &str = "unreadable";
+
 /// Checks the secret, then reads the envelope's names.
 pub(super) fn verify(
-    secret: Option<&Secret>,
+    secrets: &[Secret],
     request: WebhookRequest<'_>,
 ) -> Result<VerifiedWebhook, WebhookError> {
-    let secret = secret.ok_or(WebhookError::NoSecret)?;
-    let same = |name: &str| {
+    if secrets.is_empty() {
+        return Err(WebhookError::NoSecret);
+    }
+    let mut is_known = false;
+    for name in SECRET_HEADERS {
         let given = request.headers.get(name).map_or(&[][..], |value| value.as_bytes());
-        // Constant-time for texts of one length; the length is no secret.
-        bool::from(given.ct_eq(secret.expose().as_bytes()))
-    };
-    // No short cut from one header to the next.
-    let [first, second] = SECRET_HEADERS.map(same);
-    if !(first | second) {
+        for secret in secrets {
+            // Constant-time for texts of one length; the length is no secret. No short cut from
+            // one header or secret to the next.
+            is_known |= bool::from(given.ct_eq(secret.expose().as_bytes()));
+        }
+    }
+    if !is_known {
         return Err(WebhookError::Signature);
     }
     let notification =
@@ -74,6 +81,13 @@ fn parse_notification(body: &[u8]) -> Result<Notification, ChannelError> {
         Ok(envelope) => Ok(envelope.detail),
         Err(_) => parse_json("a notification", body),
     }
+}
+
+/// Reads the delivery id, where there is one, and the topic of a notification.
+pub(super) fn envelope(body: &[u8]) -> Option<(Option<String>, String)> {
+    let notification = parse_notification(body).ok()?;
+    let id = notification.metadata.and_then(|metadata| metadata.notification_id);
+    Some((id.filter(|id| !id.is_empty()), notification.kind))
 }
 
 /// Reads a verified body.

@@ -80,6 +80,8 @@ impl Kind for Ebay {
             // The specs say int32 and no other limit.
             quantity_max: 2_147_483_647,
             revisions_per_day: Some(REVISIONS_PER_DAY),
+            orders_poll_ms: 60_000,
+            orders_fresh_ms: 30_000,
         };
         Ok(Box::new(Seller { config, capabilities }))
     }

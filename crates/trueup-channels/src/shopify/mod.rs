@@ -101,6 +101,8 @@ const CAPABILITIES: Capabilities = Capabilities {
     settle_ms: 2_000,
     quantity_max: wire::QUANTITY_MAX,
     revisions_per_day: None,
+    orders_poll_ms: 60_000,
+    orders_fresh_ms: 30_000,
 };
 
 /// One connected shop.

@@ -2,7 +2,8 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 use trueup_channels::{
-    ChannelErrorKind, LineState, Listing, Notice, PushItem, Reading, Settings, WebhookRequest,
+    ChannelErrorKind, LineState, Listing, Notice, PushItem, Reading, Secret, Settings,
+    WebhookRequest,
 };
 use trueup_core::Timestamp;
 
@@ -412,6 +413,19 @@ fn notification(kind: &str, payload: &Value) -> Value {
 }
 
 #[tokio::test]
+async fn two_secrets_are_good_while_one_replaces_the_other() {
+    let mut changing = seller();
+    changing.credentials.insert("webhookSecretPrevious".into(), Secret::new("old"));
+    let body = notification("ORDER_CHANGE", &json!({})).to_string();
+    for (secret, good) in [("between-us", true), ("old", true), ("older", false)] {
+        let map = headers(&[("x-api-key", secret)]);
+        let request = WebhookRequest { headers: &map, body: body.as_bytes() };
+        let verified = channel("amazon", &changing).verify_webhook(&Fake::new([]), request).await;
+        assert_eq!(verified.is_ok(), good, "{secret}");
+    }
+}
+
+#[tokio::test]
 async fn a_notification_is_let_in_by_the_shared_secret() {
     let bare = notification("ORDER_CHANGE", &json!({}));
     let wrapped = json!({"version": "0", "id": "e", "source": "aws.partner/x", "detail": bare});
@@ -476,12 +490,177 @@ fn notifications_become_notices() {
 }
 
 #[tokio::test]
-async fn connecting_reads_a_page_and_subscribing_does_nothing() {
+async fn connecting_reads_a_page_and_subscribing_does_nothing_without_a_queue_or_bus() {
     let empty = || reply(200, json!({"numberOfResults": 0, "items": []}));
     let fake = Fake::granted([empty()]);
     let amazon = channel("amazon", &seller());
     assert_eq!(amazon.connect(&fake).await.unwrap().account.as_deref(), Some("A1SELLER"));
     assert_eq!(amazon.subscribe(&fake, "https://x.example").await.unwrap(), Vec::<String>::new());
+    assert_eq!((amazon.queue(), amazon.subscribes_address()), (None, false));
     let fake = Fake::granted([errors(400, "InvalidInput", "merchant", "")]);
     assert_eq!(amazon.connect(&fake).await.unwrap_err().kind, ChannelErrorKind::Config);
+}
+
+const QUEUE_URL: &str = "https://sqs.eu-west-1.amazonaws.com/123456789012/trueup";
+
+fn with_queue(url: &str) -> Settings {
+    let mut settings = seller();
+    settings.fields.insert("queueUrl".into(), json!(url));
+    for (name, text) in [("awsAccessKeyId", "AKIDEXAMPLE"), ("awsSecretAccessKey", "aws-hush")] {
+        settings.credentials.insert(name.into(), Secret::new(text));
+    }
+    settings
+}
+
+#[test]
+fn a_queues_settings_are_checked_together() {
+    assert_eq!(wrong_settings("amazon", &with_queue(QUEUE_URL)), Vec::<String>::new());
+    let mut keyless = with_queue(QUEUE_URL);
+    keyless.credentials.remove("awsSecretAccessKey");
+    assert_eq!(wrong_settings("amazon", &keyless), ["credentials.awsSecretAccessKey"]);
+    for (url, wrong) in [
+        ("https://sqs.eu-west-1.amazonaws.com/123456789012/orders.fifo", "queueUrl"),
+        ("https://sqs.eu-west-1.amazonaws.com/trueup", "queueUrl"),
+        ("ftp://sqs.eu-west-1.amazonaws.com/123456789012/trueup", "queueUrl"),
+        ("https://queue.example/123456789012/trueup", "awsRegion"),
+    ] {
+        assert_eq!(wrong_settings("amazon", &with_queue(url)), [wrong], "{url}");
+    }
+    let mut named = with_queue("http://127.0.0.1:4100/123456789012/trueup");
+    named.fields.insert("awsRegion".into(), json!("us-east-1"));
+    assert_eq!(wrong_settings("amazon", &named), Vec::<String>::new());
+    let mut bus = seller();
+    bus.fields.insert("eventBridgeAccountId".into(), json!("12345"));
+    assert_eq!(wrong_settings("amazon", &bus), ["eventBridgeAccountId", "eventBridgeRegion"]);
+    // Keys without a queue are what an earlier connection left: they are not needed.
+    let mut left = with_queue(QUEUE_URL);
+    left.fields.remove("queueUrl");
+    assert_eq!(wrong_settings("amazon", &left), Vec::<String>::new());
+}
+
+fn message(id: &str, body: &str) -> Value {
+    json!({"MessageId": id, "ReceiptHandle": format!("r-{id}"), "MD5OfBody": "x", "Body": body})
+}
+
+#[tokio::test]
+async fn a_queue_is_received_from_and_deleted_from_at_its_own_address() {
+    let told = notification("ORDER_CHANGE", &json!({})).to_string();
+    let fake = Fake::new([
+        reply(200, json!({"Messages": [message("m-1", &told), message("m-2", "hello")]})),
+        reply(200, json!({})),
+        reply(200, json!({"Successful": [], "Failed": []})),
+        reply(200, json!({"Failed": [{"Id": "0", "Code": "x", "SenderFault": false}]})),
+    ]);
+    let amazon = channel("amazon", &with_queue(QUEUE_URL));
+    let notices = amazon.receive(&fake, 5_000).await.unwrap();
+    let names: Vec<(&str, &str, &str)> = notices
+        .iter()
+        .map(|n| (n.receipt.as_str(), n.delivery_id.as_str(), n.topic.as_str()))
+        .collect();
+    assert_eq!(names, [("r-m-1", "n-1", "ORDER_CHANGE"), ("r-m-2", "m-2", "unreadable")]);
+    assert!(amazon.parse_webhook("unreadable", &notices[1].body).is_err());
+    assert_eq!(amazon.receive(&fake, 60_000).await.unwrap(), []);
+    // Ten at once, no more.
+    let receipts: Vec<String> = (0..11).map(|n| format!("r-{n}")).collect();
+    assert!(amazon.delete(&fake, &receipts).await.is_err(), "one was left");
+    let asked = fake.asked();
+    for request in &asked {
+        assert_eq!(request.url, "https://sqs.eu-west-1.amazonaws.com/");
+        assert!(request.own_address);
+        assert_eq!(request.headers["content-type"], "application/x-amz-json-1.0");
+        assert_eq!(request.headers["x-amz-date"], "20261123T093046Z");
+        let signature = request.headers["authorization"].to_str().unwrap();
+        let scope = "Credential=AKIDEXAMPLE/20261123/eu-west-1/sqs/aws4_request";
+        let signed = "SignedHeaders=content-type;host;x-amz-date;x-amz-target";
+        assert!(signature.contains(scope) && signature.contains(signed), "{signature}");
+        assert!(!format!("{request:?}").contains("AKIDEXAMPLE"));
+    }
+    let targets = asked.iter().map(|request| request.headers["x-amz-target"].to_str().unwrap());
+    let (receive, delete) = ("AmazonSQS.ReceiveMessage", "AmazonSQS.DeleteMessageBatch");
+    assert_eq!(targets.collect::<Vec<_>>(), [receive, receive, delete, delete]);
+    assert_eq!((asked[0].held_back_ms, asked[1].held_back_ms), (5_000, 20_000));
+    let wanted = json!({"QueueUrl": QUEUE_URL, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 5,
+                        "VisibilityTimeout": 60});
+    assert_eq!(fake.body(0), wanted);
+    assert_eq!(fake.body(2)["Entries"].as_array().unwrap().len(), 10);
+    assert_eq!(fake.body(3)["Entries"], json!([{"Id": "0", "ReceiptHandle": "r-10"}]));
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_queue_has_its_kind() {
+    use ChannelErrorKind::{Auth, Config, Forbidden, Protocol, Throttled, Transient};
+    let coded = |status, code: &str| reply(status, json!({"__type": code, "message": "no"}));
+    let xml = "<ErrorResponse><Errors><Error><Code>SignatureDoesNotMatch</Code></Error></Errors>";
+    for (refusal, kind) in [
+        (coded(400, "com.amazonaws.sqs#QueueDoesNotExist"), Config),
+        (coded(403, "com.amazon.coral.service#UnrecognizedClientException"), Auth),
+        (coded(403, "com.amazon.coral.service#InvalidSignatureException"), Auth),
+        (coded(400, "com.amazon.coral.service#ExpiredTokenException"), Auth),
+        (coded(403, "com.amazon.coral.service#AccessDeniedException"), Forbidden),
+        (coded(400, "com.amazonaws.sqs#RequestThrottled"), Throttled),
+        (coded(400, "com.amazonaws.sqs#InvalidAttributeValue"), Protocol),
+        (answer(403, &[], xml), Auth),
+        (answer(503, &[], ""), Transient),
+    ] {
+        let fake = Fake::new([refusal]);
+        let refused = channel("amazon", &with_queue(QUEUE_URL)).receive(&fake, 1_000).await;
+        assert_eq!(refused.unwrap_err().kind, kind);
+    }
+}
+
+#[tokio::test]
+async fn connecting_looks_at_the_queue_and_hides_nothing() {
+    let empty = || reply(200, json!({"numberOfResults": 0, "items": []}));
+    let fake = Fake::granted([empty(), reply(200, json!({"Messages": [message("m", "x")]}))]);
+    channel("amazon", &with_queue(QUEUE_URL)).connect(&fake).await.unwrap();
+    assert_eq!(fake.body(1)["VisibilityTimeout"], 0);
+    let refused = reply(403, json!({"__type": "com.amazon.coral.service#AccessDenied"}));
+    let fake = Fake::granted([empty(), refused]);
+    let error = channel("amazon", &with_queue(QUEUE_URL)).connect(&fake).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Forbidden);
+}
+
+#[tokio::test]
+async fn subscribing_leaves_alone_what_is_there() {
+    let arn = "arn:aws:sqs:eu-west-1:123456789012:trueup";
+    let ours = json!({"destinationId": "d-1", "name": "x", "resource": {"sqs": {"arn": arn}}});
+    let to = |id: &str| json!({"payload": {"subscriptionId": "s", "payloadVersion": "1.0", "destinationId": id}});
+    let settings = with_queue(QUEUE_URL);
+    let types = ["ORDER_CHANGE", "FBA_INVENTORY_AVAILABILITY_CHANGES"];
+    let known = |id: &str| types.map(|_| reply(200, to(id)));
+
+    // Nothing is there yet: with the application's own token, then with the seller's.
+    let absent = || errors(404, "NotFound", "no subscription", "");
+    let mut script = vec![reply(200, json!({"payload": []})), reply(200, json!({"payload": ours}))];
+    for _ in types {
+        script.extend([absent(), reply(200, to("d-1"))]);
+    }
+    let fake = Fake::granted(script);
+    assert_eq!(channel("amazon", &settings).subscribe(&fake, "").await.unwrap(), types);
+    let asked = fake.asked();
+    let tokens: Vec<&str> =
+        asked.iter().map(|r| r.headers["x-amz-access-token"].to_str().unwrap()).collect();
+    assert_eq!(tokens[..3], ["notifications-granted", "notifications-granted", "access-granted"]);
+    assert_eq!(
+        fake.body(1),
+        json!({"name": "trueup", "resourceSpecification": {"sqs": {"arn": arn}}})
+    );
+    assert_eq!(fake.body(3), json!({"payloadVersion": "1.0", "destinationId": "d-1"}));
+    assert!(!asked[1].repeatable && !asked[3].repeatable);
+
+    // All is there.
+    let mut script = vec![reply(200, json!({"payload": [ours]}))];
+    script.extend(known("d-1"));
+    let fake = Fake::granted(script);
+    assert_eq!(channel("amazon", &settings).subscribe(&fake, "").await.unwrap(), types);
+    assert!(fake.asked().iter().all(|request| request.method == "GET"));
+
+    // Somebody else's subscriptions stay as they are, and it is said.
+    let mut script = vec![reply(200, json!({"payload": [ours]}))];
+    script.extend(known("d-2"));
+    let fake = Fake::granted(script);
+    let error = channel("amazon", &settings).subscribe(&fake, "").await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Config);
+    assert!(error.detail.contains("ORDER_CHANGE"), "{error}");
+    assert!(fake.asked().iter().all(|request| request.method == "GET"));
 }

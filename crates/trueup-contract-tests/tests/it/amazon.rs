@@ -23,13 +23,15 @@ async fn seller() -> Seller {
     sim.seed(items).unwrap();
     let server = served(sim.clone()).await;
     let refresh = REFRESH_TOKEN.replace('|', "%7C");
-    let form = format!(
-        "grant_type=refresh_token&refresh_token={refresh}&client_id={CLIENT_ID}\
-         &client_secret={CLIENT_SECRET}"
-    );
-    let (_, answer) = send(client().post(format!("{}/auth/o2/token", server.url)).body(form)).await;
-    let token = answer["access_token"].as_str().unwrap().to_owned();
+    let token =
+        granted(&server, &format!("grant_type=refresh_token&refresh_token={refresh}")).await;
     Seller { sim, server, token }
+}
+
+async fn granted(server: &SimServer, grant: &str) -> String {
+    let form = format!("{grant}&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}");
+    let (_, answer) = send(client().post(format!("{}/auth/o2/token", server.url)).body(form)).await;
+    answer["access_token"].as_str().unwrap().to_owned()
 }
 
 impl Seller {
@@ -157,6 +159,44 @@ async fn orders_are_as_specified() {
 }
 
 #[tokio::test]
+async fn destinations_and_subscriptions_are_as_specified() {
+    let Some(spec) = Spec::load("amazon_notifications.json") else { return };
+    let mut seller = seller().await;
+    let sellers_own = seller.token.clone();
+    let scope = "grant_type=client_credentials&scope=sellingpartnerapi::notifications";
+    seller.token = granted(&seller.server, scope).await;
+    let path = "/notifications/v1/destinations";
+    let wanted =
+        |specification: Value| json!({"name": "q", "resourceSpecification": specification});
+    let queue = wanted(json!({"sqs": {"arn": "arn:aws:sqs:us-east-1:123456789012:q"}}));
+    spec.check("CreateDestinationRequest", &queue);
+    let (status, made) = seller.ask("POST", path, queue.clone()).await;
+    assert_eq!(status, 200);
+    spec.check("CreateDestinationResponse", &made);
+    let bus = wanted(json!({"eventBridge": {"accountId": "123456789012", "region": "us-east-1"}}));
+    spec.check("CreateDestinationResponse", &seller.ask("POST", path, bus).await.1);
+    let (status, twice) = seller.ask("POST", path, queue).await;
+    assert_eq!(status, 409);
+    spec.check("CreateDestinationResponse", &twice);
+    spec.check("GetDestinationsResponse", &seller.get(path).await);
+
+    let id = made["payload"]["destinationId"].clone();
+    let path = "/notifications/v1/subscriptions/ORDER_CHANGE";
+    let wanted = json!({"payloadVersion": "1.0", "destinationId": id});
+    let (status, _) = seller.ask("POST", path, wanted.clone()).await;
+    assert_eq!(status, 403, "a subscription belongs to the seller");
+    seller.token = sellers_own;
+    let (status, absent) = seller.ask("GET", path, Value::Null).await;
+    assert_eq!(status, 404);
+    spec.check("GetSubscriptionResponse", &absent);
+    spec.check("CreateSubscriptionResponse", &seller.ask("POST", path, wanted.clone()).await.1);
+    assert_eq!(seller.ask("POST", path, wanted.clone()).await.0, 409);
+    spec.check("GetSubscriptionResponse", &seller.get(path).await);
+    let to_a_bus = "/notifications/v1/subscriptions/LISTINGS_ITEM_MFN_QUANTITY_CHANGE";
+    assert_eq!(seller.ask("POST", to_a_bus, wanted).await.0, 400, "it goes to no queue");
+}
+
+#[tokio::test]
 async fn notifications_are_as_specified() {
     let folder = "amazon_schemas/notifications";
     let order_change = format!("{folder}/OrderChangeNotification.json");
@@ -187,4 +227,17 @@ async fn notifications_are_as_specified() {
     }
     statuses.sort_unstable();
     assert_eq!(statuses, ["Canceled", "Pending", "Unshipped"]);
+
+    let fba_change = format!("{folder}/FBAInventoryAvailabilityChangeNotification.json");
+    let fba_change = Spec::load_schema(&fba_change).unwrap();
+    sim.seed(vec![SeedItem { fulfilled_by: FulfilledBy::Channel, ..SeedItem::new("F", 5) }])
+        .unwrap();
+    sim.set_quantity("F", 4).unwrap();
+    loop {
+        let told = hook.1.recv().await.unwrap();
+        if told["NotificationType"] == "FBA_INVENTORY_AVAILABILITY_CHANGES" {
+            fba_change.check_whole(&told);
+            break;
+        }
+    }
 }

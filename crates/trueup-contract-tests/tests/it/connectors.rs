@@ -73,10 +73,12 @@ fn check_document(schema: &Valid<Schema>, body: &Value) {
 }
 
 /// Which definition of which file a JSON body must be like, by the end of its path.
-const BODIES: [(&str, &str, &str, &str); 8] = [
+const BODIES: [(&str, &str, &str, &str); 10] = [
     ("PATCH", "/items/", "amazon_listings.json", "ListingsItemPatchRequest"),
     ("POST", "/2021-06-30/documents", "amazon_feeds.json", "CreateFeedDocumentSpecification"),
     ("POST", "/2021-06-30/feeds", "amazon_feeds.json", "CreateFeedSpecification"),
+    ("POST", "/v1/destinations", "amazon_notifications.json", "CreateDestinationRequest"),
+    ("POST", "/v1/subscriptions/", "amazon_notifications.json", "CreateSubscriptionRequest"),
     ("POST", "/bulk_update_price_quantity", "ebay_sell_inventory.json", "BulkPriceQuantity"),
     ("POST", "/bulk_get_inventory_item", "ebay_sell_inventory.json", "BulkGetInventoryItem"),
     ("POST", "/v1/destination", "ebay_notification.json", "DestinationRequest"),
@@ -85,11 +87,12 @@ const BODIES: [(&str, &str, &str, &str); 8] = [
 ];
 
 /// Which files name the paths and query parameters of a GET, and the base of their paths.
-const PATHS: [(&str, &str); 7] = [
+const PATHS: [(&str, &str); 8] = [
     ("amazon_listings.json", ""),
     ("amazon_feeds.json", ""),
     ("amazon_fba_inventory.json", ""),
     ("amazon_orders.json", ""),
+    ("amazon_notifications.json", ""),
     ("ebay_sell_inventory.json", "/sell/inventory/v1"),
     ("ebay_sell_fulfillment.json", "/sell/fulfillment/v1"),
     ("ebay_notification.json", "/commerce/notification/v1"),
@@ -486,6 +489,28 @@ async fn amazon_keeps_to_its_models() {
     let polled = line_of(&bench.orders().await[&order_id]);
     // Whether it had been paid for is not told; the ledger knows what it booked.
     assert_eq!(polled, (order_id, line_id, 0, u64::MAX));
+}
+
+#[tokio::test]
+async fn amazon_subscribes_as_its_model_says() {
+    let queue_url = "http://127.0.0.1:9/123456789012/trueup";
+    let settings =
+        amazon::Settings { queue_url: Some(queue_url.to_owned()), ..amazon::Settings::default() };
+    let sim = amazon::Simulator::new(settings);
+    let Some(bench) = bench(sim.clone().into(), "amazon").await else { return };
+    let mut settings = bench.settings.clone();
+    settings.fields.insert("eventBridgeAccountId".into(), json!("123456789012"));
+    settings.fields.insert("eventBridgeRegion".into(), json!("us-east-1"));
+    let channel = trueup_channels::kind("amazon")
+        .unwrap()
+        .open(&settings)
+        .unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    let mut types = channel.subscribe(&bench.caller, "").await.unwrap();
+    types.sort();
+    assert_eq!(types.len(), 3);
+    assert_eq!(sim.subscribed(), types);
+    let again = channel.subscribe(&bench.caller, "").await.unwrap();
+    assert_eq!(again.len(), types.len(), "what is there is left alone");
 }
 
 #[tokio::test]

@@ -621,6 +621,15 @@ impl Store for Embedded {
         self.write(move |conn| rows::inbox::put(conn, &org, &item)).await
     }
 
+    async fn inbox_put_many(
+        &self,
+        org: &Org,
+        items: Vec<InboxItem>,
+    ) -> Result<Vec<bool>, StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::inbox::put_many(conn, &org, &items)).await
+    }
+
     async fn inbox_waiting(
         &self,
         now: Timestamp,

@@ -12,9 +12,7 @@ use trueup_channels::{
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
 use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
 
-use super::{
-    Later, ORDERS_WAIT_MAX, RAISE_FRESH_MS_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker,
-};
+use super::{Later, ORDERS_WAIT_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
@@ -361,7 +359,8 @@ impl Worker {
                     && !capabilities.compare_and_set;
                 let (now, heard) = (self.shared.now(), self.link.heard_at());
                 let wanted_at = self.raise_wanted.get(key).copied().unwrap_or(now);
-                if guarded && !plan::may_raise(wanted_at, heard, now, RAISE_FRESH_MS_MAX) {
+                if guarded && !plan::may_raise(wanted_at, heard, now, capabilities.orders_fresh_ms)
+                {
                     // Orders that were heard too long ago are asked for anew.
                     let since =
                         if heard.is_some_and(|heard| heard >= wanted_at) { now } else { wanted_at };

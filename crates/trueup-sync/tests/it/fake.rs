@@ -8,7 +8,8 @@ use tokio::time::{Duration, Instant};
 use trueup_channels::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
     LineState, Listing, Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
-    Reading, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Queue, QueuedNotice, Reading, SettingError, Settings, VerifiedWebhook, WebhookError,
+    WebhookRequest,
 };
 use trueup_core::{ListingKey, Timestamp};
 
@@ -39,6 +40,17 @@ pub(crate) struct State {
     /// The entry at which the catalogue keeps its reader waiting.
     pub(crate) catalogue_stop_at: Option<usize>,
     pub(crate) catalogue_waits: bool,
+    /// How often orders were asked for.
+    pub(crate) polls: u64,
+    /// Whether orders cannot be polled.
+    pub(crate) deaf: bool,
+    /// What waits in the queue: receipt, delivery id, topic, body.
+    pub(crate) queue: Vec<(String, &'static str, String)>,
+    /// Receipts that were deleted.
+    pub(crate) deleted: Vec<String>,
+    /// Whether the queue cannot be received from, and how many deletions are lost.
+    pub(crate) queue_down: bool,
+    pub(crate) undeleted: u32,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +131,8 @@ const PLAIN: Capabilities = Capabilities {
     settle_ms: 60,
     quantity_max: 1_000,
     revisions_per_day: None,
+    orders_poll_ms: 60_000,
+    orders_fresh_ms: 30_000,
 };
 
 /// Takes numbers as they are.
@@ -126,6 +140,8 @@ static PLAIN_KIND: FakeKind = FakeKind { name: "plain", capabilities: PLAIN };
 /// Compares before it sets.
 static CAREFUL_KIND: FakeKind =
     FakeKind { name: "careful", capabilities: Capabilities { compare_and_set: true, ..PLAIN } };
+/// Has a queue.
+static QUEUED_KIND: FakeKind = FakeKind { name: "queued", capabilities: PLAIN };
 /// Takes now and applies later.
 static SLOW_KIND: FakeKind = FakeKind {
     name: "slow",
@@ -141,7 +157,8 @@ static COUNTING_KIND: FakeKind = FakeKind {
 const DAY_MS: i64 = 400;
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 4] = [&PLAIN_KIND, &CAREFUL_KIND, &SLOW_KIND, &COUNTING_KIND];
+    let kinds: [&'static FakeKind; 5] =
+        [&PLAIN_KIND, &CAREFUL_KIND, &QUEUED_KIND, &SLOW_KIND, &COUNTING_KIND];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }
 
@@ -175,7 +192,9 @@ impl Kind for FakeKind {
         match shop {
             Some(shop) if errors.is_empty() => {
                 let shop = FakeShop::named(shop);
-                Ok(Box::new(FakeChannel { shop, capabilities: self.capabilities.clone() }))
+                let capabilities = self.capabilities.clone();
+                let has_queue = self.name == "queued";
+                Ok(Box::new(FakeChannel { shop, capabilities, has_queue }))
             }
             Some(_) | None => Err(errors),
         }
@@ -211,6 +230,7 @@ impl Kind for FakeKind {
 struct FakeChannel {
     shop: Arc<FakeShop>,
     capabilities: Capabilities,
+    has_queue: bool,
 }
 
 fn down() -> ChannelError {
@@ -337,8 +357,9 @@ impl Channel for FakeChannel {
         _: Timestamp,
         _: Option<&str>,
     ) -> Result<Page<OrderNotice>, ChannelError> {
-        let state = self.shop.state();
-        if state.down {
+        let mut state = self.shop.state();
+        state.polls += 1;
+        if state.down || state.deaf {
             return Err(down());
         }
         Ok(Page { items: state.orders.clone(), next: None })
@@ -389,5 +410,41 @@ impl Channel for FakeChannel {
 
     async fn subscribe(&self, _: &dyn Caller, _: &str) -> Result<Vec<String>, ChannelError> {
         Ok(Vec::new())
+    }
+
+    fn queue(&self) -> Option<Queue> {
+        self.has_queue.then_some(Queue { wait_ms_max: 20, hidden_ms: 0 })
+    }
+
+    async fn receive(
+        &self,
+        _: &dyn Caller,
+        wait_ms: u64,
+    ) -> Result<Vec<QueuedNotice>, ChannelError> {
+        if self.shop.state().queue.is_empty() {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+        let state = self.shop.state();
+        if state.queue_down {
+            return Err(down());
+        }
+        let notice = |(id, topic, body): &(String, &'static str, String)| QueuedNotice {
+            receipt: format!("receipt of {id}"),
+            delivery_id: id.clone(),
+            topic: (*topic).to_owned(),
+            body: body.clone().into(),
+        };
+        Ok(state.queue.iter().take(10).map(notice).collect())
+    }
+
+    async fn delete(&self, _: &dyn Caller, receipts: &[String]) -> Result<(), ChannelError> {
+        let mut state = self.shop.state();
+        if state.undeleted > 0 {
+            state.undeleted -= 1;
+            return Err(down());
+        }
+        state.queue.retain(|(id, _, _)| !receipts.contains(&format!("receipt of {id}")));
+        state.deleted.extend(receipts.iter().cloned());
+        Ok(())
     }
 }

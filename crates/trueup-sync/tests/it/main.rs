@@ -13,4 +13,6 @@ mod inbox;
 mod orders;
 mod pull;
 mod push;
+mod queue;
 mod sims;
+mod sqs;

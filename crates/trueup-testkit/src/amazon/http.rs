@@ -15,7 +15,10 @@ use uuid::Uuid;
 use super::feeds::{self, DOCUMENT_MS_MAX};
 use super::state::{Change, Document, FEEDS_MAX, Feed};
 use super::wire::{self, BadPatch, Issue};
-use super::{CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS, events};
+use super::{
+    CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS, events,
+    notifications,
+};
 use crate::edge::{json as answer, list, pairs, value, wrote};
 use crate::faults::Trouble;
 use crate::limits::Rate;
@@ -33,8 +36,12 @@ pub(super) const MARKETPLACES_MAX: usize = 25;
 /// How long the next-page token of FBA is good.
 const FBA_TOKEN_MS_MAX: i64 = 30_000;
 
+/// What access tokens of an authorisation and of the application alone begin with.
+const SELLER_TOKEN: &str = "Atza|";
+const GRANTLESS_TOKEN: &str = "Atc|";
+
 type Query = Vec<(String, String)>;
-type Wrong = Box<Response>;
+pub(super) type Wrong = Box<Response>;
 
 /// An operation with its own usage plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +57,10 @@ pub(super) enum Operation {
     FbaSummaries,
     SearchOrders,
     GetOrder,
+    CreateDestination,
+    GetDestinations,
+    CreateSubscription,
+    GetSubscription,
 }
 
 impl Operation {
@@ -67,8 +78,32 @@ impl Operation {
             Self::FbaSummaries => (2_000, 2),
             Self::SearchOrders => (6, 20),
             Self::GetOrder => (500, 30),
+            Self::CreateDestination
+            | Self::GetDestinations
+            | Self::CreateSubscription
+            | Self::GetSubscription => (1_000, 5),
         };
         Rate { milli_per_second, burst }
+    }
+
+    /// Returns what the access token must begin with: destinations belong to the application.
+    fn token_prefix(self) -> &'static str {
+        match self {
+            Self::CreateDestination | Self::GetDestinations => GRANTLESS_TOKEN,
+            Self::PatchItem
+            | Self::GetItem
+            | Self::SearchItems
+            | Self::CreateDocument
+            | Self::CreateFeed
+            | Self::FeedSubmissions
+            | Self::GetFeed
+            | Self::GetDocument
+            | Self::FbaSummaries
+            | Self::SearchOrders
+            | Self::GetOrder
+            | Self::CreateSubscription
+            | Self::GetSubscription => SELLER_TOKEN,
+        }
     }
 }
 
@@ -85,6 +120,14 @@ pub(super) fn routes(sim: Simulator) -> Router {
         .route("/fba/inventory/v1/summaries", get(fba_summaries))
         .route("/orders/2026-01-01/orders", get(search_orders))
         .route("/orders/2026-01-01/orders/{id}", get(get_order))
+        .route(
+            "/notifications/v1/destinations",
+            get(notifications::get_destinations).post(notifications::create_destination),
+        )
+        .route(
+            "/notifications/v1/subscriptions/{type}",
+            get(notifications::get_subscription).post(notifications::create_subscription),
+        )
         .with_state(sim)
 }
 
@@ -103,15 +146,15 @@ pub(super) fn trouble(trouble: Trouble) -> Response {
     }
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     answer(status, &json!({"errors": [{"code": code, "message": message, "details": ""}]}))
 }
 
-fn bad(message: &str) -> Wrong {
+pub(super) fn bad(message: &str) -> Wrong {
     Box::new(error(StatusCode::BAD_REQUEST, "InvalidInput", message))
 }
 
-fn not_found(message: &str) -> Wrong {
+pub(super) fn not_found(message: &str) -> Wrong {
     Box::new(error(StatusCode::NOT_FOUND, "NOT_FOUND", message))
 }
 
@@ -138,15 +181,17 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
         let words = "Client authentication failed";
         return refuse(StatusCode::UNAUTHORIZED, "invalid_client", words);
     }
-    let mut body = match field("grant_type") {
+    let (mut body, prefix) = match field("grant_type") {
         "refresh_token" if field("refresh_token") == REFRESH_TOKEN => {
-            json!({"refresh_token": REFRESH_TOKEN})
+            (json!({"refresh_token": REFRESH_TOKEN}), SELLER_TOKEN)
         }
         "refresh_token" => {
             let words = "The request has an invalid grant parameter : refresh_token";
             return refuse(StatusCode::BAD_REQUEST, "invalid_grant", words);
         }
-        "client_credentials" if field("scope").starts_with("sellingpartnerapi::") => json!({}),
+        "client_credentials" if field("scope") == "sellingpartnerapi::notifications" => {
+            (json!({}), GRANTLESS_TOKEN)
+        }
         "client_credentials" => {
             return refuse(StatusCode::BAD_REQUEST, "invalid_scope", "The scope is not known");
         }
@@ -155,21 +200,22 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             return refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type", words);
         }
     };
-    body["access_token"] = sim.engine().issue_token("Atza|", TOKEN_SECONDS).into();
+    body["access_token"] = sim.engine().issue_token(prefix, TOKEN_SECONDS).into();
     body["token_type"] = "bearer".into();
     body["expires_in"] = TOKEN_SECONDS.into();
     answer(StatusCode::OK, &body)
 }
 
 /// Checks token and rate, does the work, and adds the headers of every answer.
-fn serve(
+pub(super) fn serve(
     sim: &Simulator,
     headers: &HeaderMap,
     operation: Operation,
     work: impl FnOnce() -> Result<Response, Wrong>,
 ) -> Response {
     let token = headers.get("x-amz-access-token").and_then(|value| value.to_str().ok());
-    if !sim.engine().token_good(token.unwrap_or_default()) {
+    let token = token.unwrap_or_default();
+    if !token.starts_with(operation.token_prefix()) || !sim.engine().token_good(token) {
         return unauthorized();
     }
     let (rate, admitted) = sim.admit(operation);
@@ -190,7 +236,7 @@ fn serve(
     response
 }
 
-fn query_of(query: Option<String>) -> Query {
+pub(super) fn query_of(query: Option<String>) -> Query {
     pairs(query.unwrap_or_default().as_bytes())
 }
 

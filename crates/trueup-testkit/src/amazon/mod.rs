@@ -5,6 +5,7 @@
 mod events;
 pub mod feeds;
 mod http;
+mod notifications;
 pub mod state;
 pub(crate) mod wire;
 
@@ -36,6 +37,8 @@ pub const REFRESH_TOKEN: &str = "Atzr|sim";
 pub const SELLER_ID: &str = "A1SIMSELLER";
 /// The one marketplace.
 pub const MARKETPLACE_ID: &str = "ATVPDKIKX0DER";
+/// The region of the seller's queue.
+pub const QUEUE_REGION: &str = "us-east-1";
 /// The lifetime of an access token.
 pub const TOKEN_SECONDS: u32 = 3_600;
 /// The header that carries the secret of a notification (EventBridge API destination, API key).
@@ -60,6 +63,9 @@ pub struct Settings {
     pub rate_scale: u32,
     /// Whether a change of an MFN quantity is notified besides order changes.
     pub notify_quantities: bool,
+    /// The seller's SQS queue, on this machine: what is subscribed to be sent there goes there,
+    /// unsigned, and no longer to the webhook.
+    pub queue_url: Option<String>,
     /// The clock.
     pub clock: SimClock,
 }
@@ -74,6 +80,7 @@ impl Default for Settings {
             feed_gzip: false,
             rate_scale: RATE_SCALE,
             notify_quantities: false,
+            queue_url: None,
             clock: SimClock::system(),
         }
     }
@@ -226,13 +233,20 @@ impl Shop for Simulator {
     }
 
     fn channel_config(&self, url: &str) -> Value {
-        json!({
+        let mut config = json!({
             "kind": "amazon", "syncInventory": true, "syncOrders": true, "sellerId": SELLER_ID,
             "marketplaceIds": [MARKETPLACE_ID], "region": "na", "endpoint": url,
             "credentials": {
                 "clientId": CLIENT_ID, "clientSecret": CLIENT_SECRET, "refreshToken": REFRESH_TOKEN,
             },
-        })
+        });
+        if let Some(queue_url) = &self.0.settings.queue_url {
+            config["queueUrl"] = queue_url.as_str().into();
+            config["awsRegion"] = QUEUE_REGION.into();
+            config["credentials"]["awsAccessKeyId"] = CLIENT_ID.into();
+            config["credentials"]["awsSecretAccessKey"] = CLIENT_SECRET.into();
+        }
+        config
     }
 
     fn vendor_router(&self) -> Router {

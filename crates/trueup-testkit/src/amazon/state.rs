@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::notifications::{Destination, Subscription};
 use crate::shop::{
     Counters, FulfilledBy, LISTINGS_MAX, OrderStatus, Orders, SeedItem, ShopError, SimOrder,
 };
@@ -137,6 +138,9 @@ pub(crate) struct State {
     documents_in_order: VecDeque<String>,
     pub(crate) feeds: BTreeMap<u64, Feed>,
     pub(crate) next_feed: u64,
+    pub(crate) destinations: Vec<Destination>,
+    /// By notification type.
+    pub(crate) subscriptions: BTreeMap<String, Subscription>,
     pub(crate) counters: Counters,
     /// Feed messages for unknown SKUs that were accepted and ignored.
     pub(crate) ignored: u64,

@@ -162,7 +162,7 @@ pub(crate) fn item(sku: &str, listing: &Listing, included: &[String]) -> Value {
 /// Returns an FBA summary.
 pub(crate) fn summary(sku: &str, listing: &Listing, details: bool) -> Value {
     let mut summary = json!({
-        "asin": listing.asin(), "fnSku": format!("X00{:07}", listing.number), "sellerSku": sku,
+        "asin": listing.asin(), "fnSku": fnsku(listing), "sellerSku": sku,
         "condition": "NewItem", "lastUpdatedTime": millis_text(listing.updated_at),
         "productName": sku, "totalQuantity": listing.warehouse, "stores": [],
     });
@@ -281,6 +281,29 @@ pub(crate) fn quantity_change(sku: &str, quantity: i64, at: Timestamp) -> Value 
         "Quantity": quantity,
     });
     notification("LISTINGS_ITEM_MFN_QUANTITY_CHANGE", &payload, at)
+}
+
+/// Returns an `FBA_INVENTORY_AVAILABILITY_CHANGES` notification.
+pub(crate) fn fba_change(sku: &str, listing: &Listing, at: Timestamp) -> Value {
+    let payload = json!({
+        "SellerId": SELLER_ID, "FNSKU": fnsku(listing), "ASIN": listing.asin(), "SKU": sku,
+        "FulfillmentInventoryByMarketplace": [{
+            "MarketplaceId": MARKETPLACE_ID, "ItemName": sku, "Stores": [],
+            "FulfillmentInventory": {
+                "InboundQuantityBreakdown": {"Working": 0, "Shipped": 0, "Receiving": 0},
+                "Fulfillable": listing.warehouse, "Unfulfillable": 0, "Researching": 0,
+                "ReservedQuantityBreakdown": {
+                    "WarehouseProcessing": 0, "WarehouseTransfer": 0, "PendingCustomerOrder": 0,
+                },
+                "FutureSupplyBuyable": 0, "PendingCustomerOrderInTransit": 0,
+            },
+        }],
+    });
+    notification("FBA_INVENTORY_AVAILABILITY_CHANGES", &payload, at)
+}
+
+fn fnsku(listing: &Listing) -> String {
+    format!("X00{:07}", listing.number)
 }
 
 fn notification(kind: &str, payload: &Value, at: Timestamp) -> Value {

@@ -27,6 +27,11 @@ pub(crate) fn put(conn: &Connection, org: &Org, item: &InboxItem) -> Result<bool
     Ok(execute(conn, SQL, params)? > 0)
 }
 
+/// Keeps webhooks; returns of each whether its delivery id was new.
+pub(crate) fn put_many(conn: &Connection, org: &Org, items: &[InboxItem]) -> Result<Vec<bool>> {
+    items.iter().map(|item| put(conn, org, item)).collect()
+}
+
 /// Lists waiting webhooks of every org, oldest first, that are not to be tried later.
 pub(crate) fn waiting(
     conn: &Connection,

@@ -1096,6 +1096,16 @@ fn a_webhook_is_kept_once_per_org_and_channel() {
 }
 
 #[test]
+fn of_many_webhooks_each_is_kept_once() {
+    let conn = rows();
+    inbox::put(&conn, &org(), &webhook("a", "2")).unwrap();
+    let many = ["1", "2", "1", "3"].map(|delivery| webhook("a", delivery));
+    let new = inbox::put_many(&conn, &org(), &many).unwrap();
+    assert_eq!(new, [true, false, false, true]);
+    assert_eq!(inbox::waiting(&conn, at(10), 9).unwrap().len(), 3);
+}
+
+#[test]
 fn a_webhook_waits_until_its_time_and_until_it_is_settled() {
     let conn = rows();
     for delivery in ["1", "2", "3"] {
