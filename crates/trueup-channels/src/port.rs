@@ -50,6 +50,9 @@ pub struct Capabilities {
     pub bulk_from: usize,
     /// The most listings in one [`Channel::read`].
     pub read_items_max: usize,
+    /// The most listings on a page of [`Channel::catalogue`], where reading all of them page by
+    /// page costs less than by identifiers; 0 where it does not.
+    pub sweep_items_max: usize,
     /// Whether a push can be refused when the channel's number is not the expected one.
     pub compare_and_set: bool,
     /// Whether "accepted" may come long before "applied", so that a push is verified by reading.

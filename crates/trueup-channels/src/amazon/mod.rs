@@ -115,6 +115,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     bulk_items_max: wire::FEED_MESSAGES_MAX,
     bulk_from: BULK_FROM,
     read_items_max: wire::IDENTIFIERS_MAX,
+    sweep_items_max: 0,
     compare_and_set: false,
     verify_by_reading: true,
     // A patch shows after minutes, not seconds.

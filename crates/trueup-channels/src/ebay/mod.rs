@@ -74,6 +74,7 @@ impl Kind for Ebay {
             bulk_items_max: 0,
             bulk_from: 0,
             read_items_max: wire::READ_ITEMS_MAX,
+            sweep_items_max: 200,
             compare_and_set: false,
             verify_by_reading: false,
             settle_ms: 10_000,

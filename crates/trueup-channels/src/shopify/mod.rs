@@ -96,6 +96,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     bulk_items_max: 0,
     bulk_from: 0,
     read_items_max: wire::ARRAY_ITEMS_MAX,
+    sweep_items_max: 0,
     compare_and_set: true,
     verify_by_reading: false,
     settle_ms: 2_000,

@@ -25,9 +25,33 @@ const READ_TRIES_MAX: u32 = 3;
 
 /// What a pull still has to read.
 pub(super) struct PullWork {
-    pub(super) pending: VecDeque<Pending>,
+    /// What is read page by page, before the rest is read by identifiers.
+    sweep: Option<Sweep>,
+    pending: VecDeque<Pending>,
     strategy: Option<Strategy>,
     dry_run: bool,
+}
+
+/// A walk over the channel's whole catalogue.
+struct Sweep {
+    /// The next page.
+    cursor: Option<String>,
+    /// Listings that no page has shown yet.
+    left: BTreeMap<ListingKey, Sku>,
+}
+
+impl PullWork {
+    /// Returns whether something is left to read.
+    pub(super) fn reads(&self) -> bool {
+        self.sweep.is_some() || !self.pending.is_empty()
+    }
+
+    /// Ends the sweep: what it has not shown is read by identifiers.
+    fn end_sweep(&mut self) {
+        let left = self.sweep.take().map(|sweep| sweep.left).unwrap_or_default();
+        let pending = |(key, sku)| Pending { sku, key, second_look: false };
+        self.pending.extend(left.into_iter().map(pending));
+    }
 }
 
 /// A listing to read.
@@ -78,7 +102,13 @@ impl Worker {
         }
         let dry_run = request.dry_run || row.dry_run;
         run.run.dry_run = dry_run;
-        run.pull = Some(PullWork { pending, strategy: request.strategy, dry_run });
+        let page_max = self.link.channel.capabilities().sweep_items_max;
+        let sweeps = request.skus.is_none() && page_max > 0 && pending.len() > page_max;
+        let sweep = sweeps.then(|| {
+            let left = pending.drain(..).map(|pending| (pending.key, pending.sku)).collect();
+            Sweep { cursor: None, left }
+        });
+        run.pull = Some(PullWork { sweep, pending, strategy: request.strategy, dry_run });
         if row.sync_orders && !dry_run {
             self.link.want_orders(self.shared.now());
             run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
@@ -88,15 +118,87 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads and settles one batch.
+    /// Reads and settles one page or batch.
     pub(super) async fn pull_step(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let sweeps =
+            self.run.as_ref().and_then(|run| run.pull.as_ref()).is_some_and(|p| p.sweep.is_some());
+        if sweeps { self.sweep_step(row).await } else { self.read_step(row).await }
+    }
+
+    /// Reads one page of the catalogue and settles what is mapped of it.
+    async fn sweep_step(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let sweep = self.run.as_ref().and_then(|run| run.pull.as_ref()?.sweep.as_ref());
+        let Some(cursor) = sweep.map(|sweep| sweep.cursor.clone()) else { return Ok(()) };
+        let read_at = self.shared.now();
+        let link = self.link.clone();
+        let page = match link.channel.catalogue(&link.transport, cursor.as_deref()).await {
+            Ok(page) => page,
+            Err(error) => {
+                self.fell_out(&error).await?;
+                let Some(run) = &mut self.run else { return Ok(()) };
+                run.failures += 1;
+                run.rest();
+                if run.failures >= READ_TRIES_MAX
+                    && let Some(pull) = &mut run.pull
+                {
+                    run.failures = 0;
+                    pull.end_sweep();
+                }
+                return Ok(());
+            }
+        };
+        self.came_through();
+        let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) else {
+            return Ok(());
+        };
+        let Some(sweep) = &mut pull.sweep else { return Ok(()) };
+        let mut shown: BTreeMap<ListingKey, Reading> = BTreeMap::new();
+        let mut taken: Vec<Pending> = Vec::new();
+        for entry in page.items {
+            let key = link.kind.listing(&link.settings, entry.fields).map(|(key, _)| key);
+            // Listed twice or not mapped: nothing of ours.
+            let Some((key, sku)) = key.ok().and_then(|key| sweep.left.remove_entry(&key)) else {
+                continue;
+            };
+            shown.insert(key.clone(), entry.reading);
+            taken.push(Pending { sku, key, second_look: false });
+        }
+        let moves = page.next.is_some() && page.next != sweep.cursor;
+        sweep.cursor = page.next;
+        if !moves {
+            pull.end_sweep();
+        }
+        let skus: Vec<Sku> = taken.iter().map(|pending| pending.sku.clone()).collect();
+        let views = match self.shared.listings_of(&link.org, &link.id, &skus).await {
+            Ok(views) => views,
+            Err(error) => {
+                if let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) {
+                    pull.pending.extend(taken);
+                }
+                return Err(error.into());
+            }
+        };
+        let with_reading = |view: ListingView| {
+            let reading = shown.remove(&view.mapping.key)?;
+            Some((view, reading))
+        };
+        let items: Vec<(ListingView, Reading)> =
+            views.into_iter().filter_map(with_reading).collect();
+        if let Some(run) = &mut self.run {
+            run.failures = 0;
+            run.count("skipped", u64::try_from(shown.len()).unwrap_or(0));
+        }
+        self.take_readings(row, read_at, items, &BTreeSet::new()).await
+    }
+
+    /// Reads and settles one batch by identifiers.
+    async fn read_step(&mut self, row: &Connection) -> Result<(), EngineError> {
         let size = self.link.channel.capabilities().read_items_max.max(1);
         let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) else {
             return Ok(());
         };
         let size = size.min(pull.pending.len());
         let batch: Vec<Pending> = pull.pending.drain(..size).collect();
-        let (strategy, dry_run) = (pull.strategy, pull.dry_run);
         let keys: Vec<(Sku, ListingKey)> =
             batch.iter().map(|pending| (pending.sku.clone(), pending.key.clone())).collect();
         let read = self.read(&keys).await;
@@ -118,15 +220,27 @@ impl Worker {
             let gone = batch.iter().filter(|pending| !read.contains(&pending.key)).count();
             run.count("skipped", u64::try_from(gone).unwrap_or(0));
         }
-        let settling = Settling {
-            read_at: readings.read_at,
-            settle_ms: self.link.channel.capabilities().settle_ms,
-            strategy,
-        };
         let seen: BTreeSet<ListingKey> =
             batch.iter().filter(|p| p.second_look).map(|p| p.key.clone()).collect();
+        self.take_readings(row, readings.read_at, readings.items, &seen).await
+    }
+
+    /// Settles what was read; `seen` was read once before.
+    async fn take_readings(
+        &mut self,
+        row: &Connection,
+        read_at: Timestamp,
+        items: Vec<(ListingView, Reading)>,
+        seen: &BTreeSet<ListingKey>,
+    ) -> Result<(), EngineError> {
+        let Some(pull) = self.run.as_ref().and_then(|run| run.pull.as_ref()) else {
+            return Ok(());
+        };
+        let (strategy, dry_run) = (pull.strategy, pull.dry_run);
+        let settle_ms = self.link.channel.capabilities().settle_ms;
+        let settling = Settling { read_at, settle_ms, strategy };
         let mut known = Vec::new();
-        for (view, reading) in readings.items {
+        for (view, reading) in items {
             let second_look = seen.contains(&view.mapping.key);
             if let Some(observed) = self.pull_one(row, &view, &reading, second_look, dry_run) {
                 known.push((view, observed));

@@ -106,7 +106,7 @@ impl ActiveRun {
 
     /// Returns whether it has something to read.
     pub(super) fn reads(&self) -> bool {
-        self.pull.as_ref().is_some_and(|pull| !pull.pending.is_empty())
+        self.pull.as_ref().is_some_and(PullWork::reads)
     }
 
     pub(super) fn wakes_at(&self) -> Instant {

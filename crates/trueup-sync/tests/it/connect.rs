@@ -112,7 +112,7 @@ async fn mappings_are_checked_all_or_none() {
 }
 
 /// A listing of a shop's catalogue; one without a key lacks its identifier.
-fn entry(key: &str, sku: Option<&str>, shown: i64) -> CatalogueEntry {
+pub(crate) fn entry(key: &str, sku: Option<&str>, shown: i64) -> CatalogueEntry {
     let name = if key.starts_with('?') { "other" } else { "id" };
     CatalogueEntry {
         sku: sku.map(str::to_owned),

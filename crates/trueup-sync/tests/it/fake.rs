@@ -32,6 +32,15 @@ pub(crate) struct State {
     pub(crate) lag: Duration,
     pub(crate) orders: Vec<OrderNotice>,
     pub(crate) reads: u64,
+    /// How long a push takes.
+    pub(crate) push_takes: Duration,
+    /// Listings of pushes that are under way.
+    pushed: Vec<String>,
+    /// The most pushes that were under way together, and how many are now.
+    pub(crate) at_once_max: usize,
+    at_once: usize,
+    /// What should never happen: a listing in two pushes, a reading during a push.
+    pub(crate) clashes: Vec<String>,
     pub(crate) catalogue: Vec<CatalogueEntry>,
     /// Listings on a page of the catalogue; 0 = all.
     pub(crate) catalogue_page: usize,
@@ -51,6 +60,28 @@ pub(crate) struct State {
     /// Whether the queue cannot be received from, and how many deletions are lost.
     pub(crate) queue_down: bool,
     pub(crate) undeleted: u32,
+}
+
+impl State {
+    fn take_off(&mut self, batch: &PushBatch) {
+        self.at_once += 1;
+        self.at_once_max = self.at_once_max.max(self.at_once);
+        for item in &batch.items {
+            let key = item.listing.key.as_str().to_owned();
+            if self.pushed.contains(&key) {
+                self.clashes.push(format!("{key} in two pushes"));
+            }
+            self.pushed.push(key);
+        }
+    }
+
+    fn set_down(&mut self, batch: &PushBatch) {
+        self.at_once -= 1;
+        for item in &batch.items {
+            let at = self.pushed.iter().position(|key| *key == item.listing.key.as_str());
+            self.pushed.remove(at.unwrap());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +157,7 @@ const PLAIN: Capabilities = Capabilities {
     bulk_items_max: 0,
     bulk_from: 0,
     read_items_max: 10,
+    sweep_items_max: 0,
     compare_and_set: false,
     verify_by_reading: false,
     settle_ms: 60,
@@ -153,12 +185,27 @@ static COUNTING_KIND: FakeKind = FakeKind {
     name: "counting",
     capabilities: Capabilities { revisions_per_day: Some(2), ..PLAIN },
 };
+/// Takes several small pushes at once.
+static WIDE_KIND: FakeKind = FakeKind {
+    name: "wide",
+    capabilities: Capabilities { push_items_max: 2, pushes_at_once_max: 3, ..PLAIN },
+};
+/// Is read page by page.
+static PAGED_KIND: FakeKind =
+    FakeKind { name: "paged", capabilities: Capabilities { sweep_items_max: 4, ..PLAIN } };
 /// How long a day of the fake vendors is, in milliseconds.
 const DAY_MS: i64 = 400;
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 5] =
-        [&PLAIN_KIND, &CAREFUL_KIND, &QUEUED_KIND, &SLOW_KIND, &COUNTING_KIND];
+    let kinds: [&'static FakeKind; 7] = [
+        &PLAIN_KIND,
+        &CAREFUL_KIND,
+        &QUEUED_KIND,
+        &SLOW_KIND,
+        &COUNTING_KIND,
+        &WIDE_KIND,
+        &PAGED_KIND,
+    ];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }
 
@@ -282,6 +329,12 @@ impl Channel for FakeChannel {
     }
 
     async fn push(&self, _: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        let push_takes = self.shop.state().push_takes;
+        if !push_takes.is_zero() {
+            self.shop.state().take_off(batch);
+            tokio::time::sleep(push_takes).await;
+            self.shop.state().set_down(batch);
+        }
         let mut state = self.shop.state();
         if state.down {
             return batch.items.iter().map(|_| PushOutcome::NotSent(down())).collect();
@@ -310,6 +363,9 @@ impl Channel for FakeChannel {
             return Err(down());
         }
         state.reads += 1;
+        if state.at_once > 0 {
+            state.clashes.push("a reading during a push".to_owned());
+        }
         let reading = |listing: &Listing| {
             let key = listing.key.as_str();
             match state.shown.get(key) {

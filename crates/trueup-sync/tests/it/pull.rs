@@ -153,3 +153,37 @@ async fn lower_wins_with_a_buffer_does_not_ratchet() {
     assert!(house.store.verify(&house.org).await.unwrap().faults.is_empty());
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_everything_goes_page_by_page_where_that_costs_less() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..10).map(|nth| format!("S{nth}")).collect();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), 5)).collect();
+    let (id, shop) = house.connect("paged", &listings, |_| {}).await;
+    for name in &names {
+        house.count(name, 5, true).await;
+    }
+    house.settle().await;
+    // The catalogue leaves the last two out, names one twice and has one that is not ours.
+    {
+        let mut state = shop.state();
+        state.shown.insert("S3".to_owned(), 9);
+        let entry = |name: &str, shown| crate::connect::entry(name, Some(name), shown);
+        state.catalogue = names[..8].iter().map(|name| entry(name, 5)).collect();
+        state.catalogue[3] = entry("S3", 9);
+        state.catalogue.push(entry("S1", 5));
+        state.catalogue.push(entry("foreign", 7));
+        state.catalogue_page = 4;
+        state.catalogue_fails = 1;
+        state.reads = 0;
+    }
+    let run = house.pull(&id, PullRequest::default()).await;
+    assert_eq!(run.status, RunStatus::Completed, "{run:?}");
+    let counted = ["total", "checked", "matched", "pushed"].map(|name| counter(&run, name));
+    assert_eq!(counted, [10, 10, 9, 1], "{run:?}");
+    assert_eq!(action(&run, "S3"), "pushed");
+    house.settle().await;
+    assert_eq!(shop.shown("S3"), Some(5));
+    house.close().await;
+}

@@ -294,3 +294,48 @@ async fn what_the_vendors_day_puts_off_comes_back_by_itself_with_the_newest_numb
     assert!(house.listing(&id, "A").await.revised.is_some_and(|revised| revised.count <= 2));
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_go_out_together_and_never_meet_on_a_listing() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..12).map(|nth| format!("S{nth}")).collect();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), 1)).collect();
+    let (id, shop) = house.connect("wide", &listings, |_| {}).await;
+    for name in &names {
+        house.count(name, 1, true).await;
+    }
+    house.settle().await;
+    shop.state().push_takes = std::time::Duration::from_millis(20);
+    // What is owed changes while it is under way, and a run asks for the same listings.
+    for units in 2..6 {
+        for name in &names {
+            house.count(name, units, true).await;
+        }
+    }
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!((run.status, counter(&run, "pushed")), (RunStatus::Completed, 12), "{run:?}");
+    house.settle().await;
+    assert_eq!(shop.state().clashes, [""; 0]);
+    assert_eq!(shop.state().at_once_max, 3);
+    for name in &names {
+        assert_eq!(shop.shown(name), Some(5), "{name}");
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_just_changed_is_sent_once_and_what_is_asked_for_again() {
+    let house = House::open().await;
+    let (id, shop) = house.connect("plain", &[("A", "a", 1)], |_| {}).await;
+    house.count("A", 5, true).await;
+    house.settle().await;
+    let sent = shop.sent_to("a").len();
+    let run = house.push(&id, PushScope::Changed(vec![sku("A")])).await;
+    assert_eq!(counter(&run, "pushed"), 1, "it is shown: {run:?}");
+    assert_eq!(shop.sent_to("a").len(), sent);
+    let run = house.push(&id, PushScope::Items(vec![(sku("A"), None)])).await;
+    assert_eq!(counter(&run, "pushed"), 1, "{run:?}");
+    assert_eq!(shop.sent_to("a").len(), sent + 1);
+    house.close().await;
+}
