@@ -173,7 +173,8 @@ pub struct CatalogueEntry {
     pub reading: Reading,
     /// Whether the channel itself ships it.
     pub channel_fulfilled: bool,
-    /// Whether the channel says that other listings carry the same SKU.
+    /// Whether the channel says that other listings carry the same SKU, so that it is not clear
+    /// what is to be mapped. An entry without it, beside others with it, is the one to map.
     pub duplicate: bool,
 }
 

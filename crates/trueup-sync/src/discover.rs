@@ -249,6 +249,7 @@ impl Work<'_> {
         let (store, link) = (self.shared.store.clone(), self.link);
         let (org, id, run) = (&link.org, &link.id, self.run.id.clone());
         let mut after: Option<(String, String)> = None;
+        let mut before: Option<ChannelListing> = None;
         loop {
             let page = store.channel_listings_by_sku(org, id, &run, after.clone(), MATCH_PAGE);
             let page = page.await?;
@@ -257,12 +258,11 @@ impl Work<'_> {
             let next = match (&last, page.more) {
                 (Some(last), true) => {
                     let next = store.channel_listings_by_sku(org, id, &run, Some(last.clone()), 1);
-                    next.await?.items.into_iter().next().and_then(|view| view.listing.sku)
+                    next.await?.items.into_iter().next().map(|view| view.listing)
                 }
                 (Some(_) | None, _) => None,
             };
-            let before = after.take().map(|(sku, _)| sku);
-            let (notes, mappings) = match_page(link, &page.items, before, next.as_ref());
+            let (notes, mappings) = match_page(link, &page.items, before.as_ref(), next.as_ref());
             if !self.run.dry_run && !mappings.is_empty() {
                 let count = mappings.len();
                 self.shared.keep_mappings(link, mappings).await?;
@@ -272,8 +272,10 @@ impl Work<'_> {
                 store.note_matches(org, id, notes).await?;
             }
             self.keep_now_and_then().await?;
+            let more = page.more;
+            before = page.items.into_iter().next_back().map(|view| view.listing);
             after = last;
-            if !page.more || after.is_none() {
+            if !more || after.is_none() {
                 return Ok(());
             }
         }
@@ -364,21 +366,28 @@ impl Work<'_> {
     }
 }
 
-/// Matches a page of listings in the order of SKUs; `before` and `next` are the SKUs on either
-/// side of it. Returns what is to be noted and what is to be mapped.
+/// Matches a page of listings in the order of SKUs; `before` and `next` are those on either side
+/// of it. Returns what is to be noted and what is to be mapped.
+///
+/// Listings of one SKU are duplicates of each other; but where the channel itself says which of
+/// them are, the one that it does not name is the one to map.
 fn match_page(
     link: &Link,
     page: &[ChannelListingView],
-    before: Option<String>,
-    next: Option<&String>,
+    before: Option<&ChannelListing>,
+    next: Option<&ChannelListing>,
 ) -> (Vec<MatchNote>, Vec<Mapping>) {
     let (mut notes, mut mappings) = (Vec::new(), Vec::new());
     let mut before = before;
     for (at, view) in page.iter().enumerate() {
         let row = &view.listing;
-        let follower = page.get(at + 1).map_or(next, |view| view.listing.sku.as_ref());
-        let repeated = row.sku.is_some() && (row.sku == before || row.sku.as_ref() == follower);
-        before.clone_from(&row.sku);
+        let follower = page.get(at + 1).map_or(next, |view| Some(&view.listing));
+        let repeats = |other: &&ChannelListing| {
+            row.sku.is_some() && row.sku == other.sku && other.found != Match::Duplicate
+        };
+        let repeated =
+            before.as_ref().is_some_and(repeats) || follower.as_ref().is_some_and(repeats);
+        before = Some(row);
         let found = match row.found {
             Match::Matched if repeated => Match::Duplicate,
             other => other,

@@ -87,6 +87,11 @@ pub(super) fn classify_graphql(errors: &[GraphqlError], cost: Option<&Cost>) -> 
     if code.is_empty() { error } else { error.with_code(code) }
 }
 
+/// Returns whether a query was refused for what it would cost at most, whatever is in the bucket.
+pub(super) fn is_too_dear(error: &ChannelError) -> bool {
+    error.vendor_code.as_deref() == Some("MAX_COST_EXCEEDED")
+}
+
 /// Returns how long the bucket needs to hold the request:
 /// (requested − available) ÷ restore rate.
 fn wait_ms(cost: &Cost) -> Option<u64> {

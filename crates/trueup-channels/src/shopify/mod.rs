@@ -26,7 +26,7 @@ use crate::port::{
 use self::config::Config;
 use self::wire::{
     Activated, Document, InventoryQuantityInput, Location, PolledOrder, SetRefusal, Shown,
-    Subscription,
+    Subscription, Variant,
 };
 
 /// The one rate budget: the cost bucket of app and shop.
@@ -35,6 +35,14 @@ const BUCKET: &str = "graphql";
 const SET_COST: u32 = 13;
 /// What a page or a batch of 250 objects with a nested list asks for at most, as recorded.
 const PAGE_COST: u32 = 100;
+/// What a page of 250 objects with a list within a list asks for at most, as recorded.
+const VARIANTS_COST: u32 = 310;
+/// How many variants a page has; the smaller ones where a query may not cost so much.
+/// <https://shopify.dev/docs/api/usage/limits#single-query-limit>
+const VARIANT_PAGES: [usize; 3] = [wire::ARRAY_ITEMS_MAX, 100, 25];
+/// How many further pages of locations of one item are read (50 each): a shop has at most 1000.
+/// <https://help.shopify.com/en/manual/locations/setting-up-your-locations>
+const LEVEL_PAGES_MAX: usize = 20;
 /// How often one push is sent again without the items that were refused.
 const PUSH_ROUNDS_MAX: usize = 5;
 /// How many items one push stocks at their location; a call each.
@@ -182,10 +190,22 @@ impl Channel for Shop {
         caller: &dyn Caller,
         cursor: Option<&str>,
     ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        let above = cursor.map(str::parse).transpose().map_err(|_| {
+            ChannelError::new(ChannelErrorKind::Bug, "the catalogue's cursor is not a number")
+        })?;
+        let (mut variants, more) = self.variants(caller, above).await?;
+        for variant in &mut variants {
+            self.read_further_levels(caller, variant).await?;
+        }
+        let last = variants.iter().filter_map(|variant| variant.number).max();
+        if more && last <= above {
+            let detail = "the page of variants has none beyond those before";
+            return Err(ChannelError::new(ChannelErrorKind::Protocol, detail));
+        }
         let location = self.config.default_location.as_deref();
-        let document = wire::build_variants(location, cursor);
-        let data = self.query(caller, &document, PAGE_COST).await?;
-        wire::parse_variants(data, location)
+        let items = variants.into_iter().flat_map(|variant| wire::entries(variant, location));
+        let next = last.filter(|_| more).map(|number| number.to_string());
+        Ok(Page { items: items.collect(), next })
     }
 
     async fn orders(
@@ -417,6 +437,41 @@ impl Shop {
             }
         }
         Ok(locations)
+    }
+
+    /// Reads the variants above a number: a page of 250, or of fewer where the shop finds that too
+    /// dear. The flag says whether there are more.
+    async fn variants(
+        &self,
+        caller: &dyn Caller,
+        above: Option<u64>,
+    ) -> Result<(Vec<Variant>, bool), ChannelError> {
+        let mut pages = VARIANT_PAGES.into_iter().peekable();
+        while let Some(first) = pages.next() {
+            let document = wire::build_variants(above, first);
+            match self.query(caller, &document, VARIANTS_COST).await {
+                Ok(data) => return wire::parse_variants(data),
+                Err(error) if error::is_too_dear(&error) && pages.peek().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((Vec::new(), false))
+    }
+
+    async fn read_further_levels(
+        &self,
+        caller: &dyn Caller,
+        variant: &mut Variant,
+    ) -> Result<(), ChannelError> {
+        for _ in 0..LEVEL_PAGES_MAX {
+            let (Some(item), Some(after)) = (&variant.item, variant.more_levels.take()) else {
+                return Ok(());
+            };
+            let document = wire::build_item_levels(item, &after);
+            let data = self.query(caller, &document, PAGE_COST).await?;
+            wire::parse_item_levels(data, variant)?;
+        }
+        Ok(())
     }
 
     async fn read_further_lines(

@@ -53,29 +53,37 @@ query Levels($ids: [ID!]!, $location: ID!) {
   }
 }";
 
-/// Reads a page of variants with what they show at a location.
+/// Reads a page of variants with what they show at each location. The walk goes by id and not by
+/// cursor, for no connection gives out more than 25 000 objects.
+/// <https://shopify.dev/docs/api/usage/limits#pagination-limits>
 pub(super) const VARIANTS: &str = "\
-query Variants($after: String, $location: ID!) {
-  productVariants(first: 100, after: $after) {
-    pageInfo { hasNextPage endCursor }
+query Variants($first: Int!, $query: String) {
+  productVariants(first: $first, query: $query, sortKey: ID) {
+    pageInfo { hasNextPage }
     nodes {
-      id sku
+      id sku displayName
       inventoryItem {
-        id tracked
-        inventoryLevel(locationId: $location) {
-          quantities(names: [\"available\"]) { name quantity }
+        id tracked duplicateSkuCount
+        inventoryLevels(first: 10) {
+          pageInfo { hasNextPage endCursor }
+          nodes { location { id } quantities(names: [\"available\"]) { name quantity } }
         }
       }
     }
   }
 }";
 
-/// The same without a location to look at.
-pub(super) const VARIANTS_ONLY: &str = "\
-query Variants($after: String) {
-  productVariants(first: 100, after: $after) {
-    pageInfo { hasNextPage endCursor }
-    nodes { id sku inventoryItem { id tracked } }
+/// Reads what an item shows at further locations.
+pub(super) const ITEM_LEVELS: &str = "\
+query ItemLevels($ids: [ID!]!, $after: String) {
+  nodes(ids: $ids) {
+    ... on InventoryItem {
+      id
+      inventoryLevels(first: 50, after: $after) {
+        pageInfo { hasNextPage endCursor }
+        nodes { location { id } quantities(names: [\"available\"]) { name quantity } }
+      }
+    }
   }
 }";
 
@@ -241,13 +249,14 @@ pub(super) fn build_levels(items: &[&str], location: &str) -> Document {
     Document { query: LEVELS, variables: json!({ "ids": items, "location": location }) }
 }
 
-pub(super) fn build_variants(location: Option<&str>, after: Option<&str>) -> Document {
-    match location {
-        Some(location) => {
-            Document { query: VARIANTS, variables: json!({ "after": after, "location": location }) }
-        }
-        None => Document { query: VARIANTS_ONLY, variables: json!({ "after": after }) },
-    }
+/// Builds the read of the variants above a number, so many of them.
+pub(super) fn build_variants(above: Option<u64>, first: usize) -> Document {
+    let query = above.map(|number| format!("id:>{number}"));
+    Document { query: VARIANTS, variables: json!({ "first": first, "query": query }) }
+}
+
+pub(super) fn build_item_levels(item: &str, after: &str) -> Document {
+    Document { query: ITEM_LEVELS, variables: json!({ "ids": [item], "after": after }) }
 }
 
 pub(super) fn build_orders(since: Timestamp, after: Option<&str>) -> Document {
@@ -397,6 +406,7 @@ pub(super) fn parse_user_errors(mutation: &str, data: &Value) -> Result<Vec<Stri
 #[serde(rename_all = "camelCase")]
 struct PageInfo {
     has_next_page: bool,
+    #[serde(default)]
     end_cursor: Option<String>,
 }
 
@@ -484,47 +494,144 @@ pub(super) fn parse_levels(data: Value) -> Result<BTreeMap<String, Shown>, Chann
     Ok(items.filter_map(|item| Some((item.id.clone()?, item.shown()))).collect())
 }
 
-/// Reads a page of variants.
-pub(super) fn parse_variants(
-    data: Value,
-    location: Option<&str>,
-) -> Result<Page<CatalogueEntry>, ChannelError> {
+/// A variant as the catalogue reads it.
+pub(super) struct Variant {
+    /// The variant's number, by which the walk goes on.
+    pub(super) number: Option<u64>,
+    id: String,
+    sku: Option<String>,
+    title: Option<String>,
+    /// Its inventory item.
+    pub(super) item: Option<String>,
+    is_tracked: bool,
+    /// Whether other inventory items carry its SKU.
+    is_ambiguous: bool,
+    /// What it shows, by location.
+    pub(super) levels: Vec<(String, Shown)>,
+    /// Where its further locations start.
+    pub(super) more_levels: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PlacedLevel {
+    location: ItemId,
+    #[serde(flatten)]
+    level: InventoryLevel,
+}
+
+impl PlacedLevel {
+    fn shown(self, is_tracked: bool) -> (String, Shown) {
+        let shown = match self.level.available() {
+            _ if !is_tracked => Shown::NotTracked,
+            Some(available) => Shown::Available(available),
+            None => Shown::NoNumber,
+        };
+        (self.location.id, shown)
+    }
+}
+
+/// Reads a page of variants; the flag says whether there are more.
+pub(super) fn parse_variants(data: Value) -> Result<(Vec<Variant>, bool), ChannelError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Data {
-        product_variants: Connection<Variant>,
+        product_variants: Connection<Node>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Variant {
+    struct Node {
         id: String,
         sku: Option<String>,
-        inventory_item: InventoryItem,
+        display_name: Option<String>,
+        inventory_item: Item,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Item {
+        id: Option<String>,
+        tracked: Option<bool>,
+        #[serde(default)]
+        duplicate_sku_count: u64,
+        inventory_levels: Option<Connection<PlacedLevel>>,
     }
     let data: Data = parse_value("productVariants", data)?;
-    let entry = |variant: Variant| {
-        let mut fields = BTreeMap::from([("variantId".to_owned(), variant.id)]);
-        if let Some(item) = &variant.inventory_item.id {
-            fields.insert("inventoryItemId".to_owned(), item.clone());
-        }
-        let reading = match location {
-            Some(location) => {
-                fields.insert("locationId".to_owned(), location.to_owned());
-                variant.inventory_item.shown().into()
-            }
-            None => Reading::Unknown("not read: no location is set".to_owned()),
+    let variant = |node: Node| {
+        let item = node.inventory_item;
+        let is_tracked = item.tracked != Some(false);
+        let (levels, more_levels) = match item.inventory_levels {
+            Some(Connection { page_info, nodes }) => (nodes, page_info.next()),
+            None => (Vec::new(), None),
         };
-        CatalogueEntry {
-            sku: variant.sku.filter(|sku| !sku.is_empty()),
-            title: None,
-            fields,
-            reading,
-            channel_fulfilled: false,
-            duplicate: false,
+        Variant {
+            number: gid_number(&node.id).parse().ok(),
+            id: node.id,
+            sku: node.sku.filter(|sku| !sku.is_empty()),
+            title: node.display_name.filter(|title| !title.is_empty()),
+            item: item.id,
+            is_tracked,
+            is_ambiguous: item.duplicate_sku_count > 0,
+            levels: levels.into_iter().map(|level| level.shown(is_tracked)).collect(),
+            more_levels,
         }
     };
     let Connection { page_info, nodes } = data.product_variants;
-    Ok(Page { items: nodes.into_iter().map(entry).collect(), next: page_info.next() })
+    Ok((nodes.into_iter().map(variant).collect(), page_info.has_next_page))
+}
+
+/// Reads what an item shows at further locations into its variant.
+pub(super) fn parse_item_levels(data: Value, variant: &mut Variant) -> Result<(), ChannelError> {
+    #[derive(Deserialize)]
+    struct Data {
+        nodes: Vec<Option<Item>>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Item {
+        inventory_levels: Connection<PlacedLevel>,
+    }
+    let data: Data = parse_value("inventoryLevels", data)?;
+    let item = data.nodes.into_iter().flatten().next();
+    let Some(Item { inventory_levels: Connection { page_info, nodes } }) = item else {
+        return Ok(());
+    };
+    let tracked = variant.is_tracked;
+    variant.levels.extend(nodes.into_iter().map(|level| level.shown(tracked)));
+    variant.more_levels = page_info.next();
+    Ok(())
+}
+
+/// Makes a listing of each location that stocks a variant.
+///
+/// One of them is what its SKU is to be mapped to: that of the connection's location, else the
+/// only one. The others are the same goods in another place, and whether their number is another
+/// one is for people to say: they are duplicates.
+pub(super) fn entries(variant: Variant, default_location: Option<&str>) -> Vec<CatalogueEntry> {
+    let mut fields = BTreeMap::from([("variantId".to_owned(), variant.id)]);
+    fields.extend(variant.item.map(|item| ("inventoryItemId".to_owned(), item)));
+    let entry = |location: Option<&str>, reading: Reading, duplicate: bool| {
+        let mut fields = fields.clone();
+        fields.extend(location.map(|location| ("locationId".to_owned(), location.to_owned())));
+        CatalogueEntry {
+            sku: variant.sku.clone(),
+            title: variant.title.clone(),
+            fields,
+            reading,
+            channel_fulfilled: false,
+            duplicate: duplicate || variant.is_ambiguous,
+        }
+    };
+    let mut levels = variant.levels;
+    if levels.is_empty() {
+        let shown = if variant.is_tracked { Shown::NotStocked } else { Shown::NotTracked };
+        return vec![entry(default_location, shown.into(), false)];
+    }
+    let is_default = |(location, _): &(String, Shown)| Some(location.as_str()) == default_location;
+    levels.sort_by_key(|level| !is_default(level));
+    let has_main = levels.len() == 1 || levels.first().is_some_and(is_default);
+    let listed = levels.iter().enumerate();
+    listed
+        .map(|(at, (location, shown))| entry(Some(location), (*shown).into(), at > 0 || !has_main))
+        .collect()
 }
 
 /// An order as the poll reads it, before its further lines and refunds are known.

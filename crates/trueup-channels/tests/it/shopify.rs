@@ -425,19 +425,82 @@ async fn absent_is_never_zero() {
     assert_eq!(fake.body(0)["variables"]["location"], "gid://shopify/Location/9");
 }
 
+fn variant(number: u64, duplicates: u64, levels: &[(u64, i64)], more: Option<&str>) -> Value {
+    let level = |(location, available): &(u64, i64)| {
+        json!({"location": {"id": format!("gid://shopify/Location/{location}")},
+               "quantities": [{"name": "available", "quantity": available}]})
+    };
+    let levels: Vec<Value> = levels.iter().map(level).collect();
+    json!({"id": format!("gid://shopify/ProductVariant/{number}"), "sku": "A",
+        "displayName": "Shirt - Red",
+        "inventoryItem": {"id": format!("gid://shopify/InventoryItem/{number}"), "tracked": true,
+            "duplicateSkuCount": duplicates, "inventoryLevels": {
+                "pageInfo": {"hasNextPage": more.is_some(), "endCursor": more}, "nodes": levels}}})
+}
+
+fn variants(nodes: &[Value], more: bool) -> Answer {
+    data(json!({"productVariants": {"pageInfo": {"hasNextPage": more}, "nodes": nodes}}))
+}
+
+/// Reads one page and says of each entry: item, location, reading, whether it is a duplicate.
+async fn entries_of(settings: &Settings, script: Vec<Answer>) -> Vec<String> {
+    let page = channel("shopify", settings).catalogue(&Fake::new(script), None).await.unwrap();
+    let last = |text: Option<&String>| {
+        text.map_or("-".to_owned(), |text| text.rsplit('/').next().unwrap().to_owned())
+    };
+    let entry = |entry: &trueup_channels::CatalogueEntry| {
+        let number = match &entry.reading {
+            Reading::Quantity(quantity) => quantity.to_string(),
+            Reading::Unknown(_) => "?".to_owned(),
+        };
+        let (item, location) = (&entry.fields["inventoryItemId"], entry.fields.get("locationId"));
+        let mark = if entry.duplicate { " duplicate" } else { "" };
+        format!("{}@{} {number}{mark}", last(Some(item)), last(location))
+    };
+    page.items.iter().map(entry).collect()
+}
+
 #[tokio::test]
-async fn the_catalogue_comes_with_quantities() {
-    let page = json!({"productVariants": {
-        "pageInfo": {"hasNextPage": true, "endCursor": "abc"},
-        "nodes": [{"id": "gid://shopify/ProductVariant/5", "sku": "A", "inventoryItem": {
-            "id": "gid://shopify/InventoryItem/1", "tracked": true,
-            "inventoryLevel": {"quantities": [{"name": "available", "quantity": 3}]}}}]}});
-    let fake = Fake::new([data(page)]);
-    let page = channel("shopify", &shop()).catalogue(&fake, Some("cur")).await.unwrap();
-    assert_eq!(page.next.as_deref(), Some("abc"));
-    assert_eq!(page.items[0].reading, Reading::Quantity(3));
-    assert_eq!(page.items[0].fields["variantId"], "gid://shopify/ProductVariant/5");
-    assert_eq!(fake.body(0)["variables"]["after"], "cur");
+async fn the_catalogue_has_a_listing_for_each_place_and_one_to_map() {
+    let with = |levels: &[(u64, i64)]| vec![variants(&[variant(5, 0, levels, None)], false)];
+    let bare = settings(&[("shop", json!("acme"))], &[("accessToken", "t")]);
+    let table: [(&Settings, Vec<Answer>, &[&str]); 7] = [
+        (&shop(), with(&[(7, 3), (9, -1)]), &["5@9 -1", "5@7 3 duplicate"]),
+        (&shop(), with(&[(7, 3)]), &["5@7 3"]),
+        // Neither is the connection's: people say which.
+        (&shop(), with(&[(6, 2), (7, 3)]), &["5@6 2 duplicate", "5@7 3 duplicate"]),
+        (&shop(), with(&[]), &["5@9 ?"]),
+        (&bare, with(&[(7, 3)]), &["5@7 3"]),
+        (&bare, with(&[]), &["5@- ?"]),
+        (&shop(), vec![variants(&[variant(5, 1, &[(9, 3)], None)], false)], &["5@9 3 duplicate"]),
+    ];
+    for (settings, script, expected) in table {
+        assert_eq!(entries_of(settings, script).await, expected);
+    }
+    // An item that more places stock than the page shows.
+    let more = json!({"nodes": [{"id": "gid://shopify/InventoryItem/5", "inventoryLevels": {
+        "pageInfo": {"hasNextPage": false, "endCursor": null},
+        "nodes": [{"location": {"id": "gid://shopify/Location/9"},
+                   "quantities": [{"name": "available", "quantity": 8}]}]}}]});
+    let script = vec![variants(&[variant(5, 0, &[(7, 3)], Some("c"))], false), data(more)];
+    assert_eq!(entries_of(&shop(), script).await, ["5@9 8", "5@7 3 duplicate"]);
+}
+
+#[tokio::test]
+async fn the_catalogue_is_walked_by_id() {
+    let page = || variants(&[variant(8, 0, &[(9, 3)], None), variant(6, 0, &[], None)], true);
+    let fake = Fake::new([graphql_error("MAX_COST_EXCEEDED"), page()]);
+    let read = channel("shopify", &shop()).catalogue(&fake, Some("5")).await.unwrap();
+    assert_eq!(
+        (read.next.as_deref(), read.items[0].title.as_deref()),
+        (Some("8"), Some("Shirt - Red"))
+    );
+    let asked = |at: usize| fake.body(at)["variables"].clone();
+    assert_eq!(asked(0), json!({"first": 250, "query": "id:>5"}));
+    assert_eq!(asked(1), json!({"first": 100, "query": "id:>5"}));
+    // A walk that does not go on would go on for ever.
+    let error = channel("shopify", &shop()).catalogue(&Fake::new([page()]), Some("8")).await;
+    assert_eq!(error.unwrap_err().kind, ChannelErrorKind::Protocol);
 }
 
 #[tokio::test]

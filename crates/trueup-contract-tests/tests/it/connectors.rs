@@ -26,7 +26,8 @@ use crate::spec::Spec;
 use crate::{client, served, spec};
 
 /// What we use of Shopify's schema beyond the pruned copy, from the Admin API reference of
-/// 2026-07: inventoryActivate, Order.refunds, webhookSubscriptions, webhookSubscriptionDelete.
+/// 2026-07: inventoryActivate, Order.refunds, webhookSubscriptions, webhookSubscriptionDelete,
+/// ProductVariant.displayName, and an item's levels with their locations.
 const SHOPIFY_REST: &str = "
 extend type Mutation {
   inventoryActivate(inventoryItemId: ID!, locationId: ID!, available: Int, onHand: Int):
@@ -46,6 +47,12 @@ enum RefundLineItemRestockType { CANCEL LEGACY_RESTOCK NO_RESTOCK RETURN }
 extend type QueryRoot {
   webhookSubscriptions(first: Int, after: String, uri: String): WebhookSubscriptionConnection!
 }
+extend type ProductVariant { displayName: String! }
+extend type InventoryItem {
+  duplicateSkuCount: Int!
+  inventoryLevels(first: Int, after: String): InventoryLevelConnection!
+}
+extend type InventoryLevel { location: Location! }
 type WebhookSubscriptionConnection { nodes: [WebhookSubscription!]! pageInfo: PageInfo! }
 ";
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::routing::post;
 use serde_json::{Map, Value, json};
 
+use super::cost;
 use super::graphql::{self, Document, Field, Kind, Operation, Selection};
 use super::reads::{Thing, View, Wrong};
 use super::state::{Event, SUBSCRIPTIONS_MAX, Subscription, gid};
@@ -182,7 +183,11 @@ fn run(
     let now = engine.clock.now();
     let mut guard = sim.0.books.lock();
     let books = &mut *guard;
-    let cost = cost(operation, variables);
+    let cost = cost::requested(operation, document, variables);
+    if cost > cost::COST_MAX {
+        let words = format!("Query cost is {cost}, which exceeds the single query max cost limit");
+        return top_level(&[("MAX_COST_EXCEEDED", words)]);
+    }
     if !books.bucket.take(now, cost) {
         let left = books.bucket.level(now);
         drop(guard);
@@ -241,21 +246,6 @@ fn as_field(selection: &Selection) -> Option<&Field> {
     match selection {
         Selection::Field(field) => Some(field),
         Selection::Inline(..) | Selection::Spread(_) => None,
-    }
-}
-
-/// What a mutation costs, in points (recorded: 10 to 13 for a set of quantities).
-pub const MUTATION_COST: i64 = 10;
-
-/// Returns what an operation costs: so much a mutation, and a point for every 25 objects of a read.
-fn cost(operation: &Operation, variables: &Map<String, Value>) -> i64 {
-    let roots = i64::try_from(operation.selections.len()).unwrap_or(1);
-    match operation.kind {
-        Kind::Mutation => MUTATION_COST * roots,
-        Kind::Query => {
-            let ids = variables.get("ids").and_then(Value::as_array).map_or(100, Vec::len);
-            3 * roots + i64::try_from(ids / 25).unwrap_or(0)
-        }
     }
 }
 

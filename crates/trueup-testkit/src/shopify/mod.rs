@@ -3,6 +3,7 @@
 //! Sources: shopify.dev Admin GraphQL 2026-07 (inventory, orders, webhooks), `rate-limits`,
 //! `client-credentials-grant`, `verify-deliveries`.
 
+mod cost;
 mod events;
 pub mod graphql;
 mod http;
@@ -22,7 +23,7 @@ use crate::limits::{Bucket, Rate};
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
 use crate::time::{SimClock, plus_ms};
 use crate::tokens::RefreshTokens;
-pub use http::MUTATION_COST;
+pub use cost::SET_COST;
 use state::{Event, State};
 
 /// The fixed access token that a simulated shop accepts.

@@ -10,6 +10,9 @@ use crate::time::seconds_text;
 
 /// The largest page.
 pub const PAGE_MAX: u64 = 250;
+/// The most objects that a connection gives out without a filter.
+/// Source: shopify.dev `usage/limits`, pagination limits.
+pub const DEPTH_MAX: usize = 25_000;
 /// The most ids in `nodes`.
 pub const NODES_MAX: usize = 250;
 
@@ -358,6 +361,21 @@ impl View<'_> {
         let from = start(arguments)?;
         match arguments.get("query").and_then(Value::as_str) {
             None | Some("") => numbered(arguments, from..self.shop.items.len(), thing),
+            Some(query) if terms(query, "id").next().is_some() => {
+                let above = terms(query, "id").map(|(operator, text)| {
+                    let number: u64 = text.parse().unwrap_or(u64::MAX);
+                    let first = if operator == ">" { number.saturating_add(1) } else { number };
+                    // Items and variants are numbered alike, each from a base of its own.
+                    let base = match thing(0) {
+                        Thing::Variant(_) => variant_id(0),
+                        _ => item_id(0),
+                    };
+                    usize::try_from(first.saturating_sub(base)).unwrap_or(usize::MAX)
+                });
+                let all = self.shop.items.len();
+                let from = above.fold(from, usize::max).min(all);
+                numbered(arguments, from..all, thing)
+            }
             Some(query) => {
                 let mut named: Vec<usize> = terms(query, "sku")
                     .filter_map(|(_, sku)| self.shop.by_sku.get(&sku).copied())
@@ -516,6 +534,11 @@ fn numbered(
     thing: impl Fn(usize) -> Thing,
 ) -> Result<Found, Wrong> {
     let first = first(arguments)?;
+    // The cursor is a place in the whole list, which is not given out beyond this depth.
+    if arguments.get("query").is_none_or(Value::is_null) && start(arguments)? >= DEPTH_MAX {
+        let words = format!("Cannot paginate beyond {DEPTH_MAX} objects; use a filter");
+        return Err(wrong("BAD_REQUEST", words));
+    }
     let mut found: Vec<usize> = indices.take(first + 1).collect();
     let more = found.len() > first;
     found.truncate(first);

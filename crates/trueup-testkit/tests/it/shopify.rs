@@ -323,7 +323,8 @@ async fn tokens_come_from_the_grant_and_end() {
 #[tokio::test]
 async fn the_cost_bucket_throttles_at_http_200() {
     let clock = SimClock::manual("2026-11-23T00:00:00Z".parse().unwrap());
-    let bucket = Rate { milli_per_second: 10_000, burst: 20 };
+    // Two sets, and another each second.
+    let bucket = Rate { milli_per_second: 13_000, burst: 26 };
     let settings = Settings { bucket, clock: clock.clone(), ..Settings::default() };
     let sim = Simulator::new(settings);
     sim.seed(vec![SeedItem::new("A", 1)]).unwrap();
@@ -448,4 +449,28 @@ async fn a_polled_order_names_its_refunds() {
     let data = ask(&server, text, json!({})).await["data"].clone();
     let line = &data["orders"]["nodes"][0]["refunds"][0]["refundLineItems"]["nodes"][0];
     assert_eq!((&line["quantity"], &line["restockType"]), (&json!(1), &json!("NO_RESTOCK")));
+}
+
+#[tokio::test]
+async fn a_long_catalogue_is_read_by_id_and_not_by_cursor() {
+    let sim = shop(&[("A", 1), ("B", 2), ("C", 3)]);
+    let server = served(sim).await;
+    let read = "query V($query: String, $after: String) { productVariants(first: 2, query: $query,
+      after: $after) { pageInfo { hasNextPage } nodes { id sku } } }";
+    let of = |answer: &Value| {
+        let page = &answer["data"]["productVariants"];
+        let nodes = page["nodes"].as_array().unwrap();
+        let skus: Vec<String> =
+            nodes.iter().map(|node| node["sku"].as_str().unwrap().to_owned()).collect();
+        let last = nodes.last().unwrap()["id"].as_str().unwrap();
+        let last = last.rsplit('/').next().unwrap().to_owned();
+        (skus, last, page["pageInfo"]["hasNextPage"].clone())
+    };
+    let (skus, last, more) = of(&ask(&server, read, json!({})).await);
+    assert_eq!((skus, more), (vec!["A".to_owned(), "B".to_owned()], json!(true)));
+    let above = json!({"query": format!("id:>{last}")});
+    let (skus, _, more) = of(&ask(&server, read, above).await);
+    assert_eq!((skus, more), (vec!["C".to_owned()], json!(false)));
+    let deep = ask(&server, read, json!({"after": "i25000"})).await;
+    assert_eq!(deep["errors"][0]["extensions"]["code"], "BAD_REQUEST");
 }

@@ -284,7 +284,7 @@ impl Stall {
         let answer = seconds(ANSWER_MS);
         match self.vendor {
             Vendor::Shopify => {
-                let cost = f64::from(i32::try_from(shopify::MUTATION_COST).unwrap_or(i32::MAX));
+                let cost = f64::from(i32::try_from(shopify::SET_COST).unwrap_or(i32::MAX));
                 let points = calls(SHOPIFY_ITEMS) * cost;
                 let floor = over_bucket(points, 100.0, 2_000.0) + answer;
                 (floor, format!("{points} points, 2000 saved up, 100 a second"))
