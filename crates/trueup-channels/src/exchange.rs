@@ -1,7 +1,7 @@
 //! What all connectors need to make a request and to look at an answer; nothing of any vendor.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -52,6 +52,7 @@ impl Outgoing {
             repeatable: true,
             own_address: false,
             held_back_ms: 0,
+            urgent: false,
         })
     }
 
@@ -64,6 +65,12 @@ impl Outgoing {
     /// Says how long the answer is held back on purpose, in milliseconds.
     pub(crate) fn held_back(mut self, millis: u64) -> Self {
         self.0.held_back_ms = millis;
+        self
+    }
+
+    /// Says whether it tells what could be oversold.
+    pub(crate) fn urgent(mut self, urgent: bool) -> Self {
+        self.0.urgent = urgent;
         self
     }
 
@@ -180,10 +187,30 @@ pub(crate) fn classify_status(response: &Response, detail: String) -> ChannelErr
     error
 }
 
-/// Reads `Retry-After` in its seconds form, which is the one the vendors use.
 fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
-    let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    millis(seconds)
+    let told = retry_after(headers, None)?;
+    millis(told.as_secs_f64())
+}
+
+/// Reads `Retry-After`: seconds, or a date that is compared with that of the answer, else with
+/// the instant given (RFC 9110, 10.2.3).
+#[must_use]
+pub fn retry_after(headers: &HeaderMap, now: Option<Timestamp>) -> Option<std::time::Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return std::time::Duration::try_from_secs_f64(seconds).ok();
+    }
+    let until = http_date(text)?;
+    let date = headers.get(DATE).and_then(|date| http_date(date.to_str().ok()?));
+    let micros = until.micros_since(date.or(now)?).max(0);
+    Some(std::time::Duration::from_micros(u64::try_from(micros).ok()?))
+}
+
+/// Reads a date of HTTP in the form that is not obsolete, `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<Timestamp> {
+    let parsed = jiff::fmt::strtime::parse("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
+    let instant = parsed.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    Some(Timestamp::from_micros(instant.timestamp().as_microsecond()))
 }
 
 /// Turns seconds into whole milliseconds, rounded up; at most an hour.
@@ -311,6 +338,32 @@ mod tests {
         }
         assert_eq!(millis(f64::NAN), None);
         assert_eq!(millis(-1.0), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let headers = |pairs: &[(http::HeaderName, &str)]| -> HeaderMap {
+            let pair = |(name, text): &(http::HeaderName, &str)| {
+                (name.clone(), HeaderValue::from_str(text).unwrap())
+            };
+            pairs.iter().map(pair).collect()
+        };
+        let after = |text: &str, date: Option<&str>| {
+            let mut pairs = vec![(RETRY_AFTER, text)];
+            pairs.extend(date.map(|date| (DATE, date)));
+            let now = parse_time("1994-11-06T08:49:30Z");
+            retry_after(&headers(&pairs), now).map(|told| told.as_millis())
+        };
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(after("2", None), Some(2_000));
+        assert_eq!(after("0.5", None), Some(500));
+        assert_eq!(after("-1", None), None);
+        assert_eq!(after("soon", None), None);
+        assert_eq!(after(date, None), Some(7_000));
+        assert_eq!(after(date, Some("Sun, 06 Nov 1994 08:48:37 GMT")), Some(60_000));
+        assert_eq!(after(date, Some("Sun, 06 Nov 1994 09:00:00 GMT")), Some(0), "long ago");
+        assert_eq!(retry_after(&headers(&[(RETRY_AFTER, date)]), None), None);
+        assert_eq!(retry_after(&HeaderMap::new(), None), None);
     }
 
     #[test]

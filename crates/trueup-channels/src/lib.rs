@@ -12,6 +12,7 @@ mod exchange;
 mod oauth;
 mod settings;
 
+pub use exchange::retry_after;
 pub use port::*;
 
 static KINDS: [&dyn Kind; 3] = [&shopify::Shopify, &amazon::Amazon, &ebay::Ebay];

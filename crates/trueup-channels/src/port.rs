@@ -123,6 +123,16 @@ pub struct PushItem {
     pub expected_before: Option<i64>,
 }
 
+impl PushItem {
+    /// Returns whether what the channel shows now could be oversold: a zero, or fewer than it is
+    /// believed to show.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        let is_less = |before: i64| i64::try_from(self.quantity).is_ok_and(|now| now < before);
+        self.quantity == 0 || self.expected_before.is_some_and(is_less)
+    }
+}
+
 /// A batch for [`Channel::push`] with its idempotency token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushBatch {
@@ -416,6 +426,8 @@ pub struct Request {
     /// How long the answer is held back on purpose (a long poll), in milliseconds: added to the
     /// limit of time.
     pub held_back_ms: u64,
+    /// Whether it says what could be oversold, so that it may use what is kept of a [`Quota`].
+    pub urgent: bool,
 }
 
 impl fmt::Debug for Request {
@@ -453,6 +465,23 @@ pub struct RateHint {
     /// Units left now, where told.
     pub remaining: Option<f64>,
 }
+
+/// How many calls a vendor lets us make in a window of time, such as a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Calls in one window.
+    pub limit: u64,
+    /// Calls left in this one.
+    pub remaining: u64,
+    /// When this one ends.
+    pub resets_at: Timestamp,
+    /// How long a window is, in milliseconds.
+    pub window_ms: u64,
+}
+
+/// The code of a `Throttled` error that was made here because of a [`Quota`]: only what is kept
+/// for urgent requests is left of it.
+pub const QUOTA_KEPT: &str = "quota_kept";
 
 /// What a channel found out about a listing, to be kept with its mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -602,6 +631,18 @@ pub trait Channel: Send + Sync {
     /// # Errors
     /// `Protocol` when the body is not the vendor's.
     fn parse_webhook(&self, topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelError>;
+
+    /// Reads the quotas of calls, by the bucket that they hold for; `None` where the vendor
+    /// tells none.
+    ///
+    /// # Errors
+    /// When they could not be read.
+    async fn limits(
+        &self,
+        _caller: &dyn Caller,
+    ) -> Result<Option<Vec<(&'static str, Quota)>>, ChannelError> {
+        Ok(None)
+    }
 
     /// Tells the vendor where to send its webhooks, where the vendor has an API for that;
     /// already-subscribed topics are left alone. Returns the topics now subscribed.

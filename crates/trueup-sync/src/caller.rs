@@ -9,10 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{
-    Caller, ChannelError, ChannelErrorKind, ListingNote, RateHint, Request, Response, Secret, Turn,
+    Caller, ChannelError, ChannelErrorKind, ListingNote, QUOTA_KEPT, Quota, RateHint, Request,
+    Response, Secret, Turn, retry_after,
 };
 use trueup_core::{ChannelId, Org, Timestamp};
 use url::Url;
@@ -20,7 +22,7 @@ use url::Url;
 use crate::address::{self, AddressError, GuardedResolver, Reach};
 use crate::backoff;
 use crate::engine::Clock;
-use crate::throttle::Throttle;
+use crate::throttle::{Allowance, Figure, Hold, Throttle};
 
 /// The largest answer that is read, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -38,6 +40,8 @@ const TOKEN_SECONDS_LEFT: u64 = 60;
 const TOKENS_MAX: usize = 100;
 /// The most other texts that one connection remembers.
 const REMEMBERED_MAX: usize = 10_000;
+/// The longest window that a quota is taken to have.
+const QUOTA_TIME_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// The longest that anything is kept: a year is longer than any vendor's token lives.
 const KEPT_SECONDS_MAX: u64 = 366 * 86_400;
 
@@ -163,6 +167,7 @@ pub(crate) struct Transport {
     endpoint: Option<Url>,
     timeout: Duration,
     throttle: Mutex<Throttle>,
+    slowed_down: Notify,
     tokens: Mutex<Shelf<Secret>>,
     remembered: Mutex<Shelf<String>>,
     /// What the connection was set up with.
@@ -201,6 +206,7 @@ impl Transport {
             endpoint: parts.endpoint,
             timeout: parts.timeout,
             throttle: Mutex::new(Throttle::new(parts.budgets, Instant::now())),
+            slowed_down: Notify::new(),
             tokens: Mutex::new(Shelf::new(TOKENS_MAX)),
             remembered: Mutex::new(Shelf::new(REMEMBERED_MAX)),
             credentials: parts.credentials,
@@ -217,14 +223,41 @@ impl Transport {
     }
 
     /// Returns the rate budgets by name.
-    pub(crate) fn figures(&self) -> BTreeMap<String, (f64, Option<f64>)> {
+    pub(crate) fn figures(&self) -> BTreeMap<String, Figure> {
         self.throttle.lock().figures(Instant::now())
+    }
+
+    /// Notes what the vendor told of its quotas at this instant.
+    pub(crate) fn allow(&self, quotas: &[(&'static str, Quota)], told_at: Timestamp) {
+        let now = Instant::now();
+        let mut throttle = self.throttle.lock();
+        for (bucket, quota) in quotas {
+            let left = quota.resets_at.micros_since(told_at).max(0);
+            let left = Duration::from_micros(u64::try_from(left).unwrap_or(0)).min(QUOTA_TIME_MAX);
+            let allowance = Allowance {
+                limit: quota.limit,
+                remaining: quota.remaining,
+                resets_at: now + left,
+                window: Duration::from_millis(quota.window_ms).min(QUOTA_TIME_MAX),
+            };
+            throttle.allow(bucket, allowance);
+        }
+    }
+
+    /// Waits until the vendor says that it was asked too much.
+    pub(crate) async fn slowed_down(&self) {
+        self.slowed_down.notified().await;
     }
 
     async fn wait_for_budget(&self, request: &Request) -> Result<(), ChannelError> {
         loop {
-            let taken = self.throttle.lock().take(request.bucket, request.cost, Instant::now());
-            let Err(wait) = taken else { return Ok(()) };
+            let (bucket, urgent) = (request.bucket, request.urgent);
+            let taken = self.throttle.lock().take(bucket, request.cost, urgent, Instant::now());
+            let wait = match taken {
+                Ok(()) => return Ok(()),
+                Err(Hold::Rate(wait)) => wait,
+                Err(Hold::Quota(wait)) => return Err(quota_used_up(bucket, urgent, wait)),
+            };
             metrics::counter!("trueup_channel_throttled_total", "kind" => self.kind,
                 "bucket" => request.bucket)
             .increment(1);
@@ -382,9 +415,10 @@ impl Transport {
     /// Returns how long to wait before the request is repeated; `None` = hand the answer on.
     fn pause_after(&self, request: &Request, response: &Response, tries: u32) -> Option<u64> {
         let status = response.status.as_u16();
-        let told = retry_after(&response.headers);
+        let told = retry_after(&response.headers, Some(self.clock.now()));
         if status == 429 {
             self.throttle.lock().rest(request.bucket, told, Instant::now());
+            self.slowed_down.notify_one();
         }
         let told = told.map(|told| u64::try_from(told.as_millis()).unwrap_or(u64::MAX));
         match (status, told) {
@@ -405,11 +439,16 @@ fn passing(error: &ChannelError) -> bool {
     matches!(error.kind, ChannelErrorKind::Transient | ChannelErrorKind::UnknownOutcome)
 }
 
-/// Reads `Retry-After` in its form of seconds.
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    let seconds: f64 = text.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// The error of a request that the quota does not allow.
+fn quota_used_up(bucket: &str, urgent: bool, wait: Duration) -> ChannelError {
+    let detail = if urgent {
+        format!("the quota of calls is used up ({bucket})")
+    } else {
+        format!("the quota of calls is used up, but for what zeroes and decreases need ({bucket})")
+    };
+    let mut error = ChannelError::new(ChannelErrorKind::Throttled, detail);
+    error.retry_after_ms = u64::try_from(wait.as_millis()).ok();
+    if urgent { error } else { error.with_code(QUOTA_KEPT) }
 }
 
 /// Puts the connection's endpoint in place of scheme and host; the path stays as it is.
@@ -523,17 +562,5 @@ mod tests {
         tokio::time::advance(Duration::from_secs(11)).await;
         assert_eq!(known(&shelf), [true, false, false, true]);
         assert_eq!(shelf.items.len(), shelf.order.len());
-    }
-
-    #[test]
-    fn retry_after_is_read_in_seconds() {
-        let headers = |text: &str| {
-            let value = http::HeaderValue::from_str(text).unwrap();
-            http::HeaderMap::from_iter([(http::header::RETRY_AFTER, value)])
-        };
-        assert_eq!(retry_after(&headers("2")), Some(Duration::from_secs(2)));
-        assert_eq!(retry_after(&headers("0.5")), Some(Duration::from_millis(500)));
-        assert_eq!(retry_after(&headers("-1")), None);
-        assert_eq!(retry_after(&headers("soon")), None);
     }
 }

@@ -22,8 +22,9 @@ use crate::link::{Job, Link};
 use crate::plan;
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
+use crate::throttle::{Allowance, Figure};
 use crate::worker::{Worker, run};
-use crate::{address, deliver, discover, inbox, orders, queue, upkeep};
+use crate::{address, deliver, discover, inbox, limits, orders, queue, upkeep};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -182,8 +183,30 @@ pub struct ChannelStatus {
     pub conflicts: u64,
     /// Of those that owe a push, how many wait because the vendor counts revisions.
     pub postponed: u64,
-    /// Rate budgets by name: units per second and units left, as far as known.
-    pub rate: BTreeMap<String, (f64, Option<f64>)>,
+    /// Rate budgets and quotas by name, as far as known.
+    pub rate: BTreeMap<String, RateFigure>,
+}
+
+/// What is known of how much one kind of request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateFigure {
+    /// Units restored each second.
+    pub per_second: Option<f64>,
+    /// Units left now.
+    pub remaining: Option<f64>,
+    /// The quota of calls in a window of time, such as a day.
+    pub quota: Option<QuotaFigure>,
+}
+
+/// A quota of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotaFigure {
+    /// Calls in one window.
+    pub limit: u64,
+    /// Calls left in this one; a tenth of the limit is kept for zeroes and decreases.
+    pub remaining: u64,
+    /// When this one ends.
+    pub resets_at: Timestamp,
 }
 
 /// How often a listing was revised in its vendor's day.
@@ -479,7 +502,7 @@ impl Engine {
             drifted,
             conflicts,
             postponed,
-            rate: link.map(|link| link.transport.figures()).unwrap_or_default(),
+            rate: link.map(|link| rate_figures(&link, now)).unwrap_or_default(),
         })
     }
 
@@ -1005,6 +1028,21 @@ impl Engine {
     }
 }
 
+fn rate_figures(link: &Link, now: Timestamp) -> BTreeMap<String, RateFigure> {
+    let instant = Instant::now();
+    let quota = |quota: Allowance| {
+        let left = quota.resets_at.saturating_duration_since(instant).as_millis();
+        let resets_at = now.plus_millis(i64::try_from(left).unwrap_or(i64::MAX));
+        QuotaFigure { limit: quota.limit, remaining: quota.remaining, resets_at }
+    };
+    let figure = |figure: Figure| RateFigure {
+        per_second: figure.rate.map(|(per_second, _)| per_second),
+        remaining: figure.rate.map(|(_, left)| left),
+        quota: figure.quota.map(quota),
+    };
+    link.transport.figures().into_iter().map(|(name, known)| (name, figure(known))).collect()
+}
+
 /// A connection that is about to be made.
 struct Draft {
     row: Connection,
@@ -1054,6 +1092,7 @@ async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
         tokio::spawn(orders::listen(shared.clone(), link.clone())),
         tokio::spawn(upkeep::keep(shared.clone(), link.clone())),
         tokio::spawn(queue::consume(shared.clone(), link.clone())),
+        tokio::spawn(limits::watch(shared.clone(), link.clone())),
     ];
     link.tasks.lock().extend(tasks);
     let old = shared.links.lock().insert(key, link);

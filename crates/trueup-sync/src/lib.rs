@@ -13,6 +13,7 @@ mod caller;
 mod deliver;
 mod discover;
 mod inbox;
+mod limits;
 mod link;
 mod orders;
 mod plan;

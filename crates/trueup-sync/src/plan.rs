@@ -50,7 +50,7 @@ pub(crate) enum Skip {
     DryRun,
     /// A raise waits until the channel's orders have been heard.
     WaitsForOrders,
-    /// The vendor's day has few revisions of this listing left.
+    /// The vendor's day has few revisions of this listing left, or few calls.
     Postponed,
 }
 

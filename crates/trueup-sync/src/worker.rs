@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use trueup_channels::{ChannelError, ChannelErrorKind};
+use trueup_channels::{ChannelError, ChannelErrorKind, QUOTA_KEPT};
 use trueup_core::{ListingKey, Sku, Timestamp};
 use trueup_store::{Connection, ConnectionState, HistoryEntry, ListingQuery, ListingView};
 
@@ -47,6 +47,9 @@ const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
 const READING_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How much later than due a push is looked for on the channel while others are owed.
 const CHECK_DELAY_MAX: Duration = Duration::from_secs(60);
+/// How long what is not urgent waits for a quota before it is tried again, in milliseconds: the
+/// vendor may tell of another quota meanwhile.
+const SPARING_MS_MAX: u64 = 600_000;
 /// How often the note of the last sync is written at most.
 const SYNC_NOTE_MS: u64 = 2_000;
 /// How long the worker rests after the store failed.
@@ -198,6 +201,8 @@ pub(crate) struct Worker {
     jobs: VecDeque<Job>,
     run: Option<run::ActiveRun>,
     outage: Outage,
+    /// Until when only what could be oversold is sent, and nothing is read: the quota is small.
+    sparing_until: Option<Instant>,
     synced: Option<Timestamp>,
     synced_noted: Option<Instant>,
     next_pull: Option<Instant>,
@@ -227,6 +232,7 @@ impl Worker {
             jobs: VecDeque::new(),
             run: None,
             outage: Outage::default(),
+            sparing_until: None,
             synced: None,
             synced_noted: None,
             next_pull: None,
@@ -305,6 +311,9 @@ impl Worker {
 
     async fn reading_steps(&mut self, row: &Connection) -> Result<bool, EngineError> {
         let mut worked = false;
+        if self.is_sparing() {
+            return Ok(false);
+        }
         if !self.is_out() && self.may_check() {
             worked |= self.check_step(row).await?;
         }
@@ -459,6 +468,10 @@ impl Worker {
         Ok(worked)
     }
 
+    fn is_sparing(&self) -> bool {
+        self.sparing_until.is_some_and(|until| until > Instant::now())
+    }
+
     fn is_out(&self) -> bool {
         self.outage.until.is_some_and(|until| until > Instant::now())
     }
@@ -466,6 +479,11 @@ impl Worker {
     /// Notes that the vendor could not be talked to; the longer, the rarer it is tried.
     async fn fell_out(&mut self, error: &ChannelError) -> Result<(), EngineError> {
         if self.link.stop.is_cancelled() {
+            return Ok(());
+        }
+        if error.vendor_code.as_deref() == Some(QUOTA_KEPT) {
+            // Zeroes and decreases go on.
+            self.sparing_until = Some(Instant::now() + sparing(error));
             return Ok(());
         }
         if error.kind == ChannelErrorKind::Throttled {
@@ -585,18 +603,21 @@ impl Worker {
         self.link.mail.lock().busy = !idle;
         let now = Instant::now();
         let out_until = self.outage.until.unwrap_or(now);
+        let spared_until = self.sparing_until.unwrap_or(now).max(out_until);
         let mut wake = now + SLEEP_MAX;
         let mut at = |instant: Instant| wake = wake.min(instant);
-        if !self.queue.is_empty() {
-            at(out_until);
+        match self.queue.first_lane() {
+            Some((Lane::Zero | Lane::Decrease, _)) => at(out_until),
+            Some((Lane::Increase, _)) => at(spared_until),
+            None => {}
         }
         self.later.values().for_each(|later| at(later.at));
         self.unclear.iter().for_each(|unclear| at(unclear.at.max(out_until)));
-        self.checks.values().for_each(|check| at(check.due.max(out_until)));
+        self.checks.values().for_each(|check| at(check.due.max(spared_until)));
         for reread in self.rereads.values() {
             let due =
                 if reread.orders_since.is_some() { reread.deadline } else { reread.not_before };
-            at(due.max(reread.not_before).max(out_until));
+            at(due.max(reread.not_before).max(spared_until));
         }
         if let Some(run) = &self.run {
             at(run.wakes_at());
@@ -629,6 +650,11 @@ impl Worker {
 fn later(attempts: u32) -> Instant {
     let millis = backoff::millis(attempts, LISTING_MS_FIRST, LISTING_MS_MAX);
     Instant::now() + Duration::from_millis(millis)
+}
+
+/// Returns how long to wait after a request that the quota did not allow.
+fn sparing(error: &ChannelError) -> Duration {
+    Duration::from_millis(error.retry_after_ms.unwrap_or(SPARING_MS_MAX).min(SPARING_MS_MAX))
 }
 
 /// Returns whether a connection sends by itself.

@@ -18,9 +18,9 @@ use crate::exchange::{
 };
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, RateHint,
-    Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
-    day_west_of_greenwich,
+    Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Quota,
+    RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError,
+    WebhookRequest, day_west_of_greenwich,
 };
 
 use self::auth::Grant;
@@ -33,6 +33,9 @@ const INVENTORY: &str = "inventory";
 const ORDERS: &str = "orders";
 const NOTIFICATIONS: &str = "notifications";
 const TRADING: &str = "trading";
+/// GetSellerList has a short-term limit of its own.
+const SELLER_LIST: &str = "trading.list";
+const LIMITS: &str = "limits";
 
 /// How long it is remembered that a SKU has no published offer.
 const NO_OFFER_KEPT_SECONDS: u64 = 600;
@@ -112,11 +115,16 @@ impl Kind for Ebay {
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {
-        // The Trading API's short-term limit is 6000 calls in 15 s. Daily quotas differ by
-        // application and API, and no rate is documented for the others.
+        // The Trading API's short-term limit is 6000 calls in any 15 s, that of GetSellerList
+        // 300: what is saved up and what comes back in 15 s make that number together. Daily
+        // quotas are read (`limits`), and no rate is documented for the other APIs.
         // <https://developer.ebay.com/develop/get-started/api-call-limits>
+        // <https://developer.ebay.com/DevZone/xml/docs/Reference/ebay/GetSellerList.html>
+        const fn of(per_second: f64, burst: f64) -> RateHint {
+            RateHint { per_second, burst: Some(burst), remaining: None }
+        }
         const BUDGETS: &[(&str, RateHint)] =
-            &[(TRADING, RateHint { per_second: 400.0, burst: Some(6_000.0), remaining: None })];
+            &[(TRADING, of(380.0, 300.0)), (SELLER_LIST, of(19.0, 15.0))];
         BUDGETS
     }
 }
@@ -155,7 +163,8 @@ impl Channel for Seller {
         for (at, item) in batch.items.iter().enumerate() {
             match target(item) {
                 Ok(Target::Inventory(quantity)) => {
-                    inventory.push(Telling { at, quantity, lost_offer: false });
+                    let urgent = item.is_urgent();
+                    inventory.push(Telling { at, quantity, urgent, lost_offer: false });
                 }
                 Ok(Target::Trading(item)) => trading.push((at, item)),
                 Err(error) => outcomes[at] = Some(PushOutcome::Refused(error)),
@@ -168,7 +177,7 @@ impl Channel for Seller {
             self.update_all(caller, &inventory, &mut outcomes).await;
         }
         caller.note_listings(offer_notes(batch, &inventory, &outcomes)).await;
-        self.revise_all(caller, &trading, &mut outcomes).await;
+        self.revise_all(caller, batch, &trading, &mut outcomes).await;
         let left_over = || {
             let detail = "the batch ended without an outcome for this item";
             PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Bug, detail))
@@ -263,6 +272,37 @@ impl Channel for Seller {
         webhook::parse(topic, body)
     }
 
+    async fn limits(
+        &self,
+        caller: &dyn Caller,
+    ) -> Result<Option<Vec<(&'static str, Quota)>>, ChannelError> {
+        let asked = [
+            (Grant::Application, wire::rate_limit_url()),
+            (Grant::User, wire::user_rate_limit_url()),
+        ];
+        let mut tightest: BTreeMap<&'static str, Quota> = BTreeMap::new();
+        for (grant, url) in asked {
+            let request = Outgoing::new(LIMITS, Method::GET, url);
+            let answered = self.send(caller, grant, request).await.and_then(succeeded);
+            let response = match answered {
+                Ok(response) => response,
+                // The application's are worth having without the seller's.
+                Err(error) if grant == Grant::User && error.kind == ChannelErrorKind::Forbidden => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (api, resource, quota) in wire::parse_limits(&response.body)? {
+                let Some(bucket) = bucket_of(&api, &resource) else { continue };
+                let known = tightest.entry(bucket).or_insert(quota);
+                if quota.remaining < known.remaining {
+                    *known = quota;
+                }
+            }
+        }
+        Ok(Some(tightest.into_iter().collect()))
+    }
+
     async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError> {
         let destination = self.destination(caller, url).await?;
         let mut subscribed = Vec::new();
@@ -291,6 +331,8 @@ impl Channel for Seller {
 struct Telling {
     at: usize,
     quantity: Quantity,
+    /// Whether what eBay shows now could be oversold.
+    urgent: bool,
     /// Whether the offer that the mapping named is gone.
     lost_offer: bool,
 }
@@ -331,14 +373,14 @@ impl Seller {
         outcomes: &mut [Option<PushOutcome>],
     ) {
         let mut stopped: Option<ChannelError> = None;
-        for Telling { at, quantity, .. } in inventory {
+        for Telling { at, quantity, urgent, .. } in inventory {
             let Some(sku) = quantity.sku.as_deref() else { continue };
             if quantity.offer.is_some() || outcomes[*at].is_some() {
                 continue;
             }
             let looked_up = match &stopped {
                 Some(cause) => Err(held_back(cause)),
-                None => self.published_offer(caller, sku).await,
+                None => self.published_offer(caller, sku, *urgent).await,
             };
             match looked_up {
                 Ok(offer) => quantity.offer = offer.map(|offer| offer.offer_id),
@@ -358,12 +400,14 @@ impl Seller {
         &self,
         caller: &dyn Caller,
         sku: &str,
+        urgent: bool,
     ) -> Result<Option<Offer>, ChannelError> {
         let name = format!("no offer:{sku}");
         if caller.recall(&name).is_some() {
             return Ok(None);
         }
-        let offer = self.offers(caller, sku).await?.into_iter().find(Offer::is_told);
+        let offers = self.offers(caller, sku, urgent).await?;
+        let offer = offers.into_iter().find(Offer::is_told);
         if offer.is_none() {
             caller.remember(&name, "", NO_OFFER_KEPT_SECONDS);
         }
@@ -371,9 +415,15 @@ impl Seller {
     }
 
     /// Reads the offers of a SKU; a SKU without any answers 404.
-    async fn offers(&self, caller: &dyn Caller, sku: &str) -> Result<Vec<Offer>, ChannelError> {
+    async fn offers(
+        &self,
+        caller: &dyn Caller,
+        sku: &str,
+        urgent: bool,
+    ) -> Result<Vec<Offer>, ChannelError> {
         let url = wire::offers_url(sku, &self.config.marketplace_id);
-        match self.get(caller, INVENTORY, url).await {
+        let request = Outgoing::new(INVENTORY, Method::GET, url).urgent(urgent);
+        match self.send(caller, Grant::User, request).await.and_then(succeeded) {
             Ok(response) => wire::parse_offers(&response.body, &self.config.marketplace_id),
             Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(Vec::new()),
             Err(error) => Err(error),
@@ -438,7 +488,9 @@ impl Seller {
         chunk: &[&Telling],
     ) -> Result<Vec<UpdateEntry>, ChannelError> {
         let body = wire::build_bulk_update(chunk.iter().map(|telling| &telling.quantity));
-        let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_update_url()).json(&body);
+        let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_update_url())
+            .json(&body)
+            .urgent(chunk.iter().any(|telling| telling.urgent));
         let response = self.send(caller, Grant::User, request).await?;
         // 207 is a success, too: each entry has its own status.
         if response.status.is_success() {
@@ -455,6 +507,7 @@ impl Seller {
     async fn revise_all(
         &self,
         caller: &dyn Caller,
+        batch: &PushBatch,
         trading: &[(usize, TradingItem)],
         outcomes: &mut [Option<PushOutcome>],
     ) {
@@ -465,8 +518,11 @@ impl Seller {
         for _ in 0..calls_max {
             let Some(chunk) = waiting.pop() else { return };
             let items: Vec<&TradingItem> = chunk.iter().map(|(_, item)| item).collect();
-            let body = wire::build_revise(&items);
-            let answer = match self.trade(caller, "ReviseInventoryStatus", body).await {
+            let is_urgent = |at: &usize| batch.items.get(*at).is_some_and(PushItem::is_urgent);
+            let revise = Outgoing::new(TRADING, Method::POST, wire::TRADING_URL.to_owned())
+                .body(wire::TRADING_BODY, wire::build_revise(&items))
+                .urgent(chunk.iter().any(|(at, _)| is_urgent(at)));
+            let answer = match self.trade(caller, "ReviseInventoryStatus", revise).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     for (at, _) in chunk {
@@ -524,9 +580,9 @@ impl Seller {
     ) -> Result<Option<Offer>, ChannelError> {
         let offer_id = match (listing.fields.get("offerId"), listing.fields.get("sku")) {
             (None, None) => return Ok(None),
-            (None, Some(sku)) => return self.published_offer(caller, sku).await,
+            (None, Some(sku)) => return self.published_offer(caller, sku, false).await,
             (Some(offer_id), Some(sku)) => {
-                let offers = self.offers(caller, sku).await?;
+                let offers = self.offers(caller, sku, false).await?;
                 return Ok(offers.into_iter().find(|offer| offer.offer_id == *offer_id));
             }
             (Some(offer_id), None) => offer_id,
@@ -544,7 +600,9 @@ impl Seller {
         item_id: &str,
         listing: &Listing,
     ) -> Result<Reading, ChannelError> {
-        let answer = self.trade(caller, "GetItem", wire::build_get_item(item_id)).await?;
+        let get = Outgoing::new(TRADING, Method::POST, wire::TRADING_URL.to_owned())
+            .body(wire::TRADING_BODY, wire::build_get_item(item_id));
+        let answer = self.trade(caller, "GetItem", get).await?;
         let Some(first) = answer.errors.first() else {
             return Ok(answer.available(listing.fields.get("sku").map(String::as_str)));
         };
@@ -635,13 +693,12 @@ impl Seller {
         &self,
         caller: &dyn Caller,
         call: &'static str,
-        body: String,
+        request: Outgoing,
     ) -> Result<TradingAnswer, ChannelError> {
-        let request = Outgoing::new(TRADING, Method::POST, wire::TRADING_URL.to_owned())
+        let request = request
             .header("x-ebay-api-call-name", call)
             .header("x-ebay-api-siteid", self.config.trading_site())
-            .header("x-ebay-api-compatibility-level", wire::TRADING_LEVEL)
-            .body("text/xml; charset=utf-8", body);
+            .header("x-ebay-api-compatibility-level", wire::TRADING_LEVEL);
         for _ in 0..ATTEMPTS_MAX {
             let token = auth::token(&self.config, caller, Grant::User).await?;
             let signed = request.clone().secret_header("x-ebay-api-iaf-token", token.expose())?;
@@ -729,7 +786,7 @@ fn offer_notes(
 /// whether there were any. A mapping that knows its offer alone has nothing to look it up by.
 fn lose_gone_offers(inventory: &mut [Telling], outcomes: &mut [Option<PushOutcome>]) -> bool {
     let mut lost = false;
-    for Telling { at, quantity, lost_offer } in inventory {
+    for Telling { at, quantity, lost_offer, .. } in inventory {
         let is_gone = matches!(&outcomes[*at], Some(PushOutcome::Refused(error))
             if error.vendor_code.as_deref() == Some(NO_SUCH_OFFER));
         if is_gone && quantity.sku.is_some() && quantity.offer.take().is_some() {
@@ -755,6 +812,25 @@ fn hold_back<'a, T: 'a>(
     for (at, _) in rest {
         outcomes[*at] = Some(PushOutcome::NotSent(held_back(cause)));
     }
+}
+
+/// Returns the bucket that a quota holds for: an API as a whole (`sell.inventory`; parts such as
+/// `buy.browse.item.bulk` are counted apart), of the Trading API each call.
+fn bucket_of(api: &str, resource: &str) -> Option<&'static str> {
+    const APIS: [(&str, &str); 3] = [
+        ("sell.inventory", INVENTORY),
+        ("sell.fulfillment", ORDERS),
+        ("commerce.notification", NOTIFICATIONS),
+    ];
+    if api.eq_ignore_ascii_case("TradingAPI") {
+        return match resource {
+            "ReviseInventoryStatus" | "GetItem" => Some(TRADING),
+            "GetSellerList" => Some(SELLER_LIST),
+            _ => None,
+        };
+    }
+    let named = APIS.iter().find(|(name, _)| resource.eq_ignore_ascii_case(name));
+    named.map(|(_, bucket)| *bucket)
 }
 
 /// Looks at every entry about a SKU and its offers; all must have succeeded.

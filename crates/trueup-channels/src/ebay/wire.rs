@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{RestError, TradingError};
 use crate::exchange::{encode, format_time, parse_json, parse_time};
 use crate::port::{
-    CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice, Page,
+    CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice, Page, Quota,
     Reading,
 };
 use trueup_core::Timestamp;
@@ -21,8 +21,10 @@ use trueup_core::Timestamp;
 const INVENTORY: &str = "https://api.ebay.com/sell/inventory/v1";
 const FULFILLMENT: &str = "https://api.ebay.com/sell/fulfillment/v1";
 const NOTIFICATION: &str = "https://api.ebay.com/commerce/notification/v1";
+const ANALYTICS: &str = "https://api.ebay.com/developer/analytics/v1_beta";
 /// The one address of the Trading API.
 pub(super) const TRADING_URL: &str = "https://api.ebay.com/ws/api.dll";
+pub(super) const TRADING_BODY: &str = "text/xml; charset=utf-8";
 /// The version of the Trading API's schema that the calls are written for.
 pub(super) const TRADING_LEVEL: &str = "1451";
 
@@ -72,6 +74,16 @@ pub(super) fn orders_url(since: Timestamp, offset: u64) -> String {
 
 pub(super) fn public_key_url(kid: &str) -> String {
     format!("{NOTIFICATION}/public_key/{}", encode(kid))
+}
+
+/// The application's quotas; the slash at the end is eBay's.
+pub(super) fn rate_limit_url() -> String {
+    format!("{ANALYTICS}/rate_limit/")
+}
+
+/// The seller's quotas, where an API counts by seller.
+pub(super) fn user_rate_limit_url() -> String {
+    format!("{ANALYTICS}/user_rate_limit/")
 }
 
 pub(super) fn destination_url() -> String {
@@ -419,6 +431,61 @@ pub(super) fn order_line(
 pub(super) fn listing_names(sku: Option<&str>, item_id: Option<&str>) -> BTreeMap<String, String> {
     let names = [("sku", sku), ("itemId", item_id)];
     names.into_iter().filter_map(|(name, id)| Some((name.to_owned(), id?.to_owned()))).collect()
+}
+
+/// Reads quotas as API name, resource and quota, each for the longest window that is told.
+/// <https://developer.ebay.com/api-docs/developer/analytics/types/api:RateLimitsResponse>
+pub(super) fn parse_limits(body: &[u8]) -> Result<Vec<(String, String, Quota)>, ChannelError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        #[serde(default)]
+        rate_limits: Vec<Api>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Api {
+        #[serde(default)]
+        api_name: String,
+        #[serde(default)]
+        resources: Vec<Resource>,
+    }
+    #[derive(Deserialize)]
+    struct Resource {
+        #[serde(default)]
+        name: String,
+        #[serde(default)]
+        rates: Vec<Rate>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rate {
+        limit: Option<u64>,
+        remaining: Option<u64>,
+        reset: Option<String>,
+        time_window: Option<u64>,
+    }
+    let quota = |rate: &Rate| {
+        Some(Quota {
+            limit: rate.limit?,
+            remaining: rate.remaining?,
+            resets_at: parse_time(rate.reset.as_deref()?)?,
+            window_ms: rate.time_window?.saturating_mul(1_000),
+        })
+    };
+    // An account without any is answered 204 without a body.
+    if body.is_empty() {
+        return Ok(Vec::new());
+    }
+    let answer: Answer = parse_json("the rate limits", body)?;
+    let mut limits = Vec::new();
+    for api in answer.rate_limits {
+        for resource in api.resources {
+            let longest = resource.rates.iter().filter_map(quota).max_by_key(|q| q.window_ms);
+            limits.extend(longest.map(|quota| (api.api_name.clone(), resource.name, quota)));
+        }
+    }
+    Ok(limits)
 }
 
 /// Reads the public key of a signature, PEM, possibly without line breaks.

@@ -723,3 +723,66 @@ fn revisions_are_counted_by_days_that_start_at_eight_oclock_in_greenwich() {
     let old = by_number("1", None);
     assert!(counts(&seller(), &old) && !counts(&american, &old), "of old listings, German ones");
 }
+
+#[tokio::test]
+async fn quotas_are_read_for_the_application_and_for_the_seller() {
+    let rate = |limit: u64, remaining: u64, window: u64| {
+        json!({"limit": limit, "remaining": remaining, "count": 1, "timeWindow": window,
+               "reset": "2026-11-24T08:00:00.000Z"})
+    };
+    let api = |context: &str, name: &str, resources: Value| json!({"apiContext": context, "apiName": name, "apiVersion": "v1", "resources": resources});
+    let application = json!({"rateLimits": [
+        api("sell", "inventory", json!([
+            {"name": "sell.inventory", "rates": [rate(10, 9, 5), rate(2_000, 1_500, 86_400)]},
+            {"name": "sell.inventory.bulk_migrate", "rates": [rate(20, 1, 86_400)]}])),
+        api("TradingAPI", "TradingAPI", json!([
+            {"name": "AddItem", "rates": [rate(5_000, 1, 86_400)]},
+            {"name": "GetItem", "rates": [rate(5_000, 4_000, 86_400)]},
+            {"name": "ReviseInventoryStatus", "rates": [rate(5_000, 3_000, 86_400)]},
+            {"name": "GetSellerList"}])),
+        api("buy", "browse", json!([{"name": "buy.browse", "rates": [rate(5_000, 2, 86_400)]}]))]});
+    let seller_s = json!({"rateLimits": [api("sell", "inventory", json!([
+        {"name": "sell.inventory", "rates": [rate(900, 800, 86_400)]}]))]});
+    let ebay = channel("ebay", &seller());
+    let fake = Fake::granted([reply(200, application.clone()), reply(200, seller_s)]);
+    let mut told = ebay.limits(&fake).await.unwrap().unwrap();
+    told.sort_by_key(|(bucket, _)| *bucket);
+    let short: Vec<(&str, u64, u64)> =
+        told.iter().map(|(bucket, quota)| (*bucket, quota.limit, quota.remaining)).collect();
+    assert_eq!(short, [("inventory", 900, 800), ("trading", 5_000, 3_000)]);
+    let resets_at = Timestamp::from_micros(1_795_507_200_000_000);
+    assert_eq!((told[0].1.resets_at, told[0].1.window_ms), (resets_at, 86_400_000));
+    let base = "https://api.ebay.com/developer/analytics/v1_beta";
+    assert_eq!(
+        fake.urls(),
+        [format!("GET {base}/rate_limit/"), format!("GET {base}/user_rate_limit/")]
+    );
+    let asked = fake.asked();
+    assert_eq!(asked[0].headers["authorization"], "Bearer application-granted");
+    assert_eq!(asked[1].headers["authorization"], "Bearer user-granted");
+    // The seller's may be closed to us, and an account may have none.
+    let fake = Fake::granted([reply(200, application), refused(403, 1100)]);
+    assert_eq!(ebay.limits(&fake).await.unwrap().unwrap().len(), 2);
+    let fake = Fake::granted([answer(204, &[], ""), answer(204, &[], "")]);
+    assert_eq!(ebay.limits(&fake).await, Ok(Some(Vec::new())));
+    let fake = Fake::granted([answer(503, &[], "")]);
+    assert!(ebay.limits(&fake).await.is_err());
+}
+
+#[tokio::test]
+async fn what_could_be_oversold_is_urgent() {
+    let ebay = channel("ebay", &seller());
+    for (quantity, before, urgent) in
+        [(0, None, true), (3, Some(5), true), (5, Some(5), false), (7, None, false)]
+    {
+        for of in [offered("A", "1"), by_number("1", None)] {
+            let answer = match of.fields.get("itemId") {
+                Some(_) => revised("Success", &[], &[]),
+                None => updated(200, &[entry("A", 200, &[])]),
+            };
+            let fake = Fake::granted([answer]);
+            ebay.push(&fake, &batch(vec![item(of, quantity, before)])).await;
+            assert_eq!(fake.asked()[0].urgent, urgent, "{quantity} after {before:?}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{
-    ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome, Reading,
+    ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome, QUOTA_KEPT, Reading,
 };
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
 use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
@@ -136,7 +136,9 @@ impl Worker {
         if !is_out && let Some(Unclear { way, run, wants, .. }) = self.due_unclear() {
             return Some(Errand { wants, way, run, of: Asker::Unclear });
         }
-        let owed = if is_out || self.should_land() { None } else { self.queue.first_lane() };
+        let is_spared = |(lane, _): &(Lane, usize)| *lane == Lane::Increase && self.is_sparing();
+        let first = self.queue.first_lane().filter(|first| !is_spared(first));
+        let owed = if is_out || self.should_land() { None } else { first };
         let is_urgent = matches!(owed, Some((Lane::Zero, _)));
         let runs_turn = !is_urgent && (owed.is_none() || !self.run_went_last);
         if runs_turn && let Some(errand) = self.next_of_run() {
@@ -548,6 +550,14 @@ impl Worker {
                         ChannelErrorKind::Stale,
                         "the channel shows another number than it was told",
                     ))
+                }
+                PushOutcome::NotSent(error) if error.vendor_code.as_deref() == Some(QUOTA_KEPT) => {
+                    if view.state.in_flight.is_none() {
+                        settled.push((push, PushResult::NotApplied));
+                    }
+                    let at = Instant::now() + super::sparing(&error);
+                    self.later.insert(want.key.clone(), Later { sku: want.sku.clone(), at });
+                    End::Skipped(Skip::Postponed)
                 }
                 PushOutcome::NotSent(error) => {
                     // After an unclear push it stays unclear, whatever became of this one.

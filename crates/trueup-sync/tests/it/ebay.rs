@@ -1,13 +1,16 @@
 //! eBay's limits, through the engine against a simulated seller account.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use trueup_core::ChannelId;
 use trueup_store::{RevisionsNote, Store as _};
 use trueup_sync::{Clock, PushScope};
+use trueup_testkit::{SeedItem, Shop, ebay, spawn};
 
-use crate::house::{AheadClock, House, counter, until};
-use crate::sims::{name, open, open_with};
+use crate::house::{AheadClock, House, PATIENCE, channel, counter, until};
+use crate::sims::{enable_of, name, open, open_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_offers_than_any_cache_holds_are_looked_up_once_each() {
@@ -103,5 +106,47 @@ async fn a_listing_is_told_no_more_often_than_ebays_day_allows() {
     clock.advance(24 * 3_600);
     shows(30).await;
     assert_eq!(explained().await.used_today, 1, "a new day");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_calls_of_a_day_are_kept_for_what_could_be_oversold() {
+    let house = House::open_with(trueup_channels::kind).await;
+    house.count("SKU-001", 9, true).await;
+    let sim = ebay::Simulator::new(ebay::Settings { calls_max: 1_000, ..Default::default() });
+    sim.seed(vec![SeedItem::new("SKU-001", 3)]).unwrap();
+    let server = spawn(sim.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let id = channel("ebay");
+    let enable = enable_of(&sim.channel_config(&server.url));
+    house.engine.enable(&house.org, &id, enable.clone()).await.unwrap();
+    house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    house.settle().await;
+    assert_eq!(sim.quantity("SKU-001"), Some(9));
+    // Another application of the merchant's has used the day up, but for less than a tenth.
+    sim.spend_calls("Inventory", 920);
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    let figure = async || {
+        let status = house.engine.status(&house.org, &id).await.unwrap();
+        status.rate.get("inventory").and_then(|figure| figure.quota)
+    };
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while figure().await.is_none() {
+        assert!(tokio::time::Instant::now() < end, "the quota was not read");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = figure().await.unwrap();
+    assert_eq!(before.limit, 1_000);
+    assert!((1..100).contains(&before.remaining), "{before:?}");
+    house.count("SKU-001", 12, true).await;
+    let run = house.push(&id, PushScope::All).await;
+    assert_eq!(counter(&run, "skipped"), 1, "a raise waits: {run:?}");
+    assert_eq!(sim.quantity("SKU-001"), Some(9));
+    for units in [5, 0] {
+        house.count("SKU-001", units, true).await;
+        let shown = || sim.quantity("SKU-001") == Some(units.try_into().unwrap());
+        until("eBay shows it", shown).await;
+    }
+    assert!(figure().await.unwrap().remaining < before.remaining);
+    assert_eq!(house.history("channel").await.len(), 0, "no outage is told");
     house.close().await;
 }

@@ -131,7 +131,7 @@ fn serve(
         return unauthorized();
     }
     let calls = sim.0.state.lock().count_call(api, sim.now());
-    if calls > sim.0.settings.calls_max {
+    if calls > sim.0.settings.calls_max && api != "Analytics" {
         return trouble(Trouble::Throttled);
     }
     work().unwrap_or_else(|wrong| *wrong)
@@ -376,19 +376,30 @@ async fn rate_limit(Handle(sim): Handle<Simulator>, headers: HeaderMap) -> Respo
         let (day, reset) = (day_of(now), day_end(now));
         let max = sim.0.settings.calls_max;
         let state = sim.0.state.lock();
-        let limits = [("sell", "Inventory"), ("sell", "Fulfillment"), ("commerce", "Notification")];
+        let limits = [
+            ("sell", "Inventory"),
+            ("sell", "Fulfillment"),
+            ("commerce", "Notification"),
+            ("TradingAPI", "TradingAPI"),
+        ];
         let one = |(context, api): &(&str, &'static str)| {
             let calls = state.calls.get(api).filter(|calls| calls.0 == day);
             let count = calls.map_or(0, |calls| calls.1);
+            // The REST APIs are counted as a whole, the Trading API call by call.
+            let names = match *context {
+                "TradingAPI" => ["ReviseInventoryStatus", "GetItem", "GetSellerList"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                context => vec![format!("{context}.{}", api.to_ascii_lowercase())],
+            };
+            let rate = json!({
+                "count": count, "limit": max, "remaining": max.saturating_sub(count),
+                "reset": millis_text(reset), "timeWindow": 86_400,
+            });
+            let resource = |name: &String| json!({"name": name, "rates": [rate]});
             json!({
                 "apiContext": context, "apiName": api, "apiVersion": "v1",
-                "resources": [{
-                    "name": format!("{context}.{}", api.to_ascii_lowercase()),
-                    "rates": [{
-                        "count": count, "limit": max, "remaining": max.saturating_sub(count),
-                        "reset": millis_text(reset), "timeWindow": 86_400,
-                    }],
-                }],
+                "resources": names.iter().map(resource).collect::<Vec<_>>(),
             })
         };
         let limits: Vec<Value> = limits.iter().map(one).collect();
@@ -505,6 +516,9 @@ async fn trading_call(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: 
     let max = sim.0.settings.revisions_max;
     let faults = &sim.engine().faults;
     let mut state = sim.0.state.lock();
+    if state.count_call("TradingAPI", now) > sim.0.settings.calls_max {
+        return (xml, trading::too_many(call, now)).into_response();
+    }
     let written = trading::answer(&mut state, faults, call, &body, max, now);
     let answer = (xml, written).into_response();
     if call == "ReviseInventoryStatus" { wrote(answer) } else { answer }

@@ -95,6 +95,15 @@ impl Simulator {
         self.0.state.lock().items.get(sku).map(|item| item.revised.1)
     }
 
+    /// Uses up so many of today's calls of an API, as another application would: `Inventory`,
+    /// `Fulfillment`, `Notification`, `TradingAPI`.
+    pub fn spend_calls(&self, api: &'static str, calls: u64) {
+        let mut state = self.0.state.lock();
+        for _ in 0..calls {
+            state.count_call(api, self.now());
+        }
+    }
+
     fn now(&self) -> Timestamp {
         self.0.engine.clock.now()
     }

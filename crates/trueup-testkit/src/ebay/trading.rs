@@ -106,6 +106,12 @@ pub(crate) fn unauthorized(call: &str, now: Timestamp) -> String {
     response(call, &[note], 0, "", now)
 }
 
+/// Answers that the day's calls are used up.
+pub(crate) fn too_many(call: &str, now: Timestamp) -> String {
+    let note = refused(518, "Your application has exceeded usage limit on this call.");
+    response(call, &[note], 0, "", now)
+}
+
 fn revise(
     state: &mut State,
     faults: &FaultDial,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use trueup_channels::Secret;
 use trueup_core::{ChannelId, Quantity, RestockPolicy, Strategy};
 use trueup_store::{Connection, ConnectionState, RuleSettings};
-use trueup_sync::{ChannelStatus, Enable};
+use trueup_sync::{ChannelStatus, Enable, QuotaFigure, RateFigure};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -387,20 +387,50 @@ struct StatusView {
     /// Of those that owe a push, how many wait because the vendor counts revisions (eBay: 250
     /// of a listing in a day).
     postponed: u64,
-    /// Rate budgets by name.
+    /// Rate budgets and quotas by name.
     rate_limit: BTreeMap<String, RateView>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct RateView {
-    per_second: f64,
+    /// Units restored each second; null where only a quota is known.
+    per_second: Option<f64>,
+    /// Units left now.
     remaining: Option<f64>,
+    /// Calls in a window of time, such as a day, where the vendor tells (eBay). A tenth is kept
+    /// for zeroes and decreases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    quota: Option<QuotaView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct QuotaView {
+    limit: u64,
+    remaining: u64,
+    resets_at: Time,
+}
+
+impl From<RateFigure> for RateView {
+    fn from(figure: RateFigure) -> Self {
+        let quota = |quota: QuotaFigure| QuotaView {
+            limit: quota.limit,
+            remaining: quota.remaining,
+            resets_at: Time(quota.resets_at),
+        };
+        Self {
+            per_second: figure.per_second,
+            remaining: figure.remaining,
+            quota: figure.quota.map(quota),
+        }
+    }
 }
 
 impl From<ChannelStatus> for StatusView {
     fn from(status: ChannelStatus) -> Self {
-        let rate = |(name, (per_second, remaining))| (name, RateView { per_second, remaining });
+        let rate = |(name, figure)| (name, RateView::from(figure));
         Self {
             status: status.status,
             connected: status.connected,
