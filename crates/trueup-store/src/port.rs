@@ -380,6 +380,8 @@ pub struct ListingQuery {
     pub skus: Option<Vec<Sku>>,
     /// Only with this key.
     pub key: Option<ListingKey>,
+    /// Only with one of these keys.
+    pub keys: Option<Vec<ListingKey>>,
     /// Only those that owe a push.
     pub dirty: bool,
     /// Only those whose newest reading is not what was last acknowledged or waits to be

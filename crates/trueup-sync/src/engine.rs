@@ -222,6 +222,31 @@ pub struct Revisions {
     pub postponed_until: Option<Timestamp>,
 }
 
+/// What a check of a channel is let in by.
+#[derive(Clone, Copy)]
+pub enum CheckCredential<'a> {
+    /// User name and password of the connection.
+    Password {
+        /// The user name.
+        user: &'a str,
+        /// The password.
+        password: &'a str,
+    },
+    /// A token that [`Engine::check_token`] made.
+    Token(&'a str),
+}
+
+/// What there is of a SKU that a channel asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckAnswer {
+    /// Whether the SKU is mapped and in the ledger.
+    pub is_known: bool,
+    /// What the listing should show; 0 where it is not known.
+    pub quantity: u64,
+    /// Of when the number is.
+    pub at: Timestamp,
+}
+
 /// Why the engine did not do as asked.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum EngineError {
@@ -873,6 +898,10 @@ impl Engine {
         for link in self.shared.links_of(org) {
             link.ring_sweep();
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     async fn is_quiet(&self) -> bool {

@@ -13,6 +13,7 @@ use trueup_core::{ChannelId, ListingKey, Org, RestockPolicy, Sku, Timestamp};
 use trueup_store::{Connection, ListingView, Run};
 
 use crate::caller::Transport;
+use crate::check::{self, TOLD_MAX, Told};
 use crate::discover::Discovering;
 use crate::engine::{PullRequest, PushScope};
 use crate::plan::{self, Plan, Wish};
@@ -128,6 +129,8 @@ pub(crate) struct Link {
     pub(crate) discovery: Mutex<Option<Arc<Discovering>>>,
     /// What order lines' identifiers were resolved to before; a hint that is checked.
     pub(crate) known_lines: Mutex<BTreeMap<String, (Sku, ListingKey)>>,
+    /// What the channel was last told, where it asks for it while a shopper pays.
+    pub(crate) told: Mutex<Told>,
     /// Order states that were booked lately, by order id: repeats need not be submitted.
     pub(crate) booked: Mutex<BTreeMap<String, u64>>,
 }
@@ -163,6 +166,7 @@ impl Link {
             tasks: Mutex::new(Vec::new()),
             discovery: Mutex::new(None),
             known_lines: Mutex::new(BTreeMap::new()),
+            told: Mutex::new(BTreeMap::new()),
             booked: Mutex::new(BTreeMap::new()),
         }
     }
@@ -263,6 +267,17 @@ impl Link {
 
     pub(crate) fn heard_at(&self) -> Option<Timestamp> {
         self.heard.lock().at
+    }
+
+    /// Remembers what the channel was told, where it lets itself be checked.
+    pub(crate) fn note_told(&self, key: &ListingKey, number: i64, at: Timestamp) {
+        if !check::is_open(self) {
+            return;
+        }
+        let mut told = self.told.lock();
+        if told.len() < TOLD_MAX || told.contains_key(key) {
+            told.insert(key.clone(), (number, at));
+        }
     }
 
     /// Returns what a listing has used of its vendor's day; `None` where nobody counts.

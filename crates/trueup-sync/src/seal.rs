@@ -103,6 +103,8 @@ pub(crate) enum Purpose {
     Credentials,
     /// A subscription's signing secret.
     SigningSecret,
+    /// A token for a channel's checks, which is handed out and not kept.
+    CheckToken,
 }
 
 impl Purpose {
@@ -110,6 +112,7 @@ impl Purpose {
         match self {
             Self::Credentials => b"trueup credentials v1",
             Self::SigningSecret => b"trueup signing secret v1",
+            Self::CheckToken => b"trueup check token v1",
         }
     }
 

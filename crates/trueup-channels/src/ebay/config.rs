@@ -22,6 +22,8 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "credentials.refreshToken",
     "credentials.refreshTokenExpiresAt",
     "credentials.verificationToken",
+    "credentials.checkUser",
+    "credentials.checkPassword",
 ];
 
 /// The listing field that says what became of the offer's own quantity, and its one value: the
@@ -67,6 +69,7 @@ impl Config {
             let detail = "must be 32 to 80 letters, digits, _ or -";
             reader.fail("credentials.verificationToken", detail);
         }
+        check_credentials(&mut reader);
         let config = Self {
             marketplace_id,
             bulk_items_max,
@@ -102,6 +105,30 @@ impl Config {
             // EBAY_US, and where we know none: the number chooses the language of messages.
             _ => "0",
         }
+    }
+}
+
+/// The shortest password that checks are let in by.
+const CHECK_PASSWORD_BYTES_MIN: usize = 16;
+
+/// User and password of the Real-time Inventory Check are ours to choose; the server lets eBay in
+/// by them, and this connector only says whether they can be sent.
+fn check_credentials(reader: &mut Reader<'_>) {
+    let (user, password) = (reader.secret("checkUser"), reader.secret("checkPassword"));
+    let visible = |secret: &Secret| secret.expose().bytes().all(|b| b.is_ascii_graphic());
+    if user.as_ref().is_some_and(|user| !visible(user) || user.expose().contains(':')) {
+        reader.fail("credentials.checkUser", "must be visible ASCII without a colon");
+    }
+    let is_long = |secret: &Secret| secret.expose().len() >= CHECK_PASSWORD_BYTES_MIN;
+    if password.as_ref().is_some_and(|password| !visible(password) || !is_long(password)) {
+        let detail =
+            format!("must be at least {CHECK_PASSWORD_BYTES_MIN} visible ASCII characters");
+        reader.fail("credentials.checkPassword", detail);
+    }
+    match (user, password) {
+        (Some(_), None) => reader.fail("credentials.checkPassword", "is required with checkUser"),
+        (None, Some(_)) => reader.fail("credentials.checkUser", "is required with checkPassword"),
+        (Some(_), Some(_)) | (None, None) => {}
     }
 }
 

@@ -6,7 +6,9 @@ use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
 use sha1::Digest as _;
 use trueup_channels::ebay::challenge_response;
-use trueup_channels::{ChannelErrorKind, Listing, Notice, Reading, Settings, WebhookRequest};
+use trueup_channels::{
+    ChannelErrorKind, Listing, Notice, Reading, Secret, Settings, WebhookRequest,
+};
 use trueup_core::Timestamp;
 
 use crate::harness::{
@@ -96,6 +98,19 @@ fn settings_are_checked_all_at_once() {
             "credentials.refreshToken"
         ]
     );
+    for (user, password, wrong) in [
+        ("ebay", "a password of ours", &["credentials.checkPassword"][..]),
+        ("ebay", "0123456789abcdef", &[]),
+        ("e:bay", "0123456789abcde", &["credentials.checkUser", "credentials.checkPassword"]),
+    ] {
+        let mut checked = seller();
+        for (name, text) in [("checkUser", user), ("checkPassword", password)] {
+            checked.credentials.insert(name.into(), Secret::new(text));
+        }
+        assert_eq!(wrong_settings("ebay", &checked), wrong);
+        checked.credentials.remove("checkUser");
+        assert!(wrong_settings("ebay", &checked).contains(&"credentials.checkUser".to_owned()));
+    }
     let mut one = seller();
     one.fields.insert("bulkItemsMax".into(), json!(1));
     assert_eq!(channel("ebay", &one).capabilities().push_items_max, 1);

@@ -521,6 +521,7 @@ impl Worker {
             let end = match outcome {
                 PushOutcome::Applied | PushOutcome::Accepted => {
                     self.note_lag(&view);
+                    self.link.note_told(&want.key, quantity, self.shared.now());
                     let taken = matches!(outcome, PushOutcome::Applied) && !verifies;
                     let result = if taken { PushResult::Applied } else { PushResult::Accepted };
                     settled.push((push, result));

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use trueup_channels::Secret;
 use trueup_core::ChannelId;
 use trueup_store::{RevisionsNote, Store as _};
 use trueup_sync::{Clock, PushScope};
@@ -149,4 +150,35 @@ async fn the_last_calls_of_a_day_are_kept_for_what_could_be_oversold() {
     assert!(figure().await.unwrap().remaining < before.remaining);
     assert_eq!(house.history("channel").await.len(), 0, "no outage is told");
     house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_cannot_read_is_answered_with_what_was_last_told() {
+    let house = House::open_with(trueup_channels::kind).await;
+    for of in ["SKU-001", "SKU-002"] {
+        house.count(of, 9, true).await;
+    }
+    let sim = ebay::Simulator::new(ebay::Settings::default());
+    sim.seed(vec![SeedItem::new("SKU-001", 3), SeedItem::new("SKU-002", 3)]).unwrap();
+    let server = spawn(sim.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let id = channel("ebay");
+    let mut enable = enable_of(&sim.channel_config(&server.url));
+    for (name, text) in [("checkUser", "ebay"), ("checkPassword", "0123456789abcdef")] {
+        enable.credentials.insert(name.to_owned(), Secret::new(text));
+    }
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    house.settle().await;
+    let skus = ["SKU-001", "SKU-002", "nope"].map(str::to_owned);
+    let ask = async || {
+        let answers = house.engine.check_inventory(&house.org, &id, &skus).await.unwrap();
+        answers.iter().map(|answer| (answer.is_known, answer.quantity)).collect::<Vec<_>>()
+    };
+    // Both were told 9; the first is asked for after a count that nobody was told of.
+    house.count("SKU-001", 4, false).await;
+    let first = house.engine.check_inventory(&house.org, &id, &skus[..1]).await.unwrap();
+    assert_eq!((first[0].is_known, first[0].quantity), (true, 4));
+    house.engine.stop().await;
+    house.store.close().await.unwrap();
+    assert_eq!(ask().await, [(true, 4), (true, 9), (false, 0)]);
 }

@@ -119,6 +119,35 @@ fn post(sim: &Simulator, topic: &'static str, data: &Value) {
     }
 }
 
+/// How long a checkout waits for the merchant.
+const CHECK_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Where a checkout asks the merchant, and how it is let in.
+#[derive(Clone)]
+pub struct Check {
+    /// The merchant's endpoint.
+    pub url: String,
+    /// The user name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+/// Asks the merchant; returns what it says of availability and quantity.
+pub(super) async fn ask(check: &Check, sku: &str, quantity: i64) -> Option<(bool, i64)> {
+    let client = reqwest::Client::builder().timeout(CHECK_TIME_MAX).no_proxy().build().ok()?;
+    let body = json!({
+        "merchantLocationKey": "sim-warehouse", "SKU": sku, "fulfillmentType": "SHIP_TO_HOME",
+        "requestedQuantity": quantity,
+    });
+    let request = client.post(&check.url).basic_auth(&check.user, Some(&check.password));
+    let answer = request.header("accept", "application/json").json(&body).send().await.ok()?;
+    let answer: Value = answer.error_for_status().ok()?.json().await.ok()?;
+    let shown = answer.get("totalAvailableQuantity")?.as_i64()?;
+    answer.get("lastUpdated")?.as_i64()?;
+    Some((answer.get("isAvailable")?.as_bool()?, shown))
+}
+
 /// Why a destination was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ChallengeError {

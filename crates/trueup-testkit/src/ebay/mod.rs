@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::faults::Trouble;
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
 use crate::time::SimClock;
-pub use events::{ChallengeError, KEY_ID, challenge};
+pub use events::{ChallengeError, Check, KEY_ID, challenge};
 use state::State;
 
 /// The client id that the token endpoint accepts.
@@ -93,6 +93,25 @@ impl Simulator {
     #[must_use]
     pub fn revisions(&self, sku: &str) -> Option<u32> {
         self.0.state.lock().items.get(sku).map(|item| item.revised.1)
+    }
+
+    /// Sells as a checkout does that asks the merchant first (Real-time Inventory Check); one
+    /// that does not answer in time is not waited for.
+    ///
+    /// # Errors
+    /// [`ShopError::NotEnough`] where the merchant says so, and what [`Shop::sell`] refuses.
+    pub async fn check_out(
+        &self,
+        check: &Check,
+        sku: &str,
+        quantity: i64,
+    ) -> Result<OrderRef, ShopError> {
+        if let Some((is_available, shown)) = events::ask(check, sku, quantity).await
+            && !is_available
+        {
+            return Err(ShopError::NotEnough { sku: sku.to_owned(), shown });
+        }
+        self.sell(sku, quantity)
     }
 
     /// Uses up so many of today's calls of an API, as another application would: `Inventory`,

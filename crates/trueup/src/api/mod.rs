@@ -24,6 +24,7 @@ mod description;
 mod events;
 mod history;
 mod inventory;
+mod inventory_check;
 mod keys;
 mod mappings;
 mod mappings_csv;
@@ -173,6 +174,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(conflicts::routes())
         .merge(events::routes())
         .merge(webhooks_in::routes())
+        .merge(inventory_check::routes())
         .merge(webhooks_out::routes())
         .merge(keys::routes())
         .merge(meta::routes())

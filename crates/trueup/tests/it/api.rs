@@ -129,6 +129,15 @@ impl Api {
         Self { router: router(app), clock, engine, store, _dir: dir }
     }
 
+    /// Opens a socket for vendors that call us; returns its address.
+    pub(super) async fn listen(&self) -> String {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = self.router.clone();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
     pub(super) async fn stop(self) {
         self.engine.stop().await;
         self.store.close().await.unwrap();

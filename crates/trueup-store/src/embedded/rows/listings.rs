@@ -373,6 +373,11 @@ WHERE l.org = ?";
         let names: Vec<&str> = skus.iter().map(Sku::as_str).collect();
         list.by("l.sku IN (SELECT value FROM json_each(?))", Some(text(&json(&names)?)));
     }
+    if let Some(keys) = &query.keys {
+        let names: Vec<&str> = keys.iter().map(ListingKey::as_str).collect();
+        let within = "l.listing_key IN (SELECT value FROM json_each(?))";
+        list.by(within, Some(text(&json(&names)?)));
+    }
     list.by("l.listing_key = ?", query.key.as_ref().map(|key| text(key.as_str())));
     if query.dirty {
         list.when(IS_DIRTY);

@@ -370,6 +370,24 @@ fn the_state_of_a_listing_that_is_gone_is_dropped() {
 }
 
 #[test]
+fn listings_are_found_by_many_keys() {
+    let conn = rows();
+    put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "B"), mapping("b", "1", "A")]);
+    let query = ListingQuery {
+        channel: Some(channel("a")),
+        keys: Some(vec![key("2"), key("gone"), key("1")]),
+        limit: 9,
+        ..ListingQuery::default()
+    };
+    let found = |query: &ListingQuery| {
+        let page = listings::query(&conn, &org(), query).unwrap();
+        page.items.into_iter().map(|row| row.mapping.key).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&query), [key("1"), key("2")]);
+    assert_eq!(found(&ListingQuery { keys: Some(Vec::new()), ..query }), []);
+}
+
+#[test]
 fn revisions_are_counted_by_the_vendors_day() {
     let conn = rows();
     put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "B")]);
