@@ -36,6 +36,8 @@ const FBA: &str = "fba.summaries";
 const ORDERS: &str = "orders.search";
 const FEEDS_CREATE: &str = "feeds.create";
 const FEEDS_DOCUMENT: &str = "feeds.document";
+/// Getting a document has a plan of its own, apart from making one.
+const FEEDS_REPORT: &str = "feeds.report";
 const FEEDS_GET: &str = "feeds.get";
 /// Presigned addresses outside the API: no budget of ours.
 const FEEDS_TRANSFER: &str = "feeds.transfer";
@@ -101,8 +103,11 @@ impl Kind for Amazon {
             (FBA, of(2.0, 2.0)),
             (ORDERS, of(0.0056, 20.0)),
             (notifications::BUCKET, of(1.0, 5.0)),
-            (FEEDS_CREATE, of(0.0083, 15.0)),
+            // The narrower of createFeed's own plan and that of listings feeds: 5 in 5 minutes.
+            // <https://developer-docs.amazon.com/sp-api/changelog> (6 May 2025)
+            (FEEDS_CREATE, of(5.0 / 300.0, 5.0)),
             (FEEDS_DOCUMENT, of(0.5, 15.0)),
+            (FEEDS_REPORT, of(0.0222, 10.0)),
             (FEEDS_GET, of(2.0, 15.0)),
         ];
         BUDGETS
@@ -434,7 +439,7 @@ impl Seller {
     async fn report(&self, caller: &dyn Caller, id: &str) -> Result<Report, ChannelError> {
         let id = encode(id);
         let url = format!("{}/feeds/2021-06-30/documents/{id}", self.config.host);
-        let response = self.get(caller, FEEDS_DOCUMENT, url).await?;
+        let response = self.get(caller, FEEDS_REPORT, url).await?;
         let document = wire::parse_feed_document(&response.body)?;
         let request = Outgoing::new(FEEDS_TRANSFER, Method::GET, document.url).build();
         let response = succeeded(caller.call(request).await?)?;

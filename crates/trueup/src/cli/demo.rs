@@ -126,7 +126,7 @@ async fn sell_until_stopped(
     let body = json!({ "items": items, "reason": "opening count" });
     client.must(Method::PUT, "/inventory/bulk/update", Some(&body)).await?;
     let seeds: Vec<SeedItem> = skus.iter().map(|sku| SeedItem::new(sku.clone(), 200)).collect();
-    let market = Market::open(client, CHANNELS_MAX, &seeds, 1).await?;
+    let market = Market::open(client, CHANNELS_MAX, &seeds, 1, None).await?;
     market.trouble(FAULT_SEED);
     introduce(running, token);
     let stop = stopped(args.seconds);

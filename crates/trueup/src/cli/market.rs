@@ -119,7 +119,8 @@ pub struct Market {
 
 impl Market {
     /// Starts the first `count` channels with these listings, and connects them: enabled, mapped
-    /// by discovery, their webhooks sent to the server.
+    /// by discovery, their webhooks sent to the server. With a queue's URL, Amazon sends to that
+    /// SQS queue what it sends to queues, and the server receives it from there.
     ///
     /// # Errors
     /// [`MarketError`] says what stands in the way.
@@ -128,6 +129,7 @@ impl Market {
         count: usize,
         items: &[SeedItem],
         poll_minutes: u32,
+        queue_url: Option<&str>,
     ) -> Result<Self, MarketError> {
         let shopify_settings = shopify::Settings {
             // Far above any plan, as for Amazon and eBay below, so that a recorded history can be
@@ -137,8 +139,12 @@ impl Market {
         };
         let ebay_settings =
             ebay::Settings { revisions_max: 1_000_000, ..ebay::Settings::default() };
-        let amazon_settings =
-            amazon::Settings { rate_scale: 5_000, apply_ms: 300, ..amazon::Settings::default() };
+        let amazon_settings = amazon::Settings {
+            rate_scale: 5_000,
+            apply_ms: 300,
+            queue_url: queue_url.map(str::to_owned),
+            ..amazon::Settings::default()
+        };
         let all: [(&'static str, AnySimulator); CHANNELS_MAX] = [
             ("shopify", shopify::Simulator::new(shopify_settings).into()),
             ("amazon", amazon::Simulator::new(amazon_settings).into()),

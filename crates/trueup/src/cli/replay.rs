@@ -14,7 +14,7 @@ use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use trueup_core::{
-    Adjust, Answer, Command, Delta, Item, Location, OrderId, Org, Quantity, Rejection,
+    Adjust, Answer, ChannelId, Command, Delta, Item, Location, OrderId, Org, Quantity, Rejection,
     ReservationId, Reserve, SetOnHand, Sku, SkuSettings, Source, publish::Stock,
 };
 use trueup_store::{ListingQuery, Outcome, SkuQuery, StoreError, Submission};
@@ -59,6 +59,10 @@ pub struct ReplayArgs {
     /// How many times faster than the history; without it, as fast as it can.
     #[arg(long)]
     pub speed: Option<f64>,
+    /// An SQS queue on this machine, such as http://127.0.0.1:4100/123456789012/trueup: Amazon's
+    /// orders are told through it.
+    #[arg(long, value_name = "URL")]
+    pub sqs: Option<String>,
     /// Answer with JSON.
     #[arg(long)]
     pub json: bool,
@@ -82,6 +86,9 @@ pub enum ReplayError {
     /// The channels could not be set up.
     #[error(transparent)]
     Market(#[from] MarketError),
+    /// The engine refused.
+    #[error(transparent)]
+    Engine(#[from] trueup_sync::EngineError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -277,7 +284,7 @@ async fn replay(
     let shown = i64::try_from(initial.get()).unwrap_or(i64::MAX);
     let items: Vec<SeedItem> =
         history.skus.iter().map(|sku| SeedItem::new(sku.clone(), shown)).collect();
-    let market = Market::open(client, args.channels, &items, 1).await?;
+    let market = Market::open(client, args.channels, &items, 1, args.sqs.as_deref()).await?;
     market.trouble(FAULT_SEED);
     say(format_args!("{} channels connected, faults on", market.stalls.len()));
     let started = tokio::time::Instant::now();
@@ -313,7 +320,7 @@ async fn replay(
     market.calm();
     say("faults off; waiting for the channels to settle");
     for _ in 0..ROUNDS_MAX {
-        settle(running, client, &market).await?;
+        settle(args, running, client, &market).await?;
         if drifted(running, args, &market).await?.is_empty() {
             break;
         }
@@ -500,9 +507,19 @@ fn tally(report: &mut ReplayReport, net: &mut BTreeMap<String, i64>, done: Done)
     }
 }
 
-/// Waits for quiet, has every channel read back, and waits again.
-async fn settle(running: &Running, client: &Client, market: &Market) -> Result<(), ReplayError> {
+/// Waits for quiet, polls for orders whose notices were lost, has every channel read back, and
+/// waits again.
+async fn settle(
+    args: &ReplayArgs,
+    running: &Running,
+    client: &Client,
+    market: &Market,
+) -> Result<(), ReplayError> {
     running.engine.quiesce(QUIET_MAX).await;
+    for stall in &market.stalls {
+        let Ok(channel) = ChannelId::new(stall.channel) else { continue };
+        running.engine.hear_orders(&args.org, &channel, QUIET_MAX).await?;
+    }
     for stall in &market.stalls {
         let path = format!("/inventory/pull/{}", stall.channel);
         client.must(Method::POST, &path, Some(&json!({}))).await?;
