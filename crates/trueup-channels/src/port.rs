@@ -48,6 +48,9 @@ pub struct Capabilities {
     pub bulk_items_max: usize,
     /// How many dirty listings make the bulk way the better one.
     pub bulk_from: usize,
+    /// Numbers up to this one never go the bulk way, which may take the vendor long: what could
+    /// be oversold goes by itself.
+    pub bulk_above: u64,
     /// The most listings in one [`Channel::read`].
     pub read_items_max: usize,
     /// The most listings on a page of [`Channel::catalogue`], where reading all of them page by

@@ -46,6 +46,9 @@ const FEEDS_TRANSFER: &str = "feeds.transfer";
 const PUSH_ITEMS_MAX: usize = 20;
 /// 5 patches a second for 5 minutes; from here on a feed (at most 5 in 5 minutes) is faster.
 const BULK_FROM: usize = 1_500;
+/// Feeds may wait for hours behind others: numbers up to this one are patched.
+/// <https://github.com/amzn/selling-partner-api-models/issues/4823>
+const NEAR_ZERO_MAX: u64 = 5;
 /// How often a feed is looked at, and how long between, twice as long each time: five minutes in
 /// all. What is not processed by then is verified by reading.
 const FEED_POLLS_MAX: usize = 33;
@@ -119,6 +122,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     pushes_at_once_max: 5,
     bulk_items_max: wire::FEED_MESSAGES_MAX,
     bulk_from: BULK_FROM,
+    bulk_above: NEAR_ZERO_MAX,
     read_items_max: wire::IDENTIFIERS_MAX,
     sweep_items_max: 0,
     compare_and_set: false,

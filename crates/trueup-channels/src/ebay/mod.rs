@@ -76,6 +76,7 @@ impl Kind for Ebay {
             pushes_at_once_max: 4,
             bulk_items_max: 0,
             bulk_from: 0,
+            bulk_above: 0,
             read_items_max: wire::READ_ITEMS_MAX,
             sweep_items_max: 200,
             compare_and_set: false,

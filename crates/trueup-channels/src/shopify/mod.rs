@@ -103,6 +103,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     pushes_at_once_max: 4,
     bulk_items_max: 0,
     bulk_from: 0,
+    bulk_above: 0,
     read_items_max: wire::ARRAY_ITEMS_MAX,
     sweep_items_max: 0,
     compare_and_set: true,

@@ -147,7 +147,11 @@ impl Worker {
         }
         let (lane, waiting) = owed?;
         self.run_went_last = false;
-        let (way, count) = self.way(waiting);
+        // What could be oversold does not wait in a vendor's queue.
+        let (way, count) = match lane {
+            Lane::Zero => self.way(0),
+            Lane::Decrease | Lane::Increase => self.way(waiting),
+        };
         let want = |(sku, key)| Want { sku, key, wish: Wish::Owed };
         let wants = self.queue.take(lane, count).into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
@@ -156,7 +160,7 @@ impl Worker {
     /// Computes a batch and sends it off.
     async fn launch(&mut self, row: &Connection, errand: Errand) -> Result<(), EngineError> {
         let Errand { wants, way, run, of } = errand;
-        let (reports, flight) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
+        let (reports, flights) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.put_back_wants(wants, way, run, &of);
@@ -168,18 +172,19 @@ impl Worker {
             self.take_reports(reports, &tries);
             tried = Some(tries);
         }
-        let Some(mut flight) = flight else { return Ok(()) };
-        for Outgoing { want, .. } in &flight.outgoing {
-            self.airborne.insert(want.key.clone());
-            if self.queue.remove(&want.key) {
-                self.landing.insert(want.sku.clone());
+        for mut flight in flights {
+            for Outgoing { want, .. } in &flight.outgoing {
+                self.airborne.insert(want.key.clone());
+                if self.queue.remove(&want.key) {
+                    self.landing.insert(want.sku.clone());
+                }
             }
+            if let (Some(_), Some(run)) = (&tried, &mut self.run) {
+                run.in_air += 1;
+            }
+            flight.tried.clone_from(&tried);
+            self.air.spawn(flight.fly(self.link.clone()));
         }
-        if let (Some(_), Some(run)) = (&tried, &mut self.run) {
-            run.in_air += 1;
-        }
-        flight.tried = tried;
-        self.air.spawn(flight.fly(self.link.clone()));
         Ok(())
     }
 
@@ -284,7 +289,7 @@ impl Worker {
         wants: Vec<Want>,
         run: Option<&str>,
         way: Way,
-    ) -> Result<(Vec<Report>, Option<Flight>), EngineError> {
+    ) -> Result<(Vec<Report>, Vec<Flight>), EngineError> {
         let skus: Vec<Sku> = wants.iter().map(|want| want.sku.clone()).collect();
         let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
         let mut views: BTreeMap<ListingKey, ListingView> =
@@ -312,7 +317,7 @@ impl Worker {
             for out in outgoing {
                 reports.push(Report { want: out.want, end: End::Skipped(Skip::DryRun) });
             }
-            return Ok((reports, None));
+            return Ok((reports, Vec::new()));
         }
         if let Err(error) = self.know_before(&mut outgoing).await {
             // What cannot be compared is not sent: it would overwrite a sale nobody heard of.
@@ -425,16 +430,38 @@ impl Worker {
         outgoing: Vec<Outgoing>,
         run: Option<&str>,
         way: Way,
-    ) -> Result<Option<Flight>, EngineError> {
+    ) -> Result<Vec<Flight>, EngineError> {
         if outgoing.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let items: Vec<ListingPush> = outgoing.iter().map(|out| out.sending.push.clone()).collect();
         let mark = Command::MarkSent { channel: self.link.id.clone(), items };
         self.shared.submit(&self.link.org, mark, Source::Channel).await?;
-        let batch = self.batch(&outgoing, run);
-        let run = run.map(str::to_owned);
-        Ok(Some(Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new() }))
+        let flight = |(way, outgoing): (Way, Vec<Outgoing>)| {
+            let batch = self.batch(&outgoing, run);
+            let run = run.map(str::to_owned);
+            Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new() }
+        };
+        Ok(self.portions(outgoing, way).into_iter().map(flight).collect())
+    }
+
+    /// Takes numbers near zero out of what goes the bulk way: they go by themselves, at once.
+    fn portions(&self, outgoing: Vec<Outgoing>, way: Way) -> Vec<(Way, Vec<Outgoing>)> {
+        let capabilities = self.link.channel.capabilities();
+        let is_near = |out: &Outgoing| out.sending.quantity <= capabilities.bulk_above;
+        let (mut near, far): (Vec<Outgoing>, Vec<Outgoing>) = match way {
+            Way::Ordinary => return vec![(way, outgoing)],
+            Way::Bulk => outgoing.into_iter().partition(is_near),
+        };
+        let mut portions = Vec::new();
+        while !near.is_empty() {
+            let rest = near.split_off(near.len().min(capabilities.push_items_max.max(1)));
+            portions.push((Way::Ordinary, std::mem::replace(&mut near, rest)));
+        }
+        if !far.is_empty() {
+            portions.push((Way::Bulk, far));
+        }
+        portions
     }
 
     /// Notes what became of a batch.

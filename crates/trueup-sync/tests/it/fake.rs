@@ -49,6 +49,8 @@ pub(crate) struct State {
     /// The entry at which the catalogue keeps its reader waiting.
     pub(crate) catalogue_stop_at: Option<usize>,
     pub(crate) catalogue_waits: bool,
+    /// The numbers that came the bulk way.
+    pub(crate) bulk: Vec<u64>,
     /// How often orders were asked for.
     pub(crate) polls: u64,
     /// Whether orders cannot be polled.
@@ -156,6 +158,7 @@ const PLAIN: Capabilities = Capabilities {
     pushes_at_once_max: 1,
     bulk_items_max: 0,
     bulk_from: 0,
+    bulk_above: 0,
     read_items_max: 10,
     sweep_items_max: 0,
     compare_and_set: false,
@@ -172,6 +175,11 @@ static PLAIN_KIND: FakeKind = FakeKind { name: "plain", capabilities: PLAIN };
 /// Compares before it sets.
 static CAREFUL_KIND: FakeKind =
     FakeKind { name: "careful", capabilities: Capabilities { compare_and_set: true, ..PLAIN } };
+/// Has a bulk way from four listings on.
+static BULKY_KIND: FakeKind = FakeKind {
+    name: "bulky",
+    capabilities: Capabilities { bulk_items_max: 100, bulk_from: 4, bulk_above: 5, ..PLAIN },
+};
 /// Has a queue.
 static QUEUED_KIND: FakeKind = FakeKind { name: "queued", capabilities: PLAIN };
 /// Takes now and applies later.
@@ -197,7 +205,7 @@ static PAGED_KIND: FakeKind =
 const DAY_MS: i64 = 400;
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 7] = [
+    let kinds: [&'static FakeKind; 8] = [
         &PLAIN_KIND,
         &CAREFUL_KIND,
         &QUEUED_KIND,
@@ -205,6 +213,7 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
         &COUNTING_KIND,
         &WIDE_KIND,
         &PAGED_KIND,
+        &BULKY_KIND,
     ];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }
@@ -350,6 +359,7 @@ impl Channel for FakeChannel {
     }
 
     async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        self.shop.state().bulk.extend(batch.items.iter().map(|item| item.quantity));
         self.push(caller, batch).await
     }
 

@@ -339,3 +339,36 @@ async fn what_was_just_changed_is_sent_once_and_what_is_asked_for_again() {
     assert_eq!(shop.sent_to("a").len(), sent + 1);
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_be_oversold_never_goes_the_bulk_way() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..12).map(|nth| format!("S{nth}")).collect();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), 20)).collect();
+    for name in &names {
+        house.count(name, 20, false).await;
+    }
+    let (id, shop) = house.connect("bulky", &listings, |_| ()).await;
+    house.settle().await;
+    // Zeroes, decreases and raises, near zero and far from it, all by one run.
+    let counts = [0, 0, 3, 5, 6, 12, 15, 18, 25, 30, 40, 50];
+    for (name, count) in names.iter().zip(counts) {
+        house.count(name, count, false).await;
+    }
+    house.push(&id, PushScope::All).await;
+    house.settle().await;
+    for (name, count) in names.iter().zip(counts) {
+        assert_eq!(shop.shown(name), i64::try_from(count).ok(), "{name}");
+    }
+    let bulk = shop.state().bulk.clone();
+    assert!(!bulk.is_empty() && bulk.iter().all(|quantity| *quantity > 5), "{bulk:?}");
+    // And what is owed by itself.
+    for name in &names {
+        house.count(name, 0, true).await;
+    }
+    house.settle().await;
+    assert!(names.iter().all(|name| shop.shown(name) == Some(0)));
+    assert_eq!(shop.state().bulk, bulk, "zeroes go one by one");
+    house.close().await;
+}
