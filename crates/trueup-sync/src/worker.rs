@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -57,67 +58,74 @@ const STORE_REST: Duration = Duration::from_secs(1);
 /// How long the worker sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
-/// Listings that owe a push, in the order they go out.
+/// Listings that owe a push: of each lane, first come, first out.
 #[derive(Debug, Default)]
 struct Queue {
-    order: BTreeMap<(Lane, u64), (Sku, ListingKey)>,
-    places: BTreeMap<ListingKey, (Lane, u64)>,
-    next: u64,
+    /// What stands in line, with the number that it took; a listing that has changed lanes has
+    /// another number by now, and what it left behind is passed over.
+    lines: [VecDeque<(u64, Sku, ListingKey)>; Lane::ALL.len()],
+    places: FxHashMap<ListingKey, (Lane, u64)>,
     /// How many there are of each lane, in the order of lanes.
     counts: [usize; Lane::ALL.len()],
+    next: u64,
 }
 
+/// How many entries may be left behind in a line beside as many that stand in it.
+const LEFT_BEHIND_MAX: usize = 1_024;
+
 impl Queue {
-    /// Puts a listing in line; one that is in line keeps its number in another lane.
+    /// Puts a listing in line; one that is in that line keeps its place.
     fn put(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
-        let number = match self.places.get(&key).copied() {
-            Some((_, number)) => {
-                self.remove(&key);
-                number
-            }
-            None => {
-                self.next += 1;
-                self.next
-            }
-        };
+        if self.places.get(&key).is_some_and(|(known, _)| *known == lane) {
+            return;
+        }
+        self.remove(&key);
+        self.next += 1;
         self.counts[lane.index()] += 1;
-        self.places.insert(key.clone(), (lane, number));
-        self.order.insert((lane, number), (sku, key));
+        self.places.insert(key.clone(), (lane, self.next));
+        let line = &mut self.lines[lane.index()];
+        line.push_back((self.next, sku, key));
+        if line.len() > 2 * self.counts[lane.index()] + LEFT_BEHIND_MAX {
+            let places = &self.places;
+            line.retain(|(number, _, key)| places.get(key) == Some(&(lane, *number)));
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.places.is_empty()
     }
 
     fn first_lane(&self) -> Option<(Lane, usize)> {
-        let ((lane, _), _) = self.order.first_key_value()?;
-        Some((*lane, self.counts[lane.index()]))
+        let lanes = Lane::ALL.into_iter().map(|lane| (lane, self.counts[lane.index()]));
+        lanes.into_iter().find(|(_, count)| *count > 0)
     }
 
-    /// Takes up to so many of the first lane.
+    /// Takes up to so many of a lane.
     fn take(&mut self, lane: Lane, count: usize) -> Vec<(Sku, ListingKey)> {
         let mut taken = Vec::new();
         while taken.len() < count {
-            let Some(first) = self.order.first_entry().filter(|e| e.key().0 == lane) else { break };
-            let (sku, key) = first.remove();
-            self.places.remove(&key);
-            self.counts[lane.index()] -= 1;
-            taken.push((sku, key));
+            let Some((number, sku, key)) = self.lines[lane.index()].pop_front() else { break };
+            if self.places.get(&key) == Some(&(lane, number)) {
+                self.remove(&key);
+                taken.push((sku, key));
+            }
+        }
+        if self.is_empty() {
+            self.clear();
         }
         taken
     }
 
     /// Takes a listing out of line; returns whether it was in it.
     fn remove(&mut self, key: &ListingKey) -> bool {
-        let Some((lane, number)) = self.places.remove(key) else { return false };
-        self.order.remove(&(lane, number));
+        let Some((lane, _)) = self.places.remove(key) else { return false };
         self.counts[lane.index()] -= 1;
         true
     }
 
     fn clear(&mut self) {
-        let next = self.next;
-        *self = Self { next, ..Self::default() };
+        // The memory that very many took is given back.
+        *self = Self { next: self.next, ..Self::default() };
     }
 }
 
@@ -419,7 +427,9 @@ impl Worker {
         if !view.is_dirty() {
             return;
         }
-        let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+        // The text of the ledger's own SKU is shared by all that stand in line.
+        let sku = view.sku.as_ref().map_or(&view.mapping.sku, |known| &known.sku).clone();
+        let key = view.mapping.key.clone();
         match plan::plan(view, Wish::Owed, self.link.channel.capabilities()) {
             Plan::Skip(_) => {}
             // What only needs a note goes last; what is to be read first may be anything.

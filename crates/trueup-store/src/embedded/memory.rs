@@ -40,7 +40,7 @@ impl Memory {
     /// Returns a SKU with the states of its parts.
     pub(super) fn answer(&self, org: &Org, sku: &Sku) -> Option<SkuAnswer> {
         let memory = self.orgs.get(org)?;
-        let state = memory.skus.get(sku)?;
+        let (sku, state) = memory.skus.get_key_value(sku)?;
         let parts = state.parts.iter().map(|part| memory.skus.get(&part.sku).cloned()).collect();
         Some(SkuAnswer { sku: sku.clone(), state: state.clone(), parts })
     }

@@ -1,10 +1,10 @@
 //! Pulling: readings are compared with what was published, and what they call for is done.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use trueup_channels::Reading;
 use trueup_core::{
@@ -16,6 +16,7 @@ use trueup_store::{Connection, ListingQuery, ListingView};
 
 use super::push::Want;
 use super::read::Settling;
+use super::run::{Compared, RunItem};
 use super::{ORDERS_WAIT_MAX, Worker};
 use crate::engine::{EngineError, PullRequest, strategy_word};
 use crate::plan::{self, Wish};
@@ -269,12 +270,15 @@ impl Worker {
         run.run.error = Some("the channel could not be read".to_owned());
         for pending in batch.into_iter().chain(rest.into_iter().flatten()) {
             run.count("failed", 1);
-            let item = json!({
-                "sku": pending.sku.as_str(), "listing": pending.key.as_str(), "master": null,
-                "channel": null, "expected": null, "strategy": null, "action": "error",
-                "quantity": null, "reason": "channel_unreachable",
+            run.item(RunItem {
+                sku: pending.sku,
+                key: pending.key,
+                compared: Some(Compared::default()),
+                action: "error",
+                quantity: None,
+                reason: Some(Cow::Borrowed("channel_unreachable")),
+                detail: None,
             });
-            run.item(Some(&pending.key), item);
         }
     }
 
@@ -340,13 +344,20 @@ impl Worker {
         let Some(run) = &mut self.run else { return };
         run.count("checked", 1);
         run.count("skipped", 1);
-        let item = json!({
-            "sku": view.mapping.sku.as_str(), "listing": view.mapping.key.as_str(),
-            "master": master, "channel": observed, "expected": expected,
-            "strategy": strategy_word(view.state.strategy), "action": "unknown",
-            "quantity": expected, "reason": why,
+        run.item(RunItem {
+            sku: view.mapping.sku.clone(),
+            key: view.mapping.key.clone(),
+            compared: Some(Compared {
+                master,
+                channel: observed,
+                expected,
+                strategy: Some(strategy_word(view.state.strategy)),
+            }),
+            action: "unknown",
+            quantity: expected,
+            reason: Some(Cow::Owned(why.to_owned())),
+            detail: None,
         });
-        run.item(Some(&view.mapping.key), item);
     }
 
     fn compared(
@@ -424,7 +435,7 @@ impl Worker {
             ReconcileAction::Conflict => run.count("conflicts", 1),
             ReconcileAction::Pending => run.count("skipped", 1),
         }
-        run.item(Some(&item.key), pulled(item, word));
+        run.item(pulled(item, word));
         if item.action == ReconcileAction::Adopted {
             // A push that follows is counted and does not replace the word.
             run.places.remove(&item.key);
@@ -463,12 +474,21 @@ impl super::Check {
     }
 }
 
-fn pulled(item: &Reconciled, word: &str) -> Value {
-    json!({
-        "sku": item.sku.as_str(), "listing": item.key.as_str(), "master": item.master,
-        "channel": item.observed, "expected": item.expected,
-        "strategy": strategy_word(item.strategy), "action": word, "quantity": item.quantity,
-    })
+fn pulled(item: &Reconciled, word: &'static str) -> RunItem {
+    RunItem {
+        sku: item.sku.clone(),
+        key: item.key.clone(),
+        compared: Some(Compared {
+            master: Some(item.master),
+            channel: Some(item.observed),
+            expected: Some(item.expected),
+            strategy: Some(strategy_word(item.strategy)),
+        }),
+        action: word,
+        quantity: Some(item.quantity),
+        reason: None,
+        detail: None,
+    }
 }
 
 /// What was loaded of the ledger, as a source for a rehearsal.

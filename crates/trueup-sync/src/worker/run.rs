@@ -1,5 +1,6 @@
 //! Runs: pushes and pulls that somebody asked for, a step at a time, with progress kept.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ pub(super) struct ActiveRun {
     again: Vec<(Want, u32)>,
     /// What is to be read, for a pull.
     pub(super) pull: Option<PullWork>,
-    pub(super) items: Vec<Value>,
+    pub(super) items: Vec<RunItem>,
     /// Where a listing's item stands in `items`.
     pub(super) places: BTreeMap<ListingKey, usize>,
     warnings: Vec<Value>,
@@ -82,6 +83,49 @@ pub(super) struct ActiveRun {
     /// Whether the wait ends when the channel's orders have been heard.
     pub(super) waits_for_orders: bool,
     noted: Instant,
+}
+
+/// What became of one listing of a run.
+pub(super) struct RunItem {
+    pub(super) sku: Sku,
+    pub(super) key: ListingKey,
+    /// The numbers that a pull compared.
+    pub(super) compared: Option<Compared>,
+    pub(super) action: &'static str,
+    pub(super) quantity: Option<i64>,
+    pub(super) reason: Option<Cow<'static, str>>,
+    pub(super) detail: Option<String>,
+}
+
+/// What a pull compared; what is not known is `None`.
+#[derive(Default)]
+pub(super) struct Compared {
+    pub(super) master: Option<i64>,
+    pub(super) channel: Option<i64>,
+    pub(super) expected: Option<i64>,
+    pub(super) strategy: Option<&'static str>,
+}
+
+impl RunItem {
+    fn json(&self) -> Value {
+        let mut item = json!({
+            "sku": self.sku.as_str(), "listing": self.key.as_str(), "action": self.action,
+            "quantity": self.quantity,
+        });
+        if let Some(Compared { master, channel, expected, strategy }) = &self.compared {
+            item["master"] = json!(master);
+            item["channel"] = json!(channel);
+            item["expected"] = json!(expected);
+            item["strategy"] = json!(strategy);
+        }
+        if let Some(reason) = &self.reason {
+            item["reason"] = json!(reason);
+        }
+        if let Some(detail) = &self.detail {
+            item["detail"] = json!(detail);
+        }
+        item
+    }
 }
 
 impl ActiveRun {
@@ -129,17 +173,15 @@ impl ActiveRun {
     }
 
     /// Keeps what became of one listing; the first [`RUN_ITEMS_MAX`] are kept one by one.
-    pub(super) fn item(&mut self, key: Option<&ListingKey>, item: Value) {
-        if let Some(place) = key.and_then(|key| self.places.get(key)) {
+    pub(super) fn item(&mut self, item: RunItem) {
+        if let Some(place) = self.places.get(&item.key) {
             self.items[*place] = item;
             return;
         }
         if self.items.len() >= RUN_ITEMS_MAX {
             return;
         }
-        if let Some(key) = key {
-            self.places.insert(key.clone(), self.items.len());
-        }
+        self.places.insert(item.key.clone(), self.items.len());
         self.items.push(item);
     }
 
@@ -149,12 +191,11 @@ impl ActiveRun {
         }
     }
 
-    fn row(&self) -> Run {
-        Run {
-            items: Value::Array(self.items.clone()),
-            warnings: Value::Array(self.warnings.clone()),
-            ..self.run.clone()
-        }
+    /// Returns the run as it stands, with what became of each listing when it has ended.
+    fn row(&self, has_ended: bool) -> Run {
+        let items =
+            if has_ended { self.items.iter().map(RunItem::json).collect() } else { json!([]) };
+        Run { items, warnings: Value::Array(self.warnings.clone()), ..self.run.clone() }
     }
 }
 
@@ -380,7 +421,7 @@ impl Worker {
             return Ok(());
         }
         run.noted = Instant::now();
-        let (row, id) = (run.row(), run.run.id.clone());
+        let (row, id) = (run.row(false), run.run.id.clone());
         self.shared.store.put_run(&self.link.org, row).await?;
         self.shared.store.announce(Change::Run { org: self.link.org.clone(), id });
         Ok(())
@@ -410,7 +451,7 @@ impl Worker {
             (_, _, _) => RunStatus::Partial,
         };
         run.run.finished_at = Some(self.shared.now());
-        let row = run.row();
+        let row = run.row(true);
         let org = self.link.org.clone();
         self.shared.store.put_run(&org, row.clone()).await?;
         self.run = None;
@@ -476,33 +517,25 @@ fn close_push(run: &mut ActiveRun, want: &Want, end: End) {
     run.count(counter, 1);
     if let Some(place) = run.places.get(&want.key).copied().filter(|_| run.pull.is_some()) {
         let item = &mut run.items[place];
-        item["action"] = json!(match counter {
+        item.action = match counter {
             "pushed" => "pushed",
             "skipped" => "pending",
             _ => "error",
-        });
-        if let Some(quantity) = quantity {
-            item["quantity"] = json!(quantity);
-        }
-        if let Some(reason) = reason {
-            item["reason"] = json!(reason);
-        }
-        if let Some(detail) = detail {
-            item["detail"] = json!(detail);
-        }
+        };
+        item.quantity = quantity.or(item.quantity);
+        item.reason = reason.map(Cow::Borrowed).or(item.reason.take());
+        item.detail = detail.or(item.detail.take());
         return;
     }
-    let mut item = json!({
-        "sku": want.sku.as_str(), "listing": want.key.as_str(), "action": action,
-        "quantity": quantity,
-    });
-    if let Some(reason) = reason {
-        item["reason"] = json!(reason);
-    }
-    if let Some(detail) = detail {
-        item["detail"] = json!(detail);
-    }
     if run.pull.is_none() {
-        run.item(Some(&want.key), item);
+        run.item(RunItem {
+            sku: want.sku.clone(),
+            key: want.key.clone(),
+            compared: None,
+            action,
+            quantity,
+            reason: reason.map(Cow::Borrowed),
+            detail,
+        });
     }
 }
