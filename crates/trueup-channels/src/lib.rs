@@ -3,6 +3,7 @@
 //! Strangers to the store: this crate knows vendors and core's names, nothing of rows.
 
 pub mod amazon;
+pub mod consent;
 pub mod credential;
 pub mod ebay;
 pub mod port;
@@ -12,6 +13,7 @@ mod exchange;
 mod oauth;
 mod settings;
 
+pub use consent::{CallbackError, Consent, ConsentAsk, ConsentCode};
 pub use exchange::retry_after;
 pub use port::*;
 

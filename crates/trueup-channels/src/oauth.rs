@@ -1,11 +1,14 @@
 //! What the vendors' ways of OAuth 2.0 have in common.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use trueup_core::Timestamp;
 
 use crate::credential::{ACCESS_TOKEN, ACCESS_TOKEN_ENDS, REFRESH_TOKEN, REFRESH_TOKEN_ENDS};
 use crate::exchange::{format_time, parse_time};
-use crate::port::{Caller, ChannelError, ChannelErrorKind, Secret};
+use crate::port::{Caller, ChannelError, ChannelErrorKind, Secret, Settings};
+use crate::settings::Reader;
 
 /// What a connection is told that nobody has authorized yet.
 pub(crate) const AUTHORIZATION_NEEDED: &str = "authorization_needed";
@@ -37,6 +40,22 @@ impl Granted {
         [(REFRESH_TOKEN, Secret::new(token.as_str()))].into_iter().chain(ends).collect()
     }
 
+    /// Returns what a consent brought: the refresh token with its end.
+    ///
+    /// # Errors
+    /// `Protocol` where the answer has none.
+    pub(crate) fn consented(
+        &self,
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, Secret>, ChannelError> {
+        let refresh = self.refresh(None, now);
+        if refresh.is_empty() {
+            let detail = "the answer to the code's exchange has no refresh token";
+            return Err(ChannelError::new(ChannelErrorKind::Protocol, detail));
+        }
+        Ok(refresh.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
     /// Returns the access token with its end, for vendors whose tokens are kept durably.
     pub(crate) fn access(&self, now: Timestamp, seconds: u64) -> [(&'static str, Secret); 2] {
         let token = Secret::new(self.access_token.as_str());
@@ -47,6 +66,25 @@ impl Granted {
 fn ends(now: Timestamp, seconds: u64) -> Secret {
     let millis = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000);
     Secret::new(format_time(now.plus_millis(millis)))
+}
+
+/// Reads the token that a connection works with; where a page can be asked for consent, it may
+/// come later.
+pub(crate) fn require_refresh_token(reader: &mut Reader<'_>, page: &str, has_page: bool) {
+    if reader.secret(REFRESH_TOKEN).is_none() && !has_page {
+        let detail = format!("is required, or {page} to ask for it at the vendor's page");
+        reader.fail(&format!("credentials.{REFRESH_TOKEN}"), detail);
+    }
+}
+
+/// Returns the error of settings that were right when the connection was made.
+pub(crate) fn wrong_settings() -> ChannelError {
+    ChannelError::new(ChannelErrorKind::Config, "the connection's settings are wrong")
+}
+
+/// Returns whether settings have a credential.
+pub(crate) fn has_credential(settings: &Settings, name: &str) -> bool {
+    settings.credentials.get(name).is_some_and(|secret| !secret.expose().is_empty())
 }
 
 /// Returns the newest refresh token.

@@ -12,6 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use trueup_core::{ListingKey, Sku, Timestamp};
 
+use crate::consent::Consent;
+
 /// A text that is never shown: `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(String);
@@ -403,6 +405,14 @@ pub struct SettingError {
     pub detail: String,
 }
 
+impl SettingError {
+    /// Makes the error of a setting that must be there.
+    #[must_use]
+    pub fn required(setting: &str) -> Self {
+        Self { setting: setting.to_owned(), detail: "is required".to_owned() }
+    }
+}
+
 /// An outgoing request, before the caller adds nothing but its limits. Its `Debug` does not show
 /// the body: grants carry secrets in it.
 #[derive(Clone)]
@@ -752,6 +762,17 @@ pub trait Kind: Send + Sync {
         listing: &BTreeMap<String, String>,
         fields: &BTreeMap<String, String>,
     ) -> bool;
+
+    /// Returns how a merchant lets us in at the vendor's own page, where the vendor has one.
+    fn consent(&self) -> Option<&'static dyn Consent> {
+        None
+    }
+
+    /// Returns whether settings that [`Kind::open`] takes lack what only a merchant's consent
+    /// brings: such a connection sends nothing until then.
+    fn awaits_consent(&self, _settings: &Settings) -> bool {
+        false
+    }
 
     /// Returns the rate budget that the vendor documents for each bucket of
     /// [`Request::bucket`], to start with until an answer tells a better one; a bucket that is

@@ -51,6 +51,18 @@ impl<'a> Reader<'a> {
         text.unwrap_or_default()
     }
 
+    /// Returns whether a setting is switched on; absent is off.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        match self.settings.fields.get(name) {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(on)) => *on,
+            Some(_) => {
+                self.fail(name, "must be true or false");
+                false
+            }
+        }
+    }
+
     /// Returns a list of texts that must have an entry; a single text is a list of one.
     pub(crate) fn required_texts(&mut self, name: &str) -> Vec<String> {
         let entries: Vec<Value> = match self.settings.fields.get(name) {

@@ -239,6 +239,53 @@ pub struct Connection {
     pub orders_seen_to: Option<Timestamp>,
     /// What becomes of units that come back by cancel or refund.
     pub restock: RestockPolicy,
+    /// Why it does not work as it should; `None` while it does, and where an operator paused it.
+    pub reason: Option<Reason>,
+}
+
+/// Why a connection does not work as it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// For the program; stable.
+    pub code: String,
+    /// Since when it has been this reason.
+    pub since: Timestamp,
+}
+
+impl Connection {
+    /// Notes what is wrong; the reason's instant stays while its code stays.
+    pub fn note_trouble(&mut self, at: Timestamp, code: &str, words: String) {
+        self.last_error = Some((at, words));
+        if self.reason.as_ref().is_none_or(|reason| reason.code != code) {
+            self.reason = Some(Reason { code: code.to_owned(), since: at });
+        }
+    }
+
+    /// Notes that nothing is wrong any more.
+    pub fn note_recovery(&mut self) {
+        self.last_error = None;
+        self.reason = None;
+    }
+}
+
+/// The most consents that one connection waits for; beyond, the oldest is forgotten.
+pub const CONSENTS_MAX: u32 = 100;
+
+/// A consent that a merchant is asked for at a vendor's page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consent {
+    /// A digest of the state that comes back; the state itself is never kept.
+    pub state_digest: [u8; 32],
+    /// The connection that it is for.
+    pub channel: ChannelId,
+    /// The connection's kind when it was asked for.
+    pub kind: String,
+    /// Where the vendor was told to send the merchant back to.
+    pub redirect: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Until when it is taken.
+    pub expires_at: Timestamp,
 }
 
 /// A line of a channel's order: the vendor's ids of the order and of the line.
@@ -910,6 +957,13 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a connection with its mappings and its inbox; the ledger and history stay.
     /// Returns whether it was there.
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError>;
+
+    /// Keeps a consent that a merchant is asked for.
+    async fn put_consent(&self, org: &Org, row: Consent) -> Result<(), StoreError>;
+
+    /// Takes the consent of a state's digest away and returns it with its org; once only,
+    /// whether it has run out or not.
+    async fn take_consent(&self, digest: [u8; 32]) -> Result<Option<(Org, Consent)>, StoreError>;
 
     /// Makes or replaces mappings; what is known of a listing (base, readings) stays where its
     /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it.

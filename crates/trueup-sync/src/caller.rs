@@ -452,7 +452,7 @@ fn quota_used_up(bucket: &str, urgent: bool, wait: Duration) -> ChannelError {
 }
 
 /// Puts the connection's endpoint in place of scheme and host; the path stays as it is.
-fn rebase(url: &str, endpoint: Option<&Url>, reach: Reach) -> Result<Url, AddressError> {
+pub(crate) fn rebase(url: &str, endpoint: Option<&Url>, reach: Reach) -> Result<Url, AddressError> {
     let Some(endpoint) = endpoint else { return address::parse(url, reach) };
     let wrong = |error: url::ParseError| AddressError::NotAUrl(error.to_string());
     let vendor = Url::parse(url).map_err(wrong)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::credential::REFRESH_TOKEN;
-use trueup_channels::{Caller, Connected, Secret, SettingError, Settings};
+use trueup_channels::{Caller, Connected, Kind, Secret, SettingError, Settings};
 use trueup_core::{
     ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, RestockPolicy,
     Sku, Source, Strategy, Timestamp,
@@ -18,6 +18,7 @@ use trueup_store::{
 };
 
 use crate::caller::Vault;
+use crate::consent::AUTHORIZATION_NEEDED;
 use crate::link::{Job, Link};
 use crate::plan;
 use crate::seal::{KeyRing, Purpose};
@@ -280,6 +281,21 @@ pub enum EngineError {
     /// The discovery was stopped.
     #[error("the discovery was stopped: the channel was connected anew or removed")]
     DiscoveryStopped,
+    /// Nobody has authorized the connection at the vendor's page yet.
+    #[error("the account has not authorized the connection yet")]
+    AuthorizationNeeded,
+    /// The kind has no page where a merchant consents.
+    #[error("{0} has no page to consent at")]
+    NoConsent(String),
+    /// The server does not know under which URL it is reached from outside.
+    #[error("the server's public_url is not set")]
+    PublicUrlMissing,
+    /// The state that came back is not known, was used before, or has run out.
+    #[error("the state is not known, was used before, or has run out")]
+    ConsentState,
+    /// What a vendor's page sent back is not taken.
+    #[error(transparent)]
+    Callback(trueup_channels::CallbackError),
     /// No such run, conflict or delivery.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -383,25 +399,70 @@ impl Engine {
         let shared = &self.shared;
         let earlier = shared.store.connection(org, channel).await?;
         let draft = self.draft(org, channel, enable, earlier.as_ref()).await?;
-        let Draft { row, settings } = draft;
+        let Draft { mut row, settings, kind } = draft;
+        if !kind.awaits_consent(&settings) {
+            return self.establish(org, channel, row, settings).await;
+        }
+        row.state = ConnectionState::Paused;
+        let words = "waiting for the account to authorize the connection at the vendor's page";
+        row.note_trouble(row.updated_at, AUTHORIZATION_NEEDED, words.to_owned());
+        let vault = Vault::of_draft();
+        let link = shared.open(org, &row, settings.clone(), vault)?;
+        let row = self.keep(link.clone(), row, settings).await?;
+        start_link(shared, link).await;
+        Ok(row)
+    }
+
+    /// Verifies a connection that is about to be made or renewed, keeps it, and starts it.
+    pub(crate) async fn establish(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        row: Connection,
+        settings: Settings,
+    ) -> Result<Connection, EngineError> {
+        let shared = &self.shared;
         let old = shared.link(org, channel);
         let vault = old.as_ref().and_then(|old| shared_vault(old, &settings));
         let vault = vault.unwrap_or_else(Vault::of_draft);
         let link = shared.open(org, &row, settings.clone(), vault.clone())?;
         let connected = link.channel.connect(&link.transport).await;
         let connected = connected.map_err(EngineError::Channel)?;
-        let (mut row, settings) = complete(row, settings, connected);
-        let link = shared.open(org, &row, settings.clone(), vault.clone())?;
-        let old_vault = old.as_ref().map(|old| old.transport.vault());
+        let (row, settings) = complete(row, settings, connected);
+        let link = shared.open(org, &row, settings.clone(), vault)?;
+        let row = self.keep(link.clone(), row, settings).await?;
+        start_link(shared, link.clone()).await;
+        // What stands in the way is in the history and tried again; polling is enough till then.
+        let _ = upkeep::look(shared, &link, upkeep::Look::First).await;
+        if row.sync_inventory && !row.dry_run {
+            self.read_all(&link).await?;
+        }
+        Ok(row)
+    }
+
+    /// Writes the row of a link that takes the place of the one before, and ends that one.
+    async fn keep(
+        &self,
+        link: Arc<Link>,
+        mut row: Connection,
+        settings: Settings,
+    ) -> Result<Connection, EngineError> {
+        let shared = &self.shared;
+        let (org, channel) = (&link.org, &link.id);
+        let old = shared.link(org, channel);
+        let now = shared.now();
         let put = |known: Option<Connection>| {
-            if let Some(old) = old_vault {
-                old.set_at_rest(false);
+            if let Some(old) = &old {
+                old.transport.vault().set_at_rest(false);
             }
+            let vault = link.transport.vault();
             vault.set_at_rest(true);
             let mut credentials = settings.credentials;
             credentials.extend(vault.renewed());
             row.sealed_credentials = shared.sealer.seal_credentials(&credentials);
             match known {
+                // What was sold while nobody had authorized it is in the first count.
+                Some(known) if is_waiting(&known) => Connection { created_at: now, ..row },
                 Some(known) => Connection {
                     created_at: known.created_at,
                     last_sync: known.last_sync,
@@ -414,12 +475,6 @@ impl Engine {
         let row = shared.put_connection(org, channel, put).await?;
         if let Some(old) = shared.link(org, channel) {
             old.finish().await;
-        }
-        start_link(shared, link.clone()).await;
-        // What stands in the way is in the history and tried again; polling is enough till then.
-        let _ = upkeep::look(shared, &link, upkeep::Look::First).await;
-        if row.sync_inventory && !row.dry_run {
-            self.read_all(&link).await?;
         }
         Ok(row)
     }
@@ -435,7 +490,7 @@ impl Engine {
     /// Lets a paused channel go on.
     ///
     /// # Errors
-    /// [`EngineError::ChannelNotFound`], or the store's.
+    /// [`EngineError::ChannelNotFound`], [`EngineError::AuthorizationNeeded`], or the store's.
     pub async fn resume(&self, org: &Org, channel: &ChannelId) -> Result<Connection, EngineError> {
         self.switch(org, channel, ConnectionState::Active).await
     }
@@ -453,6 +508,9 @@ impl Engine {
                 row.updated_at = now;
             }
         };
+        if state == ConnectionState::Active && is_waiting(&self.row(org, channel).await?) {
+            return Err(EngineError::AuthorizationNeeded);
+        }
         let row = self.shared.edit_connection(org, channel, edit).await?;
         let row = row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))?;
         if let Some(link) = self.shared.link(org, channel) {
@@ -1041,9 +1099,10 @@ impl Engine {
             last_error: None,
             orders_seen_to: None,
             restock: enable.restock,
+            reason: None,
         };
         tracing::info!(%org, %channel, kind = kind.name(), "enabling a channel");
-        Ok(Draft { row, settings })
+        Ok(Draft { row, settings, kind })
     }
 
     /// Asks that every mapped listing be read: rules may have changed, and a number that is
@@ -1076,6 +1135,12 @@ fn rate_figures(link: &Link, now: Timestamp) -> BTreeMap<String, RateFigure> {
 struct Draft {
     row: Connection,
     settings: Settings,
+    kind: &'static dyn Kind,
+}
+
+/// Returns whether a connection waits for the account's authorization.
+fn is_waiting(row: &Connection) -> bool {
+    row.reason.as_ref().is_some_and(|reason| reason.code == AUTHORIZATION_NEEDED)
 }
 
 /// Adds what connecting found.
@@ -1145,7 +1210,7 @@ async fn note_broken(
     };
     tracing::warn!(%org, channel = %row.id, words, "a connection could not be opened");
     let at = shared.now();
-    shared.edit_connection(org, &row.id, |row| row.last_error = Some((at, words))).await?;
+    shared.edit_connection(org, &row.id, |row| row.note_trouble(at, "settings", words)).await?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod engine;
 mod backoff;
 mod caller;
 mod check;
+mod consent;
 mod deliver;
 mod discover;
 mod inbox;
@@ -29,6 +30,7 @@ mod worker;
 
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
 pub use check::{CHECK_ITEMS_MAX, CHECK_TIME_MAX, CHECK_TOKEN_SECONDS};
+pub use consent::{AUTHORIZATION_NEEDED, CONSENT_SECONDS, ConsentPage};
 pub use deliver::{DELIVERY_TRIES_MAX, sign};
 pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;

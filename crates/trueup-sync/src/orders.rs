@@ -282,7 +282,7 @@ async fn tell_deaf(shared: &Shared, link: &Link, error: &EngineError) {
     let at = shared.now();
     let kept = words.clone();
     let edited =
-        shared.edit_connection(org, channel, |row| row.last_error = Some((at, kept))).await;
+        shared.edit_connection(org, channel, |row| row.note_trouble(at, "orders", kept)).await;
     if let Err(error) = edited {
         tracing::warn!(%org, %channel, %error, "the connection could not be noted");
     }

@@ -55,6 +55,12 @@ impl SecretKey {
         hex::encode(self.0)
     }
 
+    /// Derives a secret of its own for a purpose from a text.
+    pub(crate) fn derive(&self, context: &str, text: &[u8]) -> [u8; 32] {
+        let key = blake3::derive_key(context, &self.0);
+        *blake3::keyed_hash(&key, text).as_bytes()
+    }
+
     /// Returns the name of the key: the first bytes of its BLAKE3 hash. Tells nothing of it.
     #[must_use]
     pub fn id(&self) -> KeyId {

@@ -327,7 +327,7 @@ impl Shared {
             was_active = row.state == ConnectionState::Active;
             row.state = ConnectionState::Paused;
             row.updated_at = now;
-            row.last_error = Some((now, reason));
+            row.note_trouble(now, refusal_code(error.kind), reason);
         };
         self.edit_connection(&link.org, &link.id, edit).await?;
         if !was_active {
@@ -403,6 +403,14 @@ impl Shared {
             stop: stop.clone(),
         });
         Ok(Arc::new(Link::new(org.clone(), row, kind, settings, channel, transport, stop)))
+    }
+}
+
+/// Returns the reason code of a connection that was paused because the vendor refuses us.
+fn refusal_code(kind: ChannelErrorKind) -> &'static str {
+    match kind {
+        ChannelErrorKind::Auth => "authorization_revoked",
+        kind => plan::error_code(kind),
     }
 }
 

@@ -532,10 +532,10 @@ impl Worker {
         let (shared, link) = (&self.shared, &self.link);
         let at = shared.now();
         let words = error.detail.clone();
-        shared
-            .edit_connection(&link.org, &link.id, |row| row.last_error = Some((at, words)))
-            .await?;
         let code = plan::error_code(error.kind);
+        shared
+            .edit_connection(&link.org, &link.id, |row| row.note_trouble(at, code, words))
+            .await?;
         tracing::warn!(org = %link.org, channel = %link.id, code, detail = error.detail,
             "the channel cannot be reached");
         let body = json!({ "channelId": link.id.as_str(), "code": code, "detail": error.detail });
@@ -570,8 +570,9 @@ impl Worker {
         let still_out = self.outage.told;
         let edit = |row: &mut Connection| {
             row.last_sync = Some(at);
-            if !still_out {
-                row.last_error = None;
+            // What was under way when it was paused does not say why it was paused.
+            if !still_out && row.state == ConnectionState::Active {
+                row.note_recovery();
             }
         };
         self.shared.edit_connection(&self.link.org, &self.link.id, edit).await?;

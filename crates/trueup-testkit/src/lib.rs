@@ -5,6 +5,7 @@
 //! read and a sale lowers what is shown. They are not complete: README.md lists what is left out.
 
 pub mod amazon;
+mod consent;
 pub mod control;
 pub mod ebay;
 pub mod edge;

@@ -15,7 +15,7 @@ use crate::faults::{FaultDial, Faults, Trouble};
 use crate::log::{LoggedRequest, RequestLog};
 use crate::outbox::{Outbox, WebhookCounts, WebhookUrlError, check_url};
 use crate::time::SimClock;
-use crate::tokens::Tokens;
+use crate::tokens::{Codes, Tokens};
 
 /// The most listings that one simulator holds.
 pub const LISTINGS_MAX: usize = 2_000_000;
@@ -301,6 +301,7 @@ pub struct Engine {
     pub(crate) log: RequestLog,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) tokens: Mutex<Tokens>,
+    pub(crate) codes: Mutex<Codes>,
     pub(crate) target: RwLock<Option<Target>>,
     pub(crate) requests: AtomicU64,
     hurry: AtomicU32,
@@ -315,6 +316,7 @@ impl Engine {
             log: RequestLog::default(),
             outbox: Arc::default(),
             tokens: Mutex::default(),
+            codes: Mutex::default(),
             target: RwLock::new(None),
             requests: AtomicU64::new(0),
             hurry: AtomicU32::new(1),

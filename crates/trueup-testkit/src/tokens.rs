@@ -65,6 +65,14 @@ impl RefreshTokens {
         }
     }
 
+    /// Issues the first token of a new consent, which ends all others.
+    pub(crate) fn begin(&mut self, prefix: &str, ends: Timestamp) -> String {
+        self.known.clear();
+        let first = format!("{prefix}{}", Uuid::new_v4().simple());
+        self.add(&first, ends);
+        first
+    }
+
     /// Takes a token and issues its replacement; nothing where the token is not good.
     pub(crate) fn replace(
         &mut self,
@@ -85,5 +93,38 @@ impl RefreshTokens {
     /// Takes all of them back.
     pub(crate) fn clear(&mut self) {
         self.known.clear();
+    }
+}
+
+/// How long the code of a consent is good.
+pub const CODE_SECONDS: u32 = 60;
+/// The most codes that a simulator keeps.
+pub const CODES_MAX: usize = 10_000;
+
+/// Codes of consents; each is good once, with the redirect that it was given for.
+#[derive(Debug, Default)]
+pub(crate) struct Codes {
+    known: BTreeMap<String, (Timestamp, String)>,
+}
+
+impl Codes {
+    /// Gives a code for a redirect.
+    pub(crate) fn give(&mut self, redirect: &str, now: Timestamp, ends: Timestamp) -> String {
+        if self.known.len() >= CODES_MAX {
+            self.known.retain(|_, (ends, _)| *ends > now);
+        }
+        let code = Uuid::new_v4().simple().to_string();
+        if self.known.len() < CODES_MAX {
+            self.known.insert(code.clone(), (ends, redirect.to_owned()));
+        }
+        code
+    }
+
+    /// Takes a code; vendors that are told the redirect again compare it.
+    pub(crate) fn take(&mut self, code: &str, redirect: Option<&str>, now: Timestamp) -> bool {
+        let found = self.known.remove(code);
+        found.is_some_and(|(ends, given)| {
+            ends > now && redirect.is_none_or(|redirect| redirect == given)
+        })
     }
 }

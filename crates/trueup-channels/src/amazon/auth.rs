@@ -3,13 +3,17 @@
 //!
 //! <https://developer-docs.amazon.com/sp-api/docs/connect-to-the-selling-partner-api>
 
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
 use http::Method;
 
-use super::config::Config;
+use super::config::{self, Config};
 use super::error;
+use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of, only};
 use crate::exchange::{Outgoing, form, parse_json};
-use crate::oauth::{self, Granted};
-use crate::port::{Caller, ChannelError, Secret};
+use crate::oauth::{self, Granted, wrong_settings};
+use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
 
 const TOKEN_URL: &str = "https://api.amazon.com/auth/o2/token";
 /// An access token is good for an hour.
@@ -85,4 +89,64 @@ pub(super) async fn token(
     let seconds = answer.expires_in.unwrap_or(TOKEN_SECONDS_DEFAULT);
     caller.keep_token(grant.token_name(), token.clone(), seconds);
     Ok(token)
+}
+
+/// Amazon's consent page: the website authorization workflow. No PKCE is documented.
+/// <https://developer-docs.amazon.com/sp-api/docs/website-authorization-workflow>
+pub(super) struct Page;
+
+#[async_trait]
+impl Consent for Page {
+    fn url(&self, settings: &Settings, ask: &ConsentAsk<'_>) -> Result<String, Vec<SettingError>> {
+        let config = Config::read(settings)?;
+        let Some(application_id) = &config.application_id else {
+            return Err(vec![SettingError::required("applicationId")]);
+        };
+        let site = config::seller_central(config.home_marketplace());
+        let mut pairs = vec![
+            ("application_id", application_id.as_str()),
+            ("state", ask.state),
+            ("redirect_uri", ask.redirect),
+        ];
+        if config.is_draft {
+            pairs.push(("version", "beta"));
+        }
+        Ok(format!("{site}/apps/authorize/consent?{}", form(&pairs)))
+    }
+
+    fn read_callback(
+        &self,
+        settings: &Settings,
+        query: &[(String, String)],
+    ) -> Result<Secret, CallbackError> {
+        let code = code_of(query, "spapi_oauth_code")?;
+        let seller = only(query, "selling_partner_id").ok_or(CallbackError::Malformed)?;
+        let config = Config::read(settings).map_err(|_| CallbackError::Malformed)?;
+        if seller == config.seller_id { Ok(code) } else { Err(CallbackError::OtherAccount) }
+    }
+
+    async fn exchange(
+        &self,
+        settings: &Settings,
+        caller: &dyn Caller,
+        code: &ConsentCode,
+    ) -> Result<BTreeMap<String, Secret>, ChannelError> {
+        let config = Config::read(settings).map_err(|_| wrong_settings())?;
+        let body = form(&[
+            ("grant_type", "authorization_code"),
+            ("code", code.code.expose()),
+            ("redirect_uri", &code.redirect),
+            ("client_id", config.client_id.expose()),
+            ("client_secret", config.client_secret.expose()),
+        ]);
+        let request = Outgoing::new("token", Method::POST, TOKEN_URL.to_owned())
+            .once()
+            .body("application/x-www-form-urlencoded;charset=UTF-8", body)
+            .build();
+        let response = caller.call(request).await?;
+        if !response.status.is_success() {
+            return Err(error::classify_grant(&response));
+        }
+        parse_json::<Granted>("the code's exchange", &response.body)?.consented(caller.now())
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use trueup_core::ListingKey;
 
+use crate::oauth;
 use crate::port::{Secret, SettingError, Settings};
 use crate::settings::{Reader, listing_fields};
 
@@ -14,6 +15,8 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "sellerId",
     "marketplaceIds",
     "region",
+    "applicationId",
+    "draftApplication",
     // A setting of every kind; here nothing is looked up by it.
     "defaultLocationId",
     "credentials.clientId",
@@ -43,6 +46,10 @@ pub(super) struct Config {
     pub(super) host: &'static str,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
+    /// `amzn1.sp.solution.…`, whose consent page is asked.
+    pub(super) application_id: Option<String>,
+    /// Whether the application is a draft, which its own seller may try out.
+    pub(super) is_draft: bool,
     /// What a forwarder of notifications sends along, one of them; two while the secret is being
     /// changed. See `webhook.rs`.
     pub(super) webhook_secrets: Vec<Secret>,
@@ -114,9 +121,12 @@ impl Config {
                 .collect(),
             queue: queue(&mut reader),
             event_bus: event_bus(&mut reader),
+            application_id: reader.text("applicationId"),
+            is_draft: reader.flag("draftApplication"),
         };
+        let has_page = config.application_id.is_some();
         // The newest is asked of the caller.
-        reader.required_secret("refreshToken");
+        oauth::require_refresh_token(&mut reader, "applicationId", has_page);
         reader.finish(config)
     }
 
@@ -195,6 +205,33 @@ fn is_account(text: &str) -> bool {
 fn is_region(text: &str) -> bool {
     !text.is_empty()
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// Returns the Seller Central site of a marketplace: sellers consent where they sell.
+/// <https://developer-docs.amazon.com/sp-api/docs/seller-central-urls>
+pub(super) fn seller_central(marketplace_id: &str) -> &'static str {
+    match marketplace_id {
+        "A2EUQ1WTGCTBG2" => "https://sellercentral.amazon.ca",
+        "A1AM78C64UM0Y8" => "https://sellercentral.amazon.com.mx",
+        "A2Q3Y263D00KWC" => "https://sellercentral.amazon.com.br",
+        "A28R8C7NBKEWEA" => "https://sellercentral.amazon.ie",
+        "A1RKKUPIHCS9HS" | "A1F83G8C2ARO7P" | "A13V1IB3VIYZZH" | "A1PA6795UKMFR9"
+        | "APJ6JRA9NG5V4" => "https://sellercentral-europe.amazon.com",
+        "AMEN7PMS3EDWL" => "https://sellercentral.amazon.com.be",
+        "A1805IZSGTT6HS" => "https://sellercentral.amazon.nl",
+        "A2NODRKZP88ZB9" => "https://sellercentral.amazon.se",
+        "AE08WJ6YKNBMC" => "https://sellercentral.amazon.co.za",
+        "A1C3SOZRARQ6R3" => "https://sellercentral.amazon.pl",
+        "ARBP9OOSHTCHU" => "https://sellercentral.amazon.eg",
+        "A33AVAJ2PDY3EV" => "https://sellercentral.amazon.com.tr",
+        "A17E79C6D8DWNP" => "https://sellercentral.amazon.sa",
+        "A2VIGQ35RCS4UG" => "https://sellercentral.amazon.ae",
+        "A21TJRUUN4KGV" => "https://sellercentral.amazon.in",
+        "A19VAU5U5O7RUS" => "https://sellercentral.amazon.sg",
+        "A39IBJ37TRP1C6" => "https://sellercentral.amazon.com.au",
+        "A1VC38T7YXB528" => "https://sellercentral.amazon.co.jp",
+        _ => "https://sellercentral.amazon.com",
+    }
 }
 
 /// <https://developer-docs.amazon.com/sp-api/docs/sp-api-endpoints>

@@ -14,10 +14,13 @@ use async_trait::async_trait;
 use http::Method;
 use trueup_core::{ListingKey, Timestamp};
 
+use crate::consent::Consent;
+use crate::credential::REFRESH_TOKEN;
 use crate::exchange::{
     Outgoing, channel_fulfilled, encode, failed_push, held_back, is_unclear, stops_batch, too_many,
     unclear,
 };
+use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
     Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice,
@@ -92,6 +95,14 @@ impl Kind for Amazon {
         fields: &BTreeMap<String, String>,
     ) -> bool {
         config::names_listing(listing, fields)
+    }
+
+    fn consent(&self) -> Option<&'static dyn Consent> {
+        Some(&auth::Page)
+    }
+
+    fn awaits_consent(&self, settings: &Settings) -> bool {
+        !oauth::has_credential(settings, REFRESH_TOKEN)
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {

@@ -2,15 +2,19 @@
 //!
 //! <https://developer.ebay.com/api-docs/static/oauth-refresh-token-request.html>
 
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 
 use super::config::Config;
 use super::error;
+use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of};
 use crate::exchange::{Outgoing, form, parse_json};
-use crate::oauth::{self, Granted};
-use crate::port::{Caller, ChannelError, Secret};
+use crate::oauth::{self, Granted, wrong_settings};
+use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
 
 const TOKEN_URL: &str = "https://api.ebay.com/identity/v1/oauth2/token";
 /// An access token is good for two hours.
@@ -76,19 +80,94 @@ pub(super) async fn token(
             form(&[("grant_type", "client_credentials"), ("scope", grant.scope())])
         }
     };
-    let pair = format!("{}:{}", config.client_id.expose(), config.client_secret.expose());
-    let request = Outgoing::new("oauth", Method::POST, TOKEN_URL.to_owned())
-        .secret_header("authorization", &format!("Basic {}", STANDARD.encode(pair)))?
-        .body("application/x-www-form-urlencoded", body)
-        .build();
-    let response = caller.call(request).await?;
-    if !response.status.is_success() {
-        return Err(error::classify_grant(&response));
-    }
-    let answer: Granted = parse_json("the token request", &response.body)?;
+    let answer = ask(config, caller, body, Repeat::Yes).await?;
     // A refresh token is good for 18 months and is not rotated: the answer has none.
     let token = Secret::new(answer.access_token);
     let seconds = answer.expires_in.unwrap_or(TOKEN_SECONDS_DEFAULT);
     caller.keep_token(grant.token_name(), token.clone(), seconds);
     Ok(token)
+}
+
+/// Whether a grant may be asked for twice.
+#[derive(Clone, Copy)]
+enum Repeat {
+    Yes,
+    No,
+}
+
+async fn ask(
+    config: &Config,
+    caller: &dyn Caller,
+    body: String,
+    repeat: Repeat,
+) -> Result<Granted, ChannelError> {
+    let pair = format!("{}:{}", config.client_id.expose(), config.client_secret.expose());
+    let request = Outgoing::new("oauth", Method::POST, TOKEN_URL.to_owned())
+        .secret_header("authorization", &format!("Basic {}", STANDARD.encode(pair)))?
+        .body("application/x-www-form-urlencoded", body);
+    let request = match repeat {
+        Repeat::Yes => request,
+        Repeat::No => request.once(),
+    };
+    let response = caller.call(request.build()).await?;
+    if !response.status.is_success() {
+        return Err(error::classify_grant(&response));
+    }
+    parse_json("the token request", &response.body)
+}
+
+/// Every scope that a connection may need, as its consent page asks for them.
+fn consent_scopes(wants_orders: bool) -> String {
+    let fulfillment = "https://api.ebay.com/oauth/api_scope/sell.fulfillment";
+    let inventory = "https://api.ebay.com/oauth/api_scope/sell.inventory";
+    let orders = wants_orders.then_some(fulfillment);
+    let all = [inventory].into_iter().chain(orders).chain([Grant::Notifications.scope()]);
+    all.collect::<Vec<_>>().join(" ")
+}
+
+/// eBay's consent page. The redirect is the RuName, eBay's own name for our address. No PKCE is
+/// documented. <https://developer.ebay.com/api-docs/static/oauth-consent-request.html>
+pub(super) struct Page;
+
+#[async_trait]
+impl Consent for Page {
+    fn url(&self, settings: &Settings, ask: &ConsentAsk<'_>) -> Result<String, Vec<SettingError>> {
+        let config = Config::read(settings)?;
+        let Some(ru_name) = &config.ru_name else {
+            return Err(vec![SettingError::required("ruName")]);
+        };
+        let query = form(&[
+            ("client_id", config.client_id.expose()),
+            ("redirect_uri", ru_name),
+            ("response_type", "code"),
+            ("scope", &consent_scopes(ask.wants_orders)),
+            ("state", ask.state),
+        ]);
+        Ok(format!("https://auth.ebay.com/oauth2/authorize?{query}"))
+    }
+
+    fn read_callback(
+        &self,
+        _settings: &Settings,
+        query: &[(String, String)],
+    ) -> Result<Secret, CallbackError> {
+        code_of(query, "code")
+    }
+
+    /// <https://developer.ebay.com/api-docs/static/oauth-auth-code-grant-request.html>
+    async fn exchange(
+        &self,
+        settings: &Settings,
+        caller: &dyn Caller,
+        code: &ConsentCode,
+    ) -> Result<BTreeMap<String, Secret>, ChannelError> {
+        let config = Config::read(settings).map_err(|_| wrong_settings())?;
+        let ru_name = config.ru_name.as_deref().ok_or_else(wrong_settings)?;
+        let body = form(&[
+            ("grant_type", "authorization_code"),
+            ("code", code.code.expose()),
+            ("redirect_uri", ru_name),
+        ]);
+        ask(&config, caller, body, Repeat::No).await?.consented(caller.now())
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use trueup_core::ListingKey;
 
+use crate::oauth;
 use crate::port::{Secret, SettingError, Settings};
 use crate::settings::{Reader, listing_fields};
 
@@ -15,6 +16,7 @@ pub(super) const BULK_ITEMS_MAX: usize = 25;
 pub(super) const SETTING_NAMES: &[&str] = &[
     "marketplaceId",
     "bulkItemsMax",
+    "ruName",
     // A setting of every kind; here nothing is looked up by it.
     "defaultLocationId",
     "credentials.clientId",
@@ -42,6 +44,8 @@ pub(super) struct Config {
     pub(super) bulk_items_max: usize,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
+    /// eBay's name for the address that merchants are sent back to after their consent.
+    pub(super) ru_name: Option<String>,
     /// What eBay's endpoint validation is answered with.
     pub(super) verification_token: Option<Secret>,
 }
@@ -75,10 +79,12 @@ impl Config {
             bulk_items_max,
             client_id: reader.required_secret("clientId"),
             client_secret: reader.required_secret("clientSecret"),
+            ru_name: reader.text("ruName"),
             verification_token,
         };
+        let has_page = config.ru_name.is_some();
         // The newest is asked of the caller.
-        reader.required_secret("refreshToken");
+        oauth::require_refresh_token(&mut reader, "ruName", has_page);
         reader.finish(config)
     }
 

@@ -13,9 +13,12 @@ use async_trait::async_trait;
 use http::Method;
 use trueup_core::{ListingKey, Timestamp};
 
+use crate::consent::Consent;
+use crate::credential::REFRESH_TOKEN;
 use crate::exchange::{
     Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, stops_batch, unclear,
 };
+use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
     Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Quota,
@@ -113,6 +116,14 @@ impl Kind for Ebay {
 
     fn day_of(&self, at: Timestamp) -> (Timestamp, Timestamp) {
         day_west_of_greenwich(at, DAY_HOURS_BEHIND)
+    }
+
+    fn consent(&self) -> Option<&'static dyn Consent> {
+        Some(&auth::Page)
+    }
+
+    fn awaits_consent(&self, settings: &Settings) -> bool {
+        !oauth::has_credential(settings, REFRESH_TOKEN)
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {

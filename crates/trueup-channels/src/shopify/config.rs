@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use trueup_core::ListingKey;
 
+use crate::credential::{ACCESS_TOKEN, REFRESH_TOKEN};
+use crate::oauth;
 use crate::port::{Secret, SettingError, Settings};
 use crate::settings::{Reader, listing_fields};
 
@@ -14,10 +17,15 @@ pub(super) const API_VERSION_DEFAULT: &str = "2026-07";
 /// <https://shopify.dev/changelog/concurrency-protection-features>
 const API_VERSION_MIN: &str = "2026-01";
 
+/// The setting that says how an app without a token gets one.
+const GRANT: &str = "grant";
+const BY_CONSENT: &str = "authorization_code";
+
 pub(super) const SETTING_NAMES: &[&str] = &[
     "shop",
     "defaultLocationId",
     "apiVersion",
+    "grant",
     "credentials.accessToken",
     "credentials.accessTokenExpiresAt",
     "credentials.refreshToken",
@@ -96,14 +104,15 @@ fn read_access(reader: &mut Reader<'_>) -> Option<Access> {
     let id = reader.secret("clientId");
     let secret = reader.secret("clientSecret");
     let refresh = reader.secret("refreshToken");
-    if refresh.is_some() {
+    let by_consent = read_grant(reader);
+    if refresh.is_some() || (by_consent && token.is_none()) {
         return match (id, secret) {
             (Some(id), Some(secret)) => Some(Access::Offline { id, secret }),
             (id, secret) => {
                 for (name, given) in [("clientId", id), ("clientSecret", secret)] {
                     if given.is_none() {
                         let setting = format!("credentials.{name}");
-                        reader.fail(&setting, "is required beside refreshToken");
+                        reader.fail(&setting, "is required to ask for tokens");
                     }
                 }
                 None
@@ -127,6 +136,25 @@ fn read_access(reader: &mut Reader<'_>) -> Option<Access> {
             None
         }
     }
+}
+
+/// Reads how an app without a token gets one; returns whether by the merchant's consent.
+fn read_grant(reader: &mut Reader<'_>) -> bool {
+    match reader.text(GRANT).as_deref() {
+        None | Some("client_credentials") => false,
+        Some(BY_CONSENT) => true,
+        Some(_) => {
+            reader.fail(GRANT, "must be client_credentials or authorization_code");
+            false
+        }
+    }
+}
+
+/// See [`crate::port::Kind::awaits_consent`].
+pub(super) fn awaits_consent(settings: &Settings) -> bool {
+    settings.fields.get(GRANT).and_then(Value::as_str).map(str::trim) == Some(BY_CONSENT)
+        && !oauth::has_credential(settings, REFRESH_TOKEN)
+        && !oauth::has_credential(settings, ACCESS_TOKEN)
 }
 
 /// Deliveries are signed with the app's client secret; after a rotation the old one is used

@@ -14,6 +14,7 @@ use serde_json::Value;
 use sha2::Digest as _;
 use trueup_core::{ListingKey, Timestamp};
 
+use crate::consent::Consent;
 use crate::exchange::{
     self, Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, too_many, unclear,
 };
@@ -87,6 +88,14 @@ impl Kind for Shopify {
         fields: &BTreeMap<String, String>,
     ) -> bool {
         config::names_listing(listing, fields)
+    }
+
+    fn consent(&self) -> Option<&'static dyn Consent> {
+        Some(&auth::Page)
+    }
+
+    fn awaits_consent(&self, settings: &Settings) -> bool {
+        config::awaits_consent(settings)
     }
 
     fn budgets(&self) -> &'static [(&'static str, RateHint)] {

@@ -28,11 +28,11 @@ use trueup_core::{
 
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
-    Conflict, Connection, Delivery, FieldsNote, Health, HeldLine, HistoryEntry, HistoryQuery,
-    InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote, MovementQuery,
-    OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved, RevisionsNote, Run,
-    SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission, Subscription,
-    UnmappedLine, Verification,
+    Conflict, Connection, Consent, Delivery, FieldsNote, Health, HeldLine, HistoryEntry,
+    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote,
+    MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
+    RevisionsNote, Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission,
+    Subscription, UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -732,6 +732,15 @@ impl Store for Embedded {
     async fn api_keys(&self, org: &Org) -> Result<Vec<ApiKey>, StoreError> {
         let org = org.clone();
         self.read(move |conn| rows::keys::list(conn, &org)).await
+    }
+
+    async fn put_consent(&self, org: &Org, row: Consent) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::consents::put(conn, &org, &row)).await
+    }
+
+    async fn take_consent(&self, digest: [u8; 32]) -> Result<Option<(Org, Consent)>, StoreError> {
+        self.write(move |conn| rows::consents::take(conn, &digest)).await
     }
 
     async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -230,4 +230,17 @@ const MIGRATIONS: [&str; 5] = [
      CREATE INDEX channel_listing_by_essence
        ON channel_listing (org, channel, essence)
        WHERE essence IS NOT NULL",
+    // Why a connection does not work, for programs; consents that merchants are asked for.
+    "ALTER TABLE connection ADD COLUMN reason_code TEXT;
+     ALTER TABLE connection ADD COLUMN reason_since INTEGER;
+     CREATE TABLE consent (
+       state_digest BLOB NOT NULL PRIMARY KEY CHECK (length(state_digest) = 32),
+       org TEXT NOT NULL,
+       channel TEXT NOT NULL,
+       kind TEXT NOT NULL,
+       redirect TEXT NOT NULL,
+       created_at INTEGER NOT NULL,
+       expires_at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX consent_by_channel ON consent (org, channel)",
 ];

@@ -284,9 +284,10 @@ impl Writer {
         self.last_upkeep = now;
         let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
         let purged = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))
-            .and_then(|_| rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS)));
+            .and_then(|_| rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS)))
+            .and_then(|_| rows::consents::purge_before(&self.conn, now));
         if let Err(error) = purged {
-            tracing::warn!(%error, "purge old answers");
+            tracing::warn!(%error, "purge what is too old");
         }
     }
 

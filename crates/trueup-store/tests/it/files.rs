@@ -111,6 +111,9 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE listing DROP COLUMN revised_count;
         ALTER TABLE listing DROP COLUMN revised_at;
         ALTER TABLE connection DROP COLUMN restock_policy;
+        ALTER TABLE connection DROP COLUMN reason_code;
+        ALTER TABLE connection DROP COLUMN reason_since;
+        DROP TABLE consent;
         DROP INDEX order_line_held;
         ALTER TABLE order_line DROP COLUMN voided;
         ALTER TABLE order_line DROP COLUMN held;

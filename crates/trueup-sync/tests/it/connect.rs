@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use sha2::Digest as _;
 use trueup_channels::{CatalogueEntry, Reading, Secret};
 use trueup_store::Store;
 use trueup_sync::{Enable, Engine, EngineError};
@@ -275,6 +277,50 @@ async fn a_restart_goes_on_with_what_is_owed() {
     engine.remove(&house.org, &id).await.unwrap();
     let gone = engine.remove(&house.org, &id).await;
     assert_eq!(gone, Err(EngineError::ChannelNotFound(id)));
+    engine.stop().await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_that_offers_pkce_is_sent_a_challenge_that_its_verifier_answers() {
+    let house = House::open().await;
+    let public_url = Some("https://trueup.example/".to_owned());
+    let public = trueup_sync::EngineOptions { public_url, ..options() };
+    let engine = Engine::start_with(house.store.clone(), public, fake::find).await.unwrap();
+    let (name, shop) = fresh_shop("asking");
+    let id = channel("asking");
+    let enable = Enable { credentials: BTreeMap::new(), ..enabling("asking", &name) };
+    let waiting = engine.enable(&house.org, &id, enable).await.unwrap();
+    assert_eq!(waiting.reason.unwrap().code, trueup_sync::AUTHORIZATION_NEEDED);
+    let resumed = engine.resume(&house.org, &id).await;
+    assert_eq!(resumed, Err(EngineError::AuthorizationNeeded));
+    let page = engine.consent_page(&house.org, &id, "asking").await.unwrap();
+    let url = url::Url::parse(&page.url).unwrap();
+    let value = |wanted: &str| {
+        let found = url.query_pairs().find(|(name, _)| name == wanted).unwrap();
+        found.1.into_owned()
+    };
+    assert_eq!(value("r"), "https://trueup.example/connect/asking/callback");
+    let back = [("state".to_owned(), value("s")), ("code".to_owned(), "c".to_owned())];
+    let other = engine.finish_consent("plain", &back).await;
+    assert!(matches!(other, Err(EngineError::ConsentState)), "{other:?}");
+    let page = engine.consent_page(&house.org, &id, "asking").await.unwrap();
+    let url = url::Url::parse(&page.url).unwrap();
+    let value = |wanted: &str| {
+        let found = url.query_pairs().find(|(name, _)| name == wanted).unwrap();
+        found.1.into_owned()
+    };
+    let back = [("state".to_owned(), value("s")), ("code".to_owned(), "c".to_owned())];
+    let (org, row) = engine.finish_consent("asking", &back).await.unwrap();
+    assert_eq!((org, row.id, row.reason), (house.org.clone(), id.clone(), None));
+    let verifier = shop.state().verifier.clone().unwrap();
+    assert_eq!(verifier.len(), 43);
+    assert!(!page.url.contains(&verifier));
+    let digest = sha2::Sha256::digest(verifier.as_bytes());
+    let encoded = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest);
+    assert_eq!(value("c"), encoded);
+    let none = engine.consent_page(&house.org, &channel("plain"), "plain").await;
+    assert_eq!(none, Err(EngineError::NoConsent("plain".to_owned())));
     engine.stop().await;
     house.close().await;
 }

@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::time::{Duration, Instant};
 use trueup_channels::{
-    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    LineState, Listing, Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
-    Queue, QueuedNotice, Reading, SettingError, Settings, VerifiedWebhook, WebhookError,
-    WebhookRequest,
+    CallbackError, Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind,
+    Connected, Consent, ConsentAsk, ConsentCode, Kind, LineState, Listing, Notice, OrderLine,
+    OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice, Reading, Secret,
+    SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
 };
 use trueup_core::{ListingKey, Timestamp};
 
@@ -62,6 +62,8 @@ pub(crate) struct State {
     /// Whether the queue cannot be received from, and how many deletions are lost.
     pub(crate) queue_down: bool,
     pub(crate) undeleted: u32,
+    /// What a consent's code was exchanged with.
+    pub(crate) verifier: Option<String>,
 }
 
 impl State {
@@ -204,8 +206,49 @@ static PAGED_KIND: FakeKind =
 /// How long a day of the fake vendors is, in milliseconds.
 const DAY_MS: i64 = 400;
 
+/// Is let in at a page of the vendor's, with PKCE.
+static ASKING_KIND: FakeKind = FakeKind { name: "asking", capabilities: PLAIN };
+
+/// The page of the kind `asking`.
+struct AskingPage;
+
+#[async_trait]
+impl Consent for AskingPage {
+    fn pkce(&self) -> bool {
+        true
+    }
+
+    fn url(&self, _: &Settings, ask: &ConsentAsk<'_>) -> Result<String, Vec<SettingError>> {
+        let challenge = ask.challenge.unwrap_or_default();
+        let (state, redirect) = (ask.state, ask.redirect);
+        Ok(format!("https://vendor.example/?s={state}&c={challenge}&r={redirect}"))
+    }
+
+    fn read_callback(
+        &self,
+        _: &Settings,
+        query: &[(String, String)],
+    ) -> Result<Secret, CallbackError> {
+        let code = query.iter().find(|(name, _)| name == "code");
+        code.map(|(_, code)| Secret::new(code.as_str())).ok_or(CallbackError::Denied)
+    }
+
+    /// Gives the verifier as the token, so that a test can look at it.
+    async fn exchange(
+        &self,
+        settings: &Settings,
+        _: &dyn Caller,
+        code: &ConsentCode,
+    ) -> Result<BTreeMap<String, Secret>, ChannelError> {
+        let shop = settings.fields["shop"].as_str().unwrap();
+        let verifier = code.verifier.clone().unwrap();
+        FakeShop::named(shop).state().verifier = Some(verifier.expose().to_owned());
+        Ok(BTreeMap::from([("token".to_owned(), code.code.clone())]))
+    }
+}
+
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 8] = [
+    let kinds: [&'static FakeKind; 9] = [
         &PLAIN_KIND,
         &CAREFUL_KIND,
         &QUEUED_KIND,
@@ -214,6 +257,7 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
         &WIDE_KIND,
         &PAGED_KIND,
         &BULKY_KIND,
+        &ASKING_KIND,
     ];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }
@@ -226,6 +270,14 @@ impl Kind for FakeKind {
 
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn consent(&self) -> Option<&'static dyn Consent> {
+        (self.name == "asking").then_some(&AskingPage)
+    }
+
+    fn awaits_consent(&self, settings: &Settings) -> bool {
+        self.name == "asking" && !settings.credentials.contains_key("token")
     }
 
     fn setting_names(&self) -> &'static [&'static str] {
@@ -242,7 +294,7 @@ impl Kind for FakeKind {
         if shop.is_none() {
             errors.push(wrong("shop"));
         }
-        if !settings.credentials.contains_key("token") {
+        if !settings.credentials.contains_key("token") && self.name != "asking" {
             errors.push(wrong("credentials.token"));
         }
         match shop {

@@ -16,9 +16,10 @@ use super::feeds::{self, DOCUMENT_MS_MAX};
 use super::state::{Change, Document, FEEDS_MAX, Feed};
 use super::wire::{self, BadPatch, Issue};
 use super::{
-    CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS, events,
-    notifications,
+    APPLICATION_ID, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS,
+    events, notifications,
 };
+use crate::consent;
 use crate::edge::{json as answer, list, pairs, value, wrote};
 use crate::faults::Trouble;
 use crate::limits::Rate;
@@ -109,6 +110,7 @@ impl Operation {
 
 pub(super) fn routes(sim: Simulator) -> Router {
     Router::new()
+        .route("/apps/authorize/consent", get(authorize))
         .route("/auth/o2/token", post(token))
         .route("/listings/2021-08-01/items/{seller}", get(search_items))
         .route("/listings/2021-08-01/items/{seller}/{sku}", get(get_item).patch(patch_item))
@@ -170,6 +172,22 @@ fn quota_exceeded() -> Response {
     error(StatusCode::TOO_MANY_REQUESTS, "QuotaExceeded", words)
 }
 
+/// `GET /apps/authorize/consent` of Seller Central.
+async fn authorize(Handle(sim): Handle<Simulator>, RawQuery(query): RawQuery) -> Response {
+    let query = query_of(query);
+    let field = |name| value(&query, name).unwrap_or_default();
+    if field("application_id") != APPLICATION_ID {
+        return consent::refuse("the application is not known");
+    }
+    let code = sim.engine().give_code(field("redirect_uri"));
+    let back = [
+        ("state", field("state")),
+        ("selling_partner_id", SELLER_ID),
+        ("spapi_oauth_code", code.as_str()),
+    ];
+    consent::send_back(field("redirect_uri"), &back)
+}
+
 /// `POST /auth/o2/token` of Login with Amazon.
 async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
     let fields = pairs(&body);
@@ -182,6 +200,14 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
         return refuse(StatusCode::UNAUTHORIZED, "invalid_client", words);
     }
     let (mut body, prefix) = match field("grant_type") {
+        "authorization_code" => {
+            let redirect = Some(field("redirect_uri"));
+            if !sim.engine().take_code(field("code"), redirect) {
+                let words = "The request has an invalid grant parameter : code";
+                return refuse(StatusCode::BAD_REQUEST, "invalid_grant", words);
+            }
+            (json!({"refresh_token": REFRESH_TOKEN}), SELLER_TOKEN)
+        }
         "refresh_token" if field("refresh_token") == REFRESH_TOKEN => {
             (json!({"refresh_token": REFRESH_TOKEN}), SELLER_TOKEN)
         }

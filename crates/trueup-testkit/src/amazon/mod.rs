@@ -33,6 +33,8 @@ pub const CLIENT_ID: &str = "sim-client";
 pub const CLIENT_SECRET: &str = "sim-secret";
 /// The refresh token.
 pub const REFRESH_TOKEN: &str = "Atzr|sim";
+/// The application whose consent page is served.
+pub const APPLICATION_ID: &str = "amzn1.sp.solution.sim";
 /// The seller.
 pub const SELLER_ID: &str = "A1SIMSELLER";
 /// The one marketplace.

@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 
 use super::state::{day_end, day_of};
 use super::wire::{self, BULK_MAX};
-use super::{CLIENT_ID, CLIENT_SECRET, KEY_ID, REFRESH_TOKEN, Simulator, TOKEN_SECONDS, trading};
+use super::{
+    CLIENT_ID, CLIENT_SECRET, KEY_ID, REFRESH_TOKEN, REFRESH_TOKEN_SECONDS, RU_NAME, Simulator,
+    TOKEN_SECONDS, trading,
+};
+use crate::consent;
 use crate::edge::{json as answer, list, pairs, value, wrote};
 use crate::faults::Trouble;
 use crate::shop::Shop;
@@ -43,6 +47,7 @@ pub(super) fn routes(sim: Simulator) -> Router {
         .route("/subscription", post(create_subscription))
         .route("/topic", get(topics));
     Router::new()
+        .route("/oauth2/authorize", get(authorize))
         .route("/identity/v1/oauth2/token", post(token))
         .nest(INVENTORY, inventory)
         .nest(NOTIFICATION, notification)
@@ -87,6 +92,22 @@ fn unauthorized() -> Response {
     answer(StatusCode::UNAUTHORIZED, &json!({"errors": [error]}))
 }
 
+/// `GET /oauth2/authorize`: the redirect is a RuName, whose address the account knows.
+async fn authorize(Handle(sim): Handle<Simulator>, RawQuery(query): RawQuery) -> Response {
+    let query = pairs(query.unwrap_or_default().as_bytes());
+    let field = |name| value(&query, name).unwrap_or_default();
+    if field("client_id") != CLIENT_ID || field("response_type") != "code" {
+        return consent::refuse("client_id or response_type is wrong");
+    }
+    let Some(to) = sim.0.accept_url.lock().clone().filter(|_| field("redirect_uri") == RU_NAME)
+    else {
+        return consent::refuse("the RuName is not known");
+    };
+    let code = sim.engine().give_code(RU_NAME);
+    let back = [("state", field("state")), ("code", code.as_str()), ("expires_in", "60")];
+    consent::send_back(&to, &back)
+}
+
 /// `POST /identity/v1/oauth2/token`.
 async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) -> Response {
     let refuse = |status, code: &str, words: &str| {
@@ -101,6 +122,15 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
     let fields = pairs(&body);
     let field = |name| value(&fields, name).unwrap_or_default();
     let kind = match field("grant_type") {
+        "authorization_code" => {
+            let redirect = Some(field("redirect_uri"));
+            if !sim.engine().take_code(field("code"), redirect) {
+                let words = "the provided authorization grant code is invalid or was issued to \
+                             another client";
+                return refuse(StatusCode::BAD_REQUEST, "invalid_grant", words);
+            }
+            "User Access Token"
+        }
         "refresh_token" if field("refresh_token") == REFRESH_TOKEN => "User Access Token",
         "refresh_token" => {
             let words = "the provided authorization refresh token is invalid or was issued to \
@@ -114,7 +144,11 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
         }
     };
     let token = sim.engine().issue_token("v^1.1#i^1#sim#", TOKEN_SECONDS);
-    let body = json!({"access_token": token, "expires_in": TOKEN_SECONDS, "token_type": kind});
+    let mut body = json!({"access_token": token, "expires_in": TOKEN_SECONDS, "token_type": kind});
+    if field("grant_type") == "authorization_code" {
+        body["refresh_token"] = REFRESH_TOKEN.into();
+        body["refresh_token_expires_in"] = REFRESH_TOKEN_SECONDS.into();
+    }
     answer(StatusCode::OK, &body)
 }
 

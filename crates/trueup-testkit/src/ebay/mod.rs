@@ -30,6 +30,10 @@ pub const CLIENT_ID: &str = "sim-client";
 pub const CLIENT_SECRET: &str = "sim-secret";
 /// The refresh token.
 pub const REFRESH_TOKEN: &str = "v^1.1#sim";
+/// The account's name for the address that merchants are sent back to.
+pub const RU_NAME: &str = "Sim-Simulator-RuName";
+/// The lifetime of a refresh token: 18 months.
+pub const REFRESH_TOKEN_SECONDS: u32 = 47_304_000;
 /// The lifetime of an access token.
 pub const TOKEN_SECONDS: u32 = 7_200;
 /// How often one listing may be revised in a calendar day.
@@ -61,6 +65,7 @@ struct Inner {
     settings: Settings,
     state: Mutex<State>,
     key: SigningKey,
+    accept_url: Mutex<Option<String>>,
 }
 
 impl Default for Simulator {
@@ -75,12 +80,23 @@ impl Simulator {
     pub fn new(settings: Settings) -> Self {
         let engine = Engine::new(settings.clock.clone());
         let key = events::signing_key();
-        Self(Arc::new(Inner { engine, settings, state: Mutex::default(), key }))
+        Self(Arc::new(Inner {
+            engine,
+            settings,
+            state: Mutex::default(),
+            key,
+            accept_url: Mutex::default(),
+        }))
     }
 
     /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
     pub fn router(&self) -> Router {
         crate::server::router(Arc::new(self.clone()))
+    }
+
+    /// Sets the address that [`RU_NAME`] stands for: where merchants are sent after their consent.
+    pub fn set_accept_url(&self, url: impl Into<String>) {
+        *self.0.accept_url.lock() = Some(url.into());
     }
 
     /// Returns the public key that verifies notifications, as `getPublicKey` writes it.

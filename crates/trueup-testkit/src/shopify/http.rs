@@ -2,10 +2,11 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State as Handle};
+use axum::extract::{Path, RawQuery, State as Handle};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
+use hmac::{Hmac, Mac as _};
 use serde_json::{Map, Value, json};
 
 use super::cost;
@@ -15,8 +16,9 @@ use super::state::{Event, SUBSCRIPTIONS_MAX, Subscription, gid};
 use super::writes::{self, Call, Refusal, Verb};
 use super::{
     ACCESS_TOKEN, Books, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN_SECONDS, REFRESHED_TOKEN_SECONDS,
-    Simulator, TOKEN_SECONDS, refresh_ends,
+    SHOP, Simulator, TOKEN_SECONDS, refresh_ends,
 };
+use crate::consent;
 use crate::edge::{json as answer, pairs, value, wrote};
 use crate::faults::Trouble;
 use crate::outbox::check_url;
@@ -26,6 +28,7 @@ const SCOPES: &str = "write_inventory,read_inventory,read_products,read_location
 
 pub(super) fn routes(sim: Simulator) -> Router {
     Router::new()
+        .route("/admin/oauth/authorize", get(authorize))
         .route("/admin/oauth/access_token", post(token))
         .route("/admin/api/{version}/graphql.json", post(admin))
         .with_state(sim)
@@ -49,7 +52,33 @@ fn unauthorized() -> Response {
     answer(StatusCode::UNAUTHORIZED, &json!({"errors": words}))
 }
 
-/// `POST /admin/oauth/access_token`: the client-credentials grant and refreshes.
+/// `GET /admin/oauth/authorize`: the consent page, signed on the way back.
+async fn authorize(Handle(sim): Handle<Simulator>, RawQuery(query): RawQuery) -> Response {
+    let query = pairs(query.unwrap_or_default().as_bytes());
+    let field = |name| value(&query, name).unwrap_or_default();
+    if field("client_id") != CLIENT_ID || field("scope").is_empty() {
+        return consent::refuse("client_id or scope is wrong");
+    }
+    let code = sim.engine().give_code(field("redirect_uri"));
+    let timestamp = sim.engine().clock.now().as_second().to_string();
+    let state = field("state");
+    let signed = format!("code={code}&shop={SHOP}&state={state}&timestamp={timestamp}");
+    let Ok(mut mac) = Hmac::<sha2::Sha256>::new_from_slice(CLIENT_SECRET.as_bytes()) else {
+        return consent::refuse("no secret");
+    };
+    mac.update(signed.as_bytes());
+    let hmac = hex::encode(mac.finalize().into_bytes());
+    let back = [
+        ("code", code.as_str()),
+        ("hmac", &hmac),
+        ("shop", SHOP),
+        ("state", state),
+        ("timestamp", &timestamp),
+    ];
+    consent::send_back(field("redirect_uri"), &back)
+}
+
+/// `POST /admin/oauth/access_token`: codes, the client-credentials grant and refreshes.
 async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
     let fields = match serde_json::from_slice::<Map<String, Value>>(&body) {
         Ok(fields) => fields
@@ -67,6 +96,27 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
     }
     let engine = sim.engine();
     match field("grant_type") {
+        // The exchange of a code names no grant type.
+        "" if !field("code").is_empty() => {
+            if !engine.take_code(field("code"), None) {
+                let words = "the authorization code was not found or was already used";
+                return refused("invalid_request", words);
+            }
+            if field("expiring") != "1" {
+                return refused("invalid_request", "public apps take expiring tokens");
+            }
+            // Expiring tokens that were granted before end with this.
+            let now = engine.clock.now();
+            let refresh = sim.0.refresh_tokens.lock().begin("shprt_", refresh_ends(now));
+            let token = engine.issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
+            answer(
+                StatusCode::OK,
+                &json!({
+                    "access_token": token, "scope": SCOPES, "expires_in": REFRESHED_TOKEN_SECONDS,
+                    "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
+                }),
+            )
+        }
         "client_credentials" => {
             let token = engine.issue_token("shpca_", TOKEN_SECONDS);
             answer(

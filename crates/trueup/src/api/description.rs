@@ -40,10 +40,12 @@ pub(super) fn complete(mut document: OpenApi) -> String {
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             name(operation);
-            if path.starts_with("/sales-channel/") {
+            if path.starts_with("/sales-channel/") || path.ends_with("/auth-url") {
                 authenticated(operation, &method);
             } else if path.starts_with("/upstream/") {
                 problems(operation, &[400, 404, 413]);
+            } else if path.starts_with("/connect/") {
+                problems(operation, &[400, 500, 503]);
             }
         }
     }

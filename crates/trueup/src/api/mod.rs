@@ -20,6 +20,7 @@ mod bulk;
 mod catalogue;
 mod channels;
 mod conflicts;
+mod connect;
 mod description;
 mod events;
 mod history;
@@ -164,6 +165,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(alerts::routes())
         .merge(reservations::routes())
         .merge(channels::routes())
+        .merge(connect::routes())
         .merge(mappings::routes())
         .merge(mappings_csv::routes())
         .merge(catalogue::routes())

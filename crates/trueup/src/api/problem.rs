@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use trueup_channels::{ChannelErrorKind, SettingError, WebhookError};
+use trueup_channels::{CallbackError, ChannelErrorKind, SettingError, WebhookError};
 use trueup_core::{Rejection, Shortage};
 use trueup_store::StoreError;
 use trueup_sync::EngineError;
@@ -395,6 +395,16 @@ impl From<EngineError> for Problem {
             EngineError::DiscoveryStopped => {
                 Self::new(StatusCode::CONFLICT, "discovery_stopped", words)
             }
+            EngineError::AuthorizationNeeded => {
+                let detail = format!("{words}: see GET /connect/{{vendor}}/auth-url");
+                Self::new(StatusCode::CONFLICT, "authorization_needed", detail)
+            }
+            EngineError::NoConsent(_) => Self::bad("consent_unsupported", words),
+            EngineError::PublicUrlMissing => {
+                Self::new(StatusCode::CONFLICT, "public_url_missing", words)
+            }
+            EngineError::ConsentState => Self::bad("consent_state_invalid", words),
+            EngineError::Callback(error) => Self::bad(callback_code(error), words),
             EngineError::NotFound(what) => {
                 let code = match what {
                     "run" => "run_not_found",
@@ -411,6 +421,15 @@ impl From<EngineError> for Problem {
             EngineError::Store(error) => Self::from(error),
             EngineError::Webhook(error) => Self::webhook(&error),
         }
+    }
+}
+
+fn callback_code(error: CallbackError) -> &'static str {
+    match error {
+        CallbackError::Denied => "consent_denied",
+        CallbackError::Signature => "consent_forged",
+        CallbackError::OtherAccount => "consent_other_account",
+        CallbackError::Malformed => "consent_malformed",
     }
 }
 

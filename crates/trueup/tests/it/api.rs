@@ -102,7 +102,17 @@ impl Api {
         Self::start_with(TokenSettings::shared_secret(SECRET)).await
     }
 
+    /// Starts a server that knows its address from outside.
+    pub(super) async fn start_public(public_url: &str) -> Self {
+        let tokens = TokenSettings::shared_secret(SECRET);
+        Self::start_as(tokens, Some(public_url.to_owned())).await
+    }
+
     async fn start_with(tokens: TokenSettings) -> Self {
+        Self::start_as(tokens, None).await
+    }
+
+    async fn start_as(tokens: TokenSettings, public_url: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = TestClock(Arc::new(AtomicI64::new(START)));
         let now = clock.clone();
@@ -113,7 +123,7 @@ impl Api {
             allow_private_endpoints: true,
             keys: trueup_sync::SecretKey::new([7; 32]).into(),
             request_timeout: Duration::from_secs(5),
-            public_url: None,
+            public_url: public_url.clone(),
             clock: Arc::new(clock.clone()),
         };
         let engine = Engine::start(Arc::clone(&store), options).await.unwrap();
@@ -123,7 +133,7 @@ impl Api {
             auth: Auth::new(Arc::clone(&store), Some(tokens)),
             clock: Arc::new(clock.clone()),
             metrics: None,
-            options: ApiOptions::default(),
+            options: ApiOptions { public_url },
             stopping: tokio_util::sync::CancellationToken::new(),
         });
         Self { router: router(app), clock, engine, store, _dir: dir }
@@ -178,6 +188,13 @@ impl Api {
         let mut headers = vec![("authorization", bearer.as_str()), ("orgid", "acme")];
         headers.extend(more);
         self.raw(method, &format!("/sales-channel{path}"), &headers, body).await
+    }
+
+    /// Sends a request of an org with these scopes to any path.
+    pub(super) async fn of(&self, org: &str, scopes: &[Scope], method: &str, path: &str) -> Got {
+        let bearer = format!("Bearer {}", token_with(org, scopes));
+        let headers = [("authorization", bearer.as_str()), ("orgid", org)];
+        self.raw(method, path, &headers, "").await
     }
 
     pub(super) async fn call(&self, method: &str, path: &str, body: &str) -> Got {

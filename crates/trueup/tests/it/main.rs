@@ -8,6 +8,7 @@
 
 mod api;
 mod api_channels;
+mod api_connect;
 mod api_inventory_check;
 mod crash;
 mod process;

@@ -7,7 +7,7 @@ use super::columns::Columns;
 use super::rules::RulesColumn;
 use super::words::Word;
 use super::{Result, all as all_rows, execute, first, json};
-use crate::Connection;
+use crate::{Connection, Reason};
 
 /// Lists every connection of every org, for the workers.
 pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
@@ -15,7 +15,7 @@ pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
         SELECT org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy
+          restock_policy, reason_code, reason_since
         FROM connection
         ORDER BY org, id";
     all_rows(conn, SQL, [], |columns| Ok((columns.name()?, read(columns)?)))
@@ -27,7 +27,7 @@ pub(crate) fn list(conn: &Sql, org: &Org) -> Result<Vec<Connection>> {
         SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy
+          restock_policy, reason_code, reason_since
         FROM connection
         WHERE org = ?
         ORDER BY id";
@@ -40,7 +40,7 @@ pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connec
         SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy
+          restock_policy, reason_code, reason_since
         FROM connection
         WHERE org = ?
           AND id = ?";
@@ -54,13 +54,13 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
           org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy
+          restock_policy, reason_code, reason_since
         )
         VALUES (
           :org, :id, :kind, :state, :sync_inventory, :sync_orders, :strategy, :rules,
           :poll_interval_minutes, :dry_run, :endpoint, :settings, :sealed_credentials,
           :created_at, :updated_at, :last_sync, :last_error_at, :last_error, :orders_seen_to,
-          :restock_policy
+          :restock_policy, :reason_code, :reason_since
         )
         ON CONFLICT (org, id) DO UPDATE
         SET kind = excluded.kind,
@@ -80,7 +80,9 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
           last_error_at = excluded.last_error_at,
           last_error = excluded.last_error,
           orders_seen_to = excluded.orders_seen_to,
-          restock_policy = excluded.restock_policy";
+          restock_policy = excluded.restock_policy,
+          reason_code = excluded.reason_code,
+          reason_since = excluded.reason_since";
     let params = named_params! {
         ":org": org.as_str(),
         ":id": row.id.as_str(),
@@ -102,6 +104,8 @@ pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
         ":last_error": row.last_error.as_ref().map(|(_, words)| words),
         ":orders_seen_to": row.orders_seen_to.map(|at| at.micros()),
         ":restock_policy": row.restock.word(),
+        ":reason_code": row.reason.as_ref().map(|reason| &reason.code),
+        ":reason_since": row.reason.as_ref().map(|reason| reason.since.micros()),
     };
     execute(conn, SQL, params)?;
     Ok(())
@@ -132,11 +136,21 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         DELETE FROM connection
         WHERE org = ?
           AND id = ?";
+    const CONSENTS: &str = "
+        DELETE FROM consent
+        WHERE org = ?
+          AND channel = ?";
     execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
     execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
+    execute(conn, CONSENTS, params![org.as_str(), id.as_str()])?;
     execute(conn, UNMAPPED, params![org.as_str(), id.as_str()])?;
     execute(conn, CATALOGUE, params![org.as_str(), id.as_str()])?;
     Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)
+}
+
+fn read_reason(columns: &mut Columns<'_, '_>) -> Result<Option<Reason>> {
+    let code: Option<String> = columns.take()?;
+    Ok(code.zip(columns.optional_instant()?).map(|(code, since)| Reason { code, since }))
 }
 
 fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
@@ -159,5 +173,6 @@ fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
         last_error: columns.optional_instant()?.zip(columns.take()?),
         orders_seen_to: columns.optional_instant()?,
         restock: columns.word()?,
+        reason: read_reason(columns)?,
     })
 }

@@ -1,5 +1,5 @@
 //! The records of the sync engine as SQL rows: connections, listings, catalogues, order lines,
-//! runs, history, conflicts, inbox, deliveries, keys and recorded answers.
+//! runs, history, conflicts, consents, inbox, deliveries, keys and recorded answers.
 //!
 //! One file per table, plain functions over a `&Connection`. They decide nothing and open no
 //! transaction: the caller runs them inside its own, or on a read-only connection. Every
@@ -13,6 +13,7 @@ pub(crate) mod catalogue;
 mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod connections;
+pub(crate) mod consents;
 pub(crate) mod deliveries;
 pub(crate) mod history;
 pub(crate) mod inbox;

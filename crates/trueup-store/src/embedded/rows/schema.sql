@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS connection (
   orders_seen_to INTEGER,
   restock_policy TEXT NOT NULL DEFAULT 'restock'
     CHECK (restock_policy IN ('restock', 'quarantine', 'none')),
+  reason_code TEXT,
+  reason_since INTEGER,
   PRIMARY KEY (org, id),
   CHECK ((last_error_at IS NULL) = (last_error IS NULL))
 ) STRICT;
@@ -308,6 +310,20 @@ CREATE TABLE IF NOT EXISTS api_key (
 
 CREATE INDEX IF NOT EXISTS api_key_by_org
   ON api_key (org, id);
+
+-- The digest alone is the key: a merchant comes back with the state before anybody knows the org.
+CREATE TABLE IF NOT EXISTS consent (
+  state_digest BLOB NOT NULL PRIMARY KEY CHECK (length(state_digest) = 32),
+  org TEXT NOT NULL,
+  channel TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  redirect TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX IF NOT EXISTS consent_by_channel
+  ON consent (org, channel);
 
 CREATE TABLE IF NOT EXISTS recorded_answer (
   org TEXT NOT NULL,

@@ -91,6 +91,7 @@ fn connection(id: &str) -> crate::Connection {
         last_sync: None,
         last_error: None,
         orders_seen_to: None,
+        reason: None,
     }
 }
 
@@ -114,6 +115,7 @@ fn full_connection(id: &str) -> crate::Connection {
         last_sync: Some(at(10)),
         last_error: Some((at(11), "429".to_owned())),
         orders_seen_to: Some(at(12)),
+        reason: Some(crate::Reason { code: "throttled".to_owned(), since: at(11) }),
         ..connection(id)
     }
 }
@@ -1404,4 +1406,34 @@ fn rows_that_make_no_sense_are_an_error_and_no_panic() {
         let read = listings::state(&conn, &org(), &channel("a"), &key("1"));
         assert!(matches!(read, Err(RowsError::Corrupt(_))), "{sql}: {read:?}");
     }
+}
+
+#[test]
+fn a_consent_is_taken_once_and_belongs_to_its_org_and_channel() {
+    let conn = rows();
+    let consent = |number: u8, on: &str| crate::Consent {
+        state_digest: [number; 32],
+        channel: channel(on),
+        kind: "shopify".to_owned(),
+        redirect: "https://trueup.example/connect/shopify/callback".to_owned(),
+        created_at: at(i64::from(number)),
+        expires_at: at(i64::from(number) + 10),
+    };
+    consents::put(&conn, &org(), &consent(1, "a")).unwrap();
+    consents::put(&conn, &other(), &consent(2, "a")).unwrap();
+    assert!(consents::put(&conn, &other(), &consent(1, "b")).is_err(), "a digest is one row's");
+    assert_eq!(consents::take(&conn, &[1; 32]).unwrap(), Some((org(), consent(1, "a"))));
+    assert_eq!(consents::take(&conn, &[1; 32]).unwrap(), None);
+    assert_eq!(consents::take(&conn, &[9; 32]).unwrap(), None);
+    // The oldest of a channel is forgotten, another org's stays.
+    let max = u8::try_from(crate::CONSENTS_MAX).unwrap();
+    for number in 10..=10 + max {
+        consents::put(&conn, &org(), &consent(number, "a")).unwrap();
+    }
+    assert_eq!(consents::take(&conn, &[10; 32]).unwrap(), None);
+    assert!(consents::take(&conn, &[11; 32]).unwrap().is_some());
+    assert_eq!(consents::take(&conn, &[2; 32]).unwrap(), Some((other(), consent(2, "a"))));
+    assert_eq!(consents::purge_before(&conn, at(25)).unwrap(), 3);
+    connections::delete(&conn, &org(), &channel("a")).unwrap();
+    assert_eq!(consents::take(&conn, &[50; 32]).unwrap(), None);
 }
