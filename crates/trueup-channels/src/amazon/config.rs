@@ -130,7 +130,7 @@ impl Config {
         reader.finish(config)
     }
 
-    /// Returns the marketplace that FBA stock is read for: one call knows one only.
+    /// Returns the marketplace in whose Seller Central the seller gives its consent.
     pub(super) fn home_marketplace(&self) -> &str {
         self.marketplace_ids.first().map_or("", String::as_str)
     }

@@ -5,6 +5,7 @@ mod config;
 mod error;
 mod notifications;
 mod queue;
+mod sweep;
 mod webhook;
 mod wire;
 
@@ -30,7 +31,8 @@ use crate::port::{
 
 use self::auth::Grant;
 use self::config::Config;
-use self::wire::{FeedDocument, FeedState, Report};
+use self::sweep::{HALVINGS_MAX, Sweep, Window};
+use self::wire::{CataloguePage, FeedDocument, FeedState, Report};
 
 const PATCH: &str = "listings.patch";
 const GET: &str = "listings.get";
@@ -162,7 +164,7 @@ impl Channel for Seller {
     }
 
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
-        let url = wire::build_catalogue_url(&self.config, None);
+        let url = wire::build_catalogue_url(&self.config, None, None);
         let page = self.get(caller, SEARCH, url).await.map_err(|error| {
             // The seller is in the path: a 400 or 404 here is about the settings.
             let about_settings = matches!(
@@ -266,7 +268,7 @@ impl Channel for Seller {
         let (alone, listed) = split_at_commas(&amazon);
         let alone = alone.chunks(1);
         for skus in listed.chunks(wire::FBA_SKUS_MAX).chain(alone) {
-            self.summaries(caller, skus, &mut shown.amazon).await?;
+            self.fulfilled(caller, skus, &mut shown.amazon).await?;
         }
         Ok(listings.iter().map(|listing| shown.reading(listing)).collect())
     }
@@ -276,13 +278,17 @@ impl Channel for Seller {
         caller: &dyn Caller,
         cursor: Option<&str>,
     ) -> Result<Page<CatalogueEntry>, ChannelError> {
-        let url = wire::build_catalogue_url(&self.config, cursor);
-        let response = self.get(caller, SEARCH, url).await?;
-        let page = wire::parse_catalogue(&response.body)?;
-        // A token that leads to itself would never end.
-        // <https://github.com/amzn/selling-partner-api-models/issues/4544>
-        let next = page.next.filter(|next| Some(next.as_str()) != cursor);
-        Ok(Page { items: page.items, next })
+        let mut sweep = Sweep::read(cursor)?;
+        for _ in 0..HALVINGS_MAX {
+            let page = self.catalogue_page(caller, &sweep).await?;
+            let begins = sweep.page.is_none();
+            match begins.then(|| sweep.narrower(page.results, caller.now())).flatten() {
+                Some(narrower) => sweep = narrower,
+                None => return Ok(sweep.turn(page)),
+            }
+        }
+        let detail = "Amazon finds as many listings however short the time they were made in";
+        Err(ChannelError::new(ChannelErrorKind::Protocol, detail))
     }
 
     async fn orders(
@@ -461,6 +467,17 @@ impl Seller {
         wire::parse_report(&response.body)
     }
 
+    async fn catalogue_page(
+        &self,
+        caller: &dyn Caller,
+        sweep: &Sweep,
+    ) -> Result<CataloguePage, ChannelError> {
+        let (page, made) = (sweep.page.as_deref(), sweep.window.map(Window::made));
+        let url = wire::build_catalogue_url(&self.config, made, page);
+        let response = self.get(caller, SEARCH, url).await?;
+        wire::parse_catalogue(&response.body)
+    }
+
     async fn search(
         &self,
         caller: &dyn Caller,
@@ -481,15 +498,35 @@ impl Seller {
         Ok(())
     }
 
-    async fn summaries(
+    /// Reads what Amazon holds: in the first marketplace, and of what is not known there in the
+    /// next ones. Marketplaces may share their stock, so that nothing is added up.
+    async fn fulfilled(
         &self,
         caller: &dyn Caller,
         skus: &[&str],
         shown: &mut BTreeMap<String, Reading>,
     ) -> Result<(), ChannelError> {
+        let mut missing = skus.to_vec();
+        for marketplace in &self.config.marketplace_ids {
+            if missing.is_empty() {
+                break;
+            }
+            self.summaries(caller, marketplace, &missing, shown).await?;
+            missing.retain(|sku| !matches!(shown.get(*sku), Some(Reading::Quantity(_))));
+        }
+        Ok(())
+    }
+
+    async fn summaries(
+        &self,
+        caller: &dyn Caller,
+        marketplace: &str,
+        skus: &[&str],
+        shown: &mut BTreeMap<String, Reading>,
+    ) -> Result<(), ChannelError> {
         let mut page_token: Option<String> = None;
         for _ in 0..READ_PAGES_MAX {
-            let url = wire::build_fba_url(&self.config, skus, page_token.as_deref());
+            let url = wire::build_fba_url(&self.config, marketplace, skus, page_token.as_deref());
             let response = self.get(caller, FBA, url).await?;
             let page = wire::parse_fba(&response.body)?;
             shown.extend(page.items);

@@ -145,17 +145,16 @@ struct OrderItem {
     #[serde(rename = "SellerSKU")]
     seller_sku: Option<String>,
     quantity: u64,
-    order_item_status: Option<String>,
 }
 
 fn parse_order_change(notification: &Notification) -> Result<Vec<Notice>, ChannelError> {
     let change: OrderChange = parse_value("ORDER_CHANGE", notification.payload.clone())?;
     let OrderChangeNotification { amazon_order_id, summary } = change.order_change_notification;
-    let order_stage = Stage::of(summary.order_status.as_deref());
+    // A buyer's request to cancel (`BuyerRequestedChange`) names the status as it still is, and a
+    // line has no cancelled status of its own (OrderChangeNotification.json).
+    let stage = Stage::of(summary.order_status.as_deref());
     let channel_fulfilled = summary.fulfillment_type.as_deref() == Some("AFN");
     let line = |item: OrderItem| {
-        let cancelled = Stage::of(item.order_item_status.as_deref()) == Stage::Cancelled;
-        let stage = if cancelled { Stage::Cancelled } else { order_stage };
         let standing = Standing { stage, channel_fulfilled };
         order_line(item.order_item_id, item.seller_sku, None, item.quantity, standing)
     };

@@ -107,7 +107,14 @@ pub(super) fn build_item_url(config: &Config, sku: &str) -> String {
 }
 
 /// Searches for everything, in an order that writes do not disturb.
-pub(super) fn build_catalogue_url(config: &Config, page: Option<&str>) -> String {
+///
+/// `made` narrows it to listings that were made from the first instant to the second, both
+/// included.
+pub(super) fn build_catalogue_url(
+    config: &Config,
+    made: Option<(Timestamp, Timestamp)>,
+    page: Option<&str>,
+) -> String {
     let mut url = format!(
         "{}/listings/2021-08-01/items/{}?marketplaceIds={}\
          &includedData=summaries,fulfillmentAvailability&sortBy=sku&sortOrder=ASC\
@@ -116,13 +123,23 @@ pub(super) fn build_catalogue_url(config: &Config, page: Option<&str>) -> String
         encode(&config.seller_id),
         marketplaces(config),
     );
+    if let Some((from, to)) = made {
+        let (from, to) = (encode(&format_time(from)), encode(&format_time(to)));
+        url.push_str(&format!("&createdAfter={from}&createdBefore={to}"));
+    }
     push_page(&mut url, "pageToken", page);
     url
 }
 
-/// Reads what Amazon itself holds of up to [`FBA_SKUS_MAX`] SKUs.
-pub(super) fn build_fba_url(config: &Config, skus: &[&str], page: Option<&str>) -> String {
-    let home = encode(config.home_marketplace());
+/// Reads what Amazon itself holds of up to [`FBA_SKUS_MAX`] SKUs, for one marketplace: a call
+/// takes no more.
+pub(super) fn build_fba_url(
+    config: &Config,
+    marketplace: &str,
+    skus: &[&str],
+    page: Option<&str>,
+) -> String {
+    let home = encode(marketplace);
     // `sellerSku` takes one SKU whole; a list would be split at its commas.
     let skus = match skus {
         [sku] => format!("sellerSku={}", encode(sku)),
@@ -141,7 +158,7 @@ pub(super) fn build_fba_url(config: &Config, skus: &[&str], page: Option<&str>) 
 pub(super) fn build_orders_url(config: &Config, since: Timestamp, page: Option<&str>) -> String {
     let mut url = format!(
         "{}/orders/2026-01-01/orders?lastUpdatedAfter={}&marketplaceIds={}\
-         &fulfilledBy=MERCHANT&includedData=FULFILLMENT&maxResultsPerPage=100",
+         &fulfilledBy=MERCHANT&includedData=FULFILLMENT,CANCELLATION&maxResultsPerPage=100",
         config.host,
         encode(&format_time(since)),
         marketplaces(config)
@@ -258,7 +275,10 @@ impl Item {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct ItemSearchResults {
+    #[serde(default)]
+    number_of_results: u64,
     items: Vec<Item>,
     pagination: Option<Pagination>,
 }
@@ -290,8 +310,16 @@ pub(super) fn parse_item(body: &[u8]) -> Result<Reading, ChannelError> {
     Ok(item.reading())
 }
 
+/// A page of all listings.
+pub(super) struct CataloguePage {
+    pub(super) items: Vec<CatalogueEntry>,
+    pub(super) next: Option<String>,
+    /// How many listings the search finds in all.
+    pub(super) results: u64,
+}
+
 /// Reads a page of all listings.
-pub(super) fn parse_catalogue(body: &[u8]) -> Result<Page<CatalogueEntry>, ChannelError> {
+pub(super) fn parse_catalogue(body: &[u8]) -> Result<CataloguePage, ChannelError> {
     let results: ItemSearchResults = parse_json("searchListingsItems", body)?;
     let entry = |item: Item| {
         let mut fields = BTreeMap::from([("sellerSku".to_owned(), item.sku.clone())]);
@@ -308,7 +336,8 @@ pub(super) fn parse_catalogue(body: &[u8]) -> Result<Page<CatalogueEntry>, Chann
         }
     };
     let items = results.items.into_iter().map(entry).collect();
-    Ok(Page { items, next: next(results.pagination) })
+    let results_in_all = results.number_of_results;
+    Ok(CataloguePage { items, next: next(results.pagination), results: results_in_all })
 }
 
 /// Reads what Amazon holds, by SKU: `fulfillableQuantity` is what can be sold.
@@ -380,6 +409,19 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
         order_item_id: String,
         quantity_ordered: u64,
         product: Option<Product>,
+        cancellation: Option<Cancellation>,
+        fulfillment: Option<ItemFulfillment>,
+    }
+    /// A request of the buyer (`cancellationRequest`) cancels nothing by itself.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Cancellation {
+        cancellation_execution: Option<serde::de::IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ItemFulfillment {
+        quantity_fulfilled: Option<u64>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -397,6 +439,11 @@ pub(super) fn parse_orders(body: &[u8]) -> Result<Page<OrderNotice>, ChannelErro
             channel_fulfilled: fulfilled_by == Some("AMAZON"),
         };
         let line = |item: OrderItem| {
+            let executed = item.cancellation.and_then(|c| c.cancellation_execution).is_some();
+            let shipped = item.fulfillment.and_then(|f| f.quantity_fulfilled).unwrap_or(0);
+            // A line of an order that goes on may be cancelled alone, unless it has been shipped.
+            let stage = if executed && shipped == 0 { Stage::Cancelled } else { standing.stage };
+            let standing = Standing { stage, ..standing };
             let (sku, asin) = item.product.map_or((None, None), |p| (p.seller_sku, p.asin));
             order_line(item.order_item_id, sku, asin, item.quantity_ordered, standing)
         };

@@ -329,8 +329,9 @@ async fn absent_is_never_zero() {
         {"sellerSku": "F", "totalQuantity": 9, "inventoryDetails": {"fulfillableQuantity": 4}},
         {"sellerSku": "G", "totalQuantity": 9}]}});
     let missing = errors(404, "NotFound", "no", "");
-    let fake =
-        Fake::granted([reply(200, found), reply(200, alone), missing, reply(200, fba_found)]);
+    let nothing = reply(200, json!({"payload": {"granularity": {}, "inventorySummaries": []}}));
+    let found = [reply(200, found), reply(200, alone), missing, reply(200, fba_found), nothing];
+    let fake = Fake::granted(found);
     let listings =
         [sku("A"), fba("F"), sku("B"), sku("C"), sku("D,1"), sku("E,1"), sku("Z"), fba("G")];
     let readings = channel("amazon", &seller()).read(&fake, &listings).await.unwrap();
@@ -347,6 +348,9 @@ async fn absent_is_never_zero() {
     assert!(urls[1].contains("/A1SELLER/D%2C1?"), "{}", urls[1]);
     assert!(urls[3].contains("granularityId=A1PA6795UKMFR9&"), "{}", urls[3]);
     assert!(urls[3].ends_with("&sellerSkus=F,G"), "{}", urls[3]);
+    // What the first marketplace does not know is looked for in the next one.
+    assert!(urls[4].contains("granularityId=A13V1IB3VIYZZH&"), "{}", urls[4]);
+    assert!(urls[4].ends_with("&sellerSku=G"), "{}", urls[4]);
 }
 
 #[tokio::test]
@@ -400,7 +404,7 @@ async fn an_order_tells_what_is_sold_held_and_cancelled() {
         format!(
             "GET {HOST}/orders/2026-01-01/orders?lastUpdatedAfter=2026-11-23T09%3A30%3A46.000Z\
              &marketplaceIds=A1PA6795UKMFR9,A13V1IB3VIYZZH&fulfilledBy=MERCHANT\
-             &includedData=FULFILLMENT&maxResultsPerPage=100&paginationToken=p%3D"
+             &includedData=FULFILLMENT,CANCELLATION&maxResultsPerPage=100&paginationToken=p%3D"
         )
     );
 }
@@ -663,4 +667,86 @@ async fn subscribing_leaves_alone_what_is_there() {
     assert_eq!(error.kind, ChannelErrorKind::Config);
     assert!(error.detail.contains("ORDER_CHANGE"), "{error}");
     assert!(fake.asked().iter().all(|request| request.method == "GET"));
+}
+
+#[tokio::test]
+async fn a_catalogue_of_a_thousand_is_read_by_windows() {
+    let found = |results: u64, next: Value| {
+        let items = json!([{"sku": "A", "summaries": []}]);
+        reply(200, json!({"numberOfResults": results, "items": items, "pagination": next}))
+    };
+    let more = json!({"nextToken": "t"});
+    let none = json!({});
+    // All of it, one window, its halves; then its second page, and the next window.
+    let fake = Fake::granted([
+        found(1_000, more.clone()),
+        found(1_700, more.clone()),
+        found(900, more),
+        found(900, none.clone()),
+        found(800, none),
+    ]);
+    let seller = channel("amazon", &seller());
+    let (mut cursor, mut pages) = (None, 0);
+    loop {
+        let page = seller.catalogue(&fake, cursor.as_deref()).await.unwrap();
+        pages += 1;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, 3);
+    let urls = fake.urls();
+    assert!(!urls[0].contains("createdAfter"));
+    let made = |at: usize| {
+        let (_, rest) = urls[at].split_once("&createdAfter=").unwrap();
+        let rest = rest.split("&pageToken").next().unwrap();
+        let (after, before) = rest.split_once("&createdBefore=").unwrap();
+        (after.to_owned(), before.to_owned())
+    };
+    let oldest = "1995-01-01T00%3A00%3A00.000Z";
+    assert_eq!(made(1), (oldest.to_owned(), "2026-11-23T10%3A30%3A45.999Z".to_owned()));
+    assert_eq!((made(2).0, made(2).1 < made(1).1), (oldest.to_owned(), true));
+    assert_eq!(made(3), made(2));
+    assert!(urls[3].ends_with("&pageToken=t"));
+    assert_eq!(made(4).1, made(1).1, "the rest");
+    assert!(made(4).0 > made(2).1);
+}
+
+#[tokio::test]
+async fn a_line_is_cancelled_alone_by_its_execution_and_not_by_a_request() {
+    let line = |id: &str, cancellation: Value, fulfilled: u64| {
+        json!({"orderItemId": id, "quantityOrdered": 2, "product": {"sellerSku": id},
+               "cancellation": cancellation, "fulfillment": {"quantityFulfilled": fulfilled}})
+    };
+    let executed = json!({"cancellationExecution": {"cancelledBy": "BUYER"}});
+    let asked = json!({"cancellationRequest": {"requester": "BUYER"}});
+    let page = json!({"orders": [{"orderId": "1", "createdTime": "2026-11-23T09:00:00Z",
+        "lastUpdatedTime": "2026-11-23T09:00:00Z", "salesChannel": {"channelName": "AMAZON"},
+        "fulfillment": {"fulfillmentStatus": "UNSHIPPED", "fulfilledBy": "MERCHANT"},
+        "orderItems": [line("A", executed.clone(), 0), line("B", asked, 0), line("C", executed, 2)]}]});
+    let fake = Fake::granted([reply(200, page)]);
+    let since = Timestamp::from_micros(1_795_426_246_000_000);
+    let page = channel("amazon", &seller()).orders(&fake, since, None).await.unwrap();
+    let told: Vec<(u64, u64)> =
+        page.items[0].lines.iter().map(|l| (l.state.sold, l.state.cancelled)).collect();
+    assert_eq!(told, [(0, u64::MAX), (2, 0), (2, 0)]);
+}
+
+#[tokio::test]
+async fn what_amazon_holds_is_looked_for_in_every_marketplace_once() {
+    let summaries = |skus: &[(&str, i64)]| {
+        let entry = |(sku, quantity): &(&str, i64)| json!({"sellerSku": sku, "inventoryDetails": {"fulfillableQuantity": quantity}});
+        let list: Vec<Value> = skus.iter().map(entry).collect();
+        reply(200, json!({"payload": {"inventorySummaries": list}}))
+    };
+    let fake = Fake::granted([summaries(&[("A", 3)]), summaries(&[("B", 4)])]);
+    let listings = [fba("A"), fba("B"), fba("C")];
+    let readings = channel("amazon", &seller()).read(&fake, &listings).await.unwrap();
+    assert!(matches!(readings[0], Reading::Quantity(3)));
+    assert_eq!(readings[1], Reading::Quantity(4));
+    assert!(matches!(readings[2], Reading::Unknown(_)));
+    let urls = fake.urls();
+    assert!(urls[0].contains("marketplaceIds=A1PA6795UKMFR9&sellerSkus=A,B,C"), "{}", urls[0]);
+    assert!(urls[1].contains("marketplaceIds=A13V1IB3VIYZZH&sellerSkus=B,C"), "{}", urls[1]);
 }

@@ -499,6 +499,23 @@ async fn amazon_keeps_to_its_models() {
 }
 
 #[tokio::test]
+async fn amazon_finds_every_listing_past_the_first_thousand() {
+    // The instant that `Checked` says it is.
+    let now = "2026-11-23T09:30:46Z".parse().unwrap();
+    let clock = trueup_testkit::SimClock::manual(now);
+    let settings = amazon::Settings { rate_scale: 10_000, clock, ..amazon::Settings::default() };
+    let sim = amazon::Simulator::new(settings);
+    let count = 2_300;
+    sim.seed((0..count).map(|n| SeedItem::new(format!("S{n:04}"), 1)).collect()).unwrap();
+    let Some(bench) = bench(sim.into(), "amazon").await else { return };
+    let mut skus: Vec<String> =
+        bench.catalogue().await.into_iter().filter_map(|entry| entry.sku).collect();
+    skus.sort();
+    let all: Vec<String> = (0..count).map(|n| format!("S{n:04}")).collect();
+    assert!(skus == all, "{} of {count}, each once", skus.len());
+}
+
+#[tokio::test]
 async fn amazon_subscribes_as_its_model_says() {
     let queue_url = "http://127.0.0.1:9/123456789012/trueup";
     let settings =

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::feeds::{self, DOCUMENT_MS_MAX};
-use super::state::{Change, Document, FEEDS_MAX, Feed};
+use super::state::{Change, Document, FEEDS_MAX, Feed, Listing};
 use super::wire::{self, BadPatch, Issue};
 use super::{
     APPLICATION_ID, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS,
@@ -30,6 +30,9 @@ use crate::time::{millis_text, plus_ms};
 pub(super) const SEARCH_MAX: usize = 20;
 /// The most SKUs of one FBA request, and its page.
 pub(super) const FBA_SKUS_MAX: usize = 50;
+/// How many results of a search can be reached
+/// (github.com/amzn/selling-partner-api-models issue 4544).
+const RESULTS_MAX: usize = 1_000;
 /// The largest page of orders.
 pub(super) const ORDERS_PAGE_MAX: usize = 100;
 /// The most marketplaces of a feed.
@@ -396,17 +399,29 @@ fn search(sim: &Simulator, query: &Query) -> Result<Response, Wrong> {
         return Err(bad("'identifiersType' must be SKU here when 'identifiers' is given"));
     }
     let size = number(query, "pageSize", 10, SEARCH_MAX)?;
-    let after = match value(query, "pageToken") {
-        None => String::new(),
-        Some(token) => text_of_token(token).ok_or_else(|| bad("'pageToken' is invalid"))?,
+    let (seen, after) = match value(query, "pageToken") {
+        None => (0, String::new()),
+        Some(token) => search_position(token).ok_or_else(|| bad("'pageToken' is invalid"))?,
+    };
+    let made_after = instant(query, "createdAfter")?;
+    let made_before = instant(query, "createdBefore")?;
+    let made_then = |at: Timestamp| {
+        made_after.is_none_or(|after| at >= after) && made_before.is_none_or(|before| at <= before)
     };
     let included = list(query, "includedData");
     let now = sim.now();
     let mut state = sim.0.state.lock();
     let (skus, total): (Vec<String>, usize) = if identifiers.is_empty() {
         let range = (std::ops::Bound::Excluded(after.as_str()), std::ops::Bound::Unbounded);
-        let skus = state.listings.range::<str, _>(range).map(|(sku, _)| sku.clone());
-        (skus.take(size + 1).collect(), state.listings.len())
+        let made = |(_, listing): &(&String, &Listing)| made_then(listing.created_at);
+        let skus = state.listings.range::<str, _>(range).filter(made).map(|(sku, _)| sku.clone());
+        let skus = skus.take((size + 1).min(RESULTS_MAX.saturating_sub(seen))).collect();
+        let total = if made_after.is_none() && made_before.is_none() {
+            state.listings.len()
+        } else {
+            state.listings.iter().filter(made).count()
+        };
+        (skus, total)
     } else {
         let mut known: Vec<String> =
             identifiers.into_iter().filter(|sku| state.listings.contains_key(sku)).collect();
@@ -425,9 +440,17 @@ fn search(sim: &Simulator, query: &Query) -> Result<Response, Wrong> {
     }
     let mut body = json!({"numberOfResults": total, "items": items});
     if more && let Some(last) = skus.get(size - 1) {
-        body["pagination"] = json!({"nextToken": URL_SAFE_NO_PAD.encode(last)});
+        let token = URL_SAFE_NO_PAD.encode(format!("{} {last}", seen + size));
+        body["pagination"] = json!({"nextToken": token});
     }
     Ok(answer(StatusCode::OK, &body))
+}
+
+/// Returns how many results came before a page, and the last SKU of them.
+fn search_position(token: &str) -> Option<(usize, String)> {
+    let text = text_of_token(token)?;
+    let (seen, sku) = text.split_once(' ')?;
+    Some((seen.parse().ok()?, sku.to_owned()))
 }
 
 fn number(query: &Query, name: &str, default: usize, max: usize) -> Result<usize, Wrong> {
@@ -695,7 +718,7 @@ fn orders(sim: &Simulator, query: &Query) -> Result<Response, Wrong> {
     };
     let fulfilled_by = list(query, "fulfilledBy");
     let statuses = list(query, "fulfillmentStatuses");
-    let fulfillment = list(query, "includedData").iter().any(|name| name == "FULFILLMENT");
+    let included = list(query, "includedData");
     let pending_ms = sim.0.settings.pending_ms;
     let now = sim.now();
     let state = sim.0.state.lock();
@@ -725,7 +748,7 @@ fn orders(sim: &Simulator, query: &Query) -> Result<Response, Wrong> {
             more = true;
             break;
         }
-        written.push(wire::order(order, by, status, updated_at, fulfillment));
+        written.push(wire::order(order, by, status, updated_at, &included));
         last = Some((order.updated_at, order.number));
     }
     let mut body = json!({"orders": written, "lastUpdatedBefore": millis_text(now)});
@@ -766,10 +789,10 @@ async fn get_order(
         let state = sim.0.state.lock();
         let order = state.orders.get(&id).ok_or_else(|| not_found("The order does not exist"))?;
         let by = state.listings.get(&order.sku).map_or(FulfilledBy::Merchant, |l| l.fulfilled_by);
-        let fulfillment = list(&query, "includedData").iter().any(|name| name == "FULFILLMENT");
+        let included = list(&query, "includedData");
         let status = wire::order_state(order, pending_ms, now);
         let updated_at = changed_at(order, pending_ms, now);
-        let order = wire::order(order, by, status, updated_at, fulfillment);
+        let order = wire::order(order, by, status, updated_at, &included);
         Ok(answer(StatusCode::OK, &json!({"order": order})))
     })
 }

@@ -163,7 +163,8 @@ impl State {
                 warehouse: if fba { item.quantity } else { 0 },
                 lead_time_days: item.lead_time_days,
                 flipped: false,
-                created_at: now,
+                // One was made each minute before.
+                created_at: made_before(now, number),
                 updated_at: now,
                 pending: VecDeque::new(),
             };
@@ -275,6 +276,12 @@ impl State {
         self.documents_in_order.push_back(id.to_owned());
         self.documents.insert(id.to_owned(), document);
     }
+}
+
+/// Returns when the listing of a number was made.
+fn made_before(now: Timestamp, number: u64) -> Timestamp {
+    let minutes = std::time::Duration::from_secs(number.saturating_mul(60));
+    now.checked_sub(minutes).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 impl Listing {

@@ -195,8 +195,10 @@ pub(crate) fn order(
     by: FulfilledBy,
     state: &str,
     updated_at: Timestamp,
-    fulfillment: bool,
+    included: &[String],
 ) -> Value {
+    let includes = |name: &str| included.iter().any(|known| known == name);
+    let (fulfillment, cancellation) = (includes("FULFILLMENT"), includes("CANCELLATION"));
     let shipped = if state == "SHIPPED" { order.quantity } else { 0 };
     let open = if state == "CANCELLED" { 0 } else { order.quantity - shipped };
     let mut line = json!({
@@ -222,7 +224,7 @@ pub(crate) fn order(
         };
         body["fulfillment"] = json!({"fulfillmentStatus": state, "fulfilledBy": fulfilled_by});
     }
-    if state == "CANCELLED" {
+    if state == "CANCELLED" && cancellation {
         line["cancellation"] =
             json!({"cancellationExecution": {"cancelledBy": "BUYER", "cancelReason": "OTHER"}});
     }
