@@ -21,6 +21,15 @@ const TOKEN_URL: &str = "https://api.ebay.com/identity/v1/oauth2/token";
 /// <https://developer.ebay.com/api-docs/static/oauth-refresh-token-request.html>
 const TOKEN_SECONDS_DEFAULT: u64 = 7_200;
 
+const APPLICATION_SCOPE: &str = "https://api.ebay.com/oauth/api_scope";
+
+/// Returns the scopes that a topic of notifications may ask for.
+pub(super) fn topic_scopes() -> Vec<&'static str> {
+    let mut scopes: Vec<&str> = Grant::Notifications.scope().split(' ').collect();
+    scopes.push(APPLICATION_SCOPE);
+    scopes
+}
+
 /// In whose name a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant {
@@ -49,10 +58,13 @@ impl Grant {
                 "https://api.ebay.com/oauth/api_scope/sell.inventory \
                  https://api.ebay.com/oauth/api_scope/sell.fulfillment"
             }
+            // A topic may ask for the scope of what it tells of, too.
             Self::Notifications => {
-                "https://api.ebay.com/oauth/api_scope/commerce.notification.subscription"
+                "https://api.ebay.com/oauth/api_scope/commerce.notification.subscription \
+                 https://api.ebay.com/oauth/api_scope/sell.inventory \
+                 https://api.ebay.com/oauth/api_scope/sell.fulfillment"
             }
-            Self::Application => "https://api.ebay.com/oauth/api_scope",
+            Self::Application => APPLICATION_SCOPE,
         }
     }
 }

@@ -34,7 +34,8 @@ pub(super) const OFFER_QUANTITY: &str = "offerQuantity";
 pub(super) const OFFER_SHARES: &str = "shared";
 
 /// The fields of a mapping's `listing`.
-pub(super) const LISTING_NAMES: &[&str] = &["sku", "offerId", "itemId", OFFER_QUANTITY];
+pub(super) const LISTING_NAMES: &[&str] =
+    &["sku", "offerId", "itemId", "variationId", OFFER_QUANTITY];
 
 /// The settings of one eBay account.
 #[derive(Debug, Clone)]
@@ -157,10 +158,13 @@ pub(super) fn listing(
     let mut fail = |setting: &str, detail: String| {
         errors.push(SettingError { setting: setting.to_owned(), detail });
     };
-    for name in ["offerId", "itemId"] {
+    for name in ["offerId", "itemId", "variationId"] {
         if fields.get(name).is_some_and(|id| !id.chars().all(|c| c.is_ascii_digit())) {
             fail(name, "must be a number".to_owned());
         }
+    }
+    if fields.contains_key("variationId") && !fields.contains_key("itemId") {
+        fail("variationId", "needs the itemId of the listing that it is of".to_owned());
     }
     if fields.get(OFFER_QUANTITY).is_some_and(|word| word != OFFER_SHARES) {
         fail(OFFER_QUANTITY, format!("must be {OFFER_SHARES}, or left out"));
@@ -196,7 +200,8 @@ pub(super) fn listing(
 
 /// See [`crate::port::Kind::names_listing`].
 ///
-/// Orders name the item number and, where there is one, the SKU.
+/// Orders name the item number and, where there is one, the SKU; of a variation without a SKU,
+/// its number.
 pub(super) fn names_listing(
     listing: &BTreeMap<String, String>,
     fields: &BTreeMap<String, String>,
@@ -205,10 +210,12 @@ pub(super) fn names_listing(
         (Some(ours), Some(theirs)) => Some(ours == theirs),
         (Some(_) | None, _) => None,
     };
+    // One item number holds a listing for each of its variations: of which of them a notice is
+    // that names none by SKU, only the variation's number says.
+    let is_one_of_many = listing.contains_key("sku") && fields.contains_key("variationId");
     match (same("itemId"), same("sku"), same("offerId")) {
-        // One item number holds a listing for each of its variations.
         (Some(item), Some(sku), _) => item && sku,
-        (Some(item), None, _) => item,
+        (Some(item), None, _) => item && same("variationId").unwrap_or(!is_one_of_many),
         (None, Some(sku), _) => sku && !listing.contains_key("itemId"),
         (None, None, offer) => offer.unwrap_or(false),
     }

@@ -7,7 +7,7 @@ mod error;
 mod webhook;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use http::Method;
@@ -22,13 +22,13 @@ use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
     Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Quota,
-    RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError,
+    RateHint, Reading, Response, Secret, SettingError, Settings, VerifiedWebhook, WebhookError,
     WebhookRequest, day_west_of_greenwich,
 };
 
 use self::auth::Grant;
 use self::config::Config;
-use self::wire::{Offer, Quantity, TradingAnswer, TradingItem, UpdateEntry};
+use self::wire::{Offer, Quantity, Topic, TradingAnswer, TradingItem, UpdateEntry};
 
 pub use self::webhook::challenge_response;
 
@@ -251,9 +251,16 @@ impl Channel for Seller {
         caller: &dyn Caller,
         cursor: Option<&str>,
     ) -> Result<Page<CatalogueEntry>, ChannelError> {
-        let page = position(cursor)?;
-        let response = self.get(caller, INVENTORY, wire::catalogue_url(page)).await?;
-        wire::parse_catalogue(&response.body, page)
+        match place(caller.now(), cursor)? {
+            Place::Inventory(page) => {
+                let response = self.get(caller, INVENTORY, wire::catalogue_url(page)).await?;
+                let mut found = wire::parse_catalogue(&response.body, page)?;
+                let trading = format!("trd:1:{}", caller.now().micros());
+                found.next = found.next.or(Some(trading));
+                Ok(found)
+            }
+            Place::Trading(page, from) => self.seller_list(caller, page, from).await,
+        }
     }
 
     async fn orders(
@@ -316,17 +323,22 @@ impl Channel for Seller {
     }
 
     async fn subscribe(&self, caller: &dyn Caller, url: &str) -> Result<Vec<String>, ChannelError> {
-        let destination = self.destination(caller, url).await?;
+        let Some(token) = &self.config.verification_token else {
+            let detail = "credentials.verificationToken is needed to subscribe";
+            return Err(ChannelError::new(ChannelErrorKind::Config, detail));
+        };
+        let topics = self.open_topics(caller).await?;
+        let destination = self.destination(caller, url, token).await?;
         let mut subscribed = Vec::new();
         let mut refused = None;
-        for topic in webhook::TOPICS {
-            let body = wire::build_subscription(topic, &destination);
+        for topic in topics {
+            let body = wire::build_subscription(&topic, &destination);
             let request =
                 Outgoing::new(NOTIFICATIONS, Method::POST, wire::subscription_url()).json(&body);
             let response = self.send(caller, Grant::Notifications, request).await?;
             // 409: it is there already.
             if response.status.is_success() || response.status.as_u16() == 409 {
-                subscribed.push(topic.to_owned());
+                subscribed.push(topic.id);
             } else {
                 // Some topics are open to partners only; the others are worth having.
                 refused.get_or_insert_with(|| error::classify(&response));
@@ -645,11 +657,12 @@ impl Seller {
 
     /// Makes the destination of our notifications, or finds it; eBay checks the address with a
     /// challenge before it answers.
-    async fn destination(&self, caller: &dyn Caller, url: &str) -> Result<String, ChannelError> {
-        let Some(token) = &self.config.verification_token else {
-            let detail = "credentials.verificationToken is needed to subscribe";
-            return Err(ChannelError::new(ChannelErrorKind::Config, detail));
-        };
+    async fn destination(
+        &self,
+        caller: &dyn Caller,
+        url: &str,
+        token: &Secret,
+    ) -> Result<String, ChannelError> {
         let list = Outgoing::new(NOTIFICATIONS, Method::GET, wire::destinations_url());
         let response = self.send(caller, Grant::Application, list).await?;
         if response.status.is_success()
@@ -668,6 +681,49 @@ impl Seller {
             let detail = "eBay made a destination without telling its id";
             ChannelError::new(ChannelErrorKind::Protocol, detail)
         })
+    }
+
+    /// Returns those of our topics that exist and that our scopes open.
+    async fn open_topics(&self, caller: &dyn Caller) -> Result<Vec<Topic>, ChannelError> {
+        let request = Outgoing::new(NOTIFICATIONS, Method::GET, wire::topics_url());
+        let response = succeeded(self.send(caller, Grant::Application, request).await?)?;
+        let mut topics = wire::parse_topics(&response.body, &auth::topic_scopes())?;
+        topics.retain(|topic| webhook::TOPICS.contains(&topic.id.as_str()));
+        if topics.is_empty() {
+            let detail = "eBay opens none of the topics that tell of stock and sales to us";
+            return Err(ChannelError::new(ChannelErrorKind::Forbidden, detail));
+        }
+        Ok(topics)
+    }
+
+    /// Reads a page of the seller's Trading listings, without those that the Inventory API
+    /// manages: they stand among the inventory items.
+    async fn seller_list(
+        &self,
+        caller: &dyn Caller,
+        page: u64,
+        from: Timestamp,
+    ) -> Result<Page<CatalogueEntry>, ChannelError> {
+        let request = Outgoing::new(SELLER_LIST, Method::POST, wire::TRADING_URL.to_owned())
+            .body(wire::TRADING_BODY, wire::build_seller_list(from, page));
+        let answer = self.trade(caller, "GetSellerList", request).await?;
+        if let Some(first) = answer.errors.first() {
+            return Err(error::classify_trading(first));
+        }
+        let (mut items, more) = answer.listings();
+        let mut skus: Vec<&str> = items.iter().filter_map(|item| item.sku.as_deref()).collect();
+        skus.sort_unstable();
+        skus.dedup();
+        let mut managed = BTreeSet::new();
+        for skus in skus.chunks(wire::READ_ITEMS_MAX) {
+            let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_get_url())
+                .json(&wire::build_bulk_get(skus));
+            let response = succeeded(self.send(caller, Grant::User, request).await?)?;
+            managed.extend(wire::parse_managed(&response.body)?);
+        }
+        items.retain(|item| item.sku.as_ref().is_none_or(|sku| !managed.contains(sku)));
+        let next = more.then(|| format!("trd:{}:{}", page.saturating_add(1), from.micros()));
+        Ok(Page { items, next })
     }
 
     async fn get(
@@ -870,6 +926,26 @@ fn inventory_reading(item: Option<&Reading>, offer: Option<&Result<Offer, String
         (Some(reading), _) => reading.clone(),
         (None, _) => Reading::Unknown("no such inventory item".to_owned()),
     }
+}
+
+/// Where in the catalogue a page is.
+enum Place {
+    /// So many pages into the inventory items.
+    Inventory(u64),
+    /// This page, counted from 1, of what ends after the instant.
+    Trading(u64, Timestamp),
+}
+
+/// Reads a cursor of the catalogue: `inv:<page>`, then `trd:<page>:<since>`.
+fn place(now: Timestamp, cursor: Option<&str>) -> Result<Place, ChannelError> {
+    let Some(cursor) = cursor else { return Ok(Place::Inventory(0)) };
+    if let Some(page) = cursor.strip_prefix("inv:") {
+        return Ok(Place::Inventory(position(Some(page))?));
+    }
+    let trading = cursor.strip_prefix("trd:").and_then(|rest| rest.split_once(':'));
+    let (page, from) = trading.unwrap_or((cursor, ""));
+    let from = from.parse().map_or(now, Timestamp::from_micros);
+    Ok(Place::Trading(position(Some(page))?, from))
 }
 
 /// Reads a cursor of ours: a page number or an offset.

@@ -3,7 +3,7 @@
 //! Inventory API 1.18, Fulfillment API 1.20, Notification API 1.6 in JSON, and the two calls of
 //! the Trading API that listings made before the Inventory API need, in XML.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quick_xml::Reader;
 use quick_xml::escape::escape;
@@ -92,6 +92,11 @@ pub(super) fn destination_url() -> String {
 
 pub(super) fn destinations_url() -> String {
     format!("{NOTIFICATION}/destination?limit=100")
+}
+
+/// There are some thirty topics; a page holds a hundred.
+pub(super) fn topics_url() -> String {
+    format!("{NOTIFICATION}/topic?limit=100")
 }
 
 pub(super) fn subscription_url() -> String {
@@ -267,6 +272,23 @@ pub(super) fn parse_bulk_get(body: &[u8]) -> Result<BTreeMap<String, Reading>, C
     Ok(answer.responses.into_iter().filter_map(reading).collect())
 }
 
+/// Reads which of the SKUs asked for are inventory items.
+pub(super) fn parse_managed(body: &[u8]) -> Result<BTreeSet<String>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        responses: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        sku: Option<String>,
+        status_code: u16,
+    }
+    let answer: Answer = parse_json("bulk_get_inventory_item", body)?;
+    let found = answer.responses.into_iter().filter(|e| (200..300).contains(&e.status_code));
+    Ok(found.filter_map(|entry| entry.sku).collect())
+}
+
 /// Reads a page of inventory items; `page` is the number of this one.
 pub(super) fn parse_catalogue(
     body: &[u8],
@@ -286,7 +308,7 @@ pub(super) fn parse_catalogue(
         Some(total) => after.saturating_mul(PAGE_ITEMS_MAX) < total,
         None => answer.next.is_some(),
     };
-    let next = (more && !answer.inventory_items.is_empty()).then(|| after.to_string());
+    let next = (more && !answer.inventory_items.is_empty()).then(|| format!("inv:{after}"));
     let entry = |item: InventoryItem| {
         let reading = item.reading();
         let names = item.sku.iter().map(|sku| ("sku".to_owned(), sku.clone()));
@@ -387,6 +409,7 @@ struct LineItem {
     line_item_id: String,
     sku: Option<String>,
     legacy_item_id: Option<String>,
+    legacy_variation_id: Option<String>,
     quantity: u64,
 }
 
@@ -396,7 +419,12 @@ impl Order {
         let cancelled = state.as_deref() == Some("CANCELED");
         let line = |line: LineItem| {
             let item_id = line.legacy_item_id.as_deref();
-            order_line(line.line_item_id, line.sku, item_id, line.quantity, cancelled)
+            let mut read =
+                order_line(line.line_item_id, line.sku, item_id, line.quantity, cancelled);
+            // 0 is said of a listing without variations.
+            let variation = line.legacy_variation_id.filter(|id| !id.is_empty() && id != "0");
+            read.fields.extend(variation.map(|id| ("variationId".to_owned(), id)));
+            read
         };
         OrderNotice {
             order_id: self.order_id,
@@ -555,31 +583,83 @@ pub(super) struct CreateSubscriptionRequest<'a> {
     topic_id: &'a str,
     destination_id: &'a str,
     status: &'static str,
-    payload: SubscriptionPayloadDetail,
+    payload: SubscriptionPayloadDetail<'a>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct SubscriptionPayloadDetail {
+struct SubscriptionPayloadDetail<'a> {
     delivery_protocol: &'static str,
     format: &'static str,
-    schema_version: &'static str,
+    schema_version: &'a str,
 }
 
 pub(super) fn build_subscription<'a>(
-    topic_id: &'a str,
+    topic: &'a Topic,
     destination_id: &'a str,
 ) -> CreateSubscriptionRequest<'a> {
     CreateSubscriptionRequest {
-        topic_id,
+        topic_id: &topic.id,
         destination_id,
         status: "ENABLED",
         payload: SubscriptionPayloadDetail {
             delivery_protocol: "HTTPS",
             format: "JSON",
-            schema_version: "1.0",
+            schema_version: &topic.schema_version,
         },
     }
+}
+
+/// A topic that can be subscribed, with the newest of its schemas that is not deprecated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Topic {
+    pub(super) id: String,
+    schema_version: String,
+}
+
+/// Reads the topics that are enabled, come as JSON over HTTPS and ask for no scope that is not
+/// among these.
+pub(super) fn parse_topics(body: &[u8], scopes: &[&str]) -> Result<Vec<Topic>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(default)]
+        topics: Vec<Told>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Told {
+        #[serde(default)]
+        topic_id: String,
+        status: Option<String>,
+        #[serde(default)]
+        authorization_scopes: Vec<String>,
+        #[serde(default)]
+        supported_payloads: Vec<Payload>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload {
+        delivery_protocol: Option<String>,
+        #[serde(default)]
+        format: Vec<String>,
+        schema_version: Option<String>,
+        #[serde(default)]
+        deprecated: bool,
+    }
+    let answer: Answer = parse_json("getTopics", body)?;
+    let open = |told: Told| {
+        let is_enabled = told.status.as_deref().is_none_or(|status| status == "ENABLED");
+        let has_scopes = told.authorization_scopes.iter().all(|s| scopes.contains(&s.as_str()));
+        let is_ours = |payload: &&Payload| {
+            !payload.deprecated
+                && payload.delivery_protocol.as_deref() == Some("HTTPS")
+                && payload.format.iter().any(|format| format == "JSON")
+        };
+        let ours = told.supported_payloads.iter().filter(is_ours);
+        let schema_version = ours.filter_map(|payload| payload.schema_version.clone()).max()?;
+        (is_enabled && has_scopes).then_some(Topic { id: told.topic_id, schema_version })
+    };
+    Ok(answer.topics.into_iter().filter_map(open).collect())
 }
 
 /// A listing of the Trading API: an item number, and a SKU where it has variations.
@@ -620,6 +700,44 @@ pub(super) fn build_get_item(item_id: &str) -> String {
         escape(item_id)
     )
 }
+
+/// Builds GetSellerList: what ends within the next months, which is every active listing, since
+/// those "good till cancelled" are renewed each month.
+/// <https://developer.ebay.com/DevZone/xml/docs/Reference/ebay/GetSellerList.html>
+pub(super) fn build_seller_list(from: Timestamp, page: u64) -> String {
+    let to = from.plus_millis(SELLER_LIST_DAYS * 86_400_000);
+    let wanted: String = SELLER_LIST_FIELDS
+        .iter()
+        .map(|field| format!("<OutputSelector>{field}</OutputSelector>"))
+        .collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\
+         <GetSellerListRequest xmlns=\"{TRADING_NAMESPACE}\">{wanted}\
+         <EndTimeFrom>{}</EndTimeFrom><EndTimeTo>{}</EndTimeTo>\
+         <GranularityLevel>Fine</GranularityLevel><IncludeVariations>true</IncludeVariations>\
+         <Pagination><EntriesPerPage>{PAGE_ITEMS_MAX}</EntriesPerPage>\
+         <PageNumber>{page}</PageNumber></Pagination></GetSellerListRequest>",
+        format_time(from),
+        format_time(to),
+    )
+}
+
+/// The range of end times must be less than 120 days.
+const SELLER_LIST_DAYS: i64 = 119;
+
+const SELLER_LIST_FIELDS: [&str; 11] = [
+    "HasMoreItems",
+    "ItemArray.Item.ItemID",
+    "ItemArray.Item.SKU",
+    "ItemArray.Item.Title",
+    "ItemArray.Item.ListingType",
+    "ItemArray.Item.Quantity",
+    "ItemArray.Item.SellingStatus.QuantitySold",
+    "ItemArray.Item.SellingStatus.ListingStatus",
+    "ItemArray.Item.Variations.Variation.SKU",
+    "ItemArray.Item.Variations.Variation.Quantity",
+    "ItemArray.Item.Variations.Variation.SellingStatus.QuantitySold",
+];
 
 /// What a Trading answer says: its errors (warnings left out) and its content.
 pub(super) struct TradingAnswer {
@@ -672,6 +790,20 @@ impl TradingAnswer {
         })
     }
 
+    /// Reads a page of GetSellerList: the entries, and whether there are more. Auctions are left
+    /// out, which cannot be told a quantity; each variation is an entry of its own.
+    pub(super) fn listings(&self) -> (Vec<CatalogueEntry>, bool) {
+        let items = self.content.child("ItemArray").into_iter();
+        let active = items.flat_map(|array| array.children_named("Item")).filter(|item| {
+            let status = item.child("SellingStatus").map_or("", |s| s.text_of("ListingStatus"));
+            let format = item.text_of("ListingType");
+            matches!(status, "" | "Active")
+                && matches!(format, "" | "FixedPriceItem" | "StoresFixedPrice")
+        });
+        let more = self.content.text_of("HasMoreItems") == "true";
+        (active.flat_map(seller_entries).collect(), more)
+    }
+
     /// Reads GetItem: `Quantity` counts the sold units, too, so they are taken off.
     /// <https://developer.ebay.com/support/kb-article?KBid=1526>
     pub(super) fn available(&self, sku: Option<&str>) -> Reading {
@@ -694,16 +826,51 @@ impl TradingAnswer {
         let Some(node) = node else {
             return Reading::Unknown("no such variation in the listing".to_owned());
         };
-        let number = |text: &str| text.trim().parse::<i64>().ok();
-        let sold = node.child("SellingStatus").map_or("0", |s| match s.text_of("QuantitySold") {
-            "" => "0",
-            sold => sold,
-        });
-        match (number(node.text_of("Quantity")), number(sold)) {
-            (Some(quantity), Some(sold)) => Reading::Quantity(quantity.saturating_sub(sold)),
-            (_, _) => Reading::Unknown("no quantity in the answer".to_owned()),
-        }
+        unsold(node)
     }
+}
+
+/// Returns what is left of an item or variation: its quantity without what was sold.
+fn unsold(node: &Element) -> Reading {
+    let number = |text: &str| text.trim().parse::<i64>().ok();
+    let sold = node.child("SellingStatus").map_or("0", |s| match s.text_of("QuantitySold") {
+        "" => "0",
+        sold => sold,
+    });
+    match (number(node.text_of("Quantity")), number(sold)) {
+        (Some(quantity), Some(sold)) => Reading::Quantity(quantity.saturating_sub(sold)),
+        (_, _) => Reading::Unknown("no quantity in the answer".to_owned()),
+    }
+}
+
+/// Makes the entries of one Trading listing. An item number is enough for a listing without
+/// variations; a variation is named by its SKU, and one without any cannot be told a quantity.
+fn seller_entries(item: &Element) -> Vec<CatalogueEntry> {
+    let text = |node: &Element, name: &str| {
+        Some(node.text_of(name)).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let Some(item_id) = text(item, "ItemID") else { return Vec::new() };
+    let entry = |node: &Element, names_variation: bool| {
+        let sku = text(node, "SKU");
+        let mut fields = BTreeMap::from([("itemId".to_owned(), item_id.clone())]);
+        fields.extend(sku.clone().filter(|_| names_variation).map(|sku| ("sku".to_owned(), sku)));
+        CatalogueEntry {
+            sku,
+            title: text(item, "Title"),
+            fields,
+            reading: unsold(node),
+            channel_fulfilled: false,
+            duplicate: false,
+        }
+    };
+    let variations: Vec<&Element> = item
+        .child("Variations")
+        .map(|variations| variations.children_named("Variation").collect())
+        .unwrap_or_default();
+    if variations.is_empty() {
+        return vec![entry(item, false)];
+    }
+    variations.into_iter().map(|variation| entry(variation, true)).collect()
 }
 
 /// An XML element without its attributes, which the Trading API does not need.
@@ -730,7 +897,7 @@ impl Element {
 
 /// How deep and how large an answer may be; its bytes are bounded by the caller.
 const XML_DEPTH_MAX: usize = 32;
-const XML_ELEMENTS_MAX: usize = 200_000;
+const XML_ELEMENTS_MAX: usize = 500_000;
 
 /// Reads a document into elements. Entities of a DTD are not known and not expanded.
 fn parse_xml(body: &[u8]) -> Result<Element, ChannelError> {

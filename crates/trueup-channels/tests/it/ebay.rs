@@ -560,8 +560,8 @@ async fn pages_are_counted_as_each_api_counts_them() {
         order("1", "NONE_REQUESTED"), order("2", "CANCELED"), order("3", "IN_PROGRESS")]});
     let fake = Fake::granted([reply(200, items), reply(200, orders)]);
     let ebay = channel("ebay", &seller());
-    let page = ebay.catalogue(&fake, Some("1")).await.unwrap();
-    assert_eq!(page.next.as_deref(), Some("2"));
+    let page = ebay.catalogue(&fake, Some("inv:1")).await.unwrap();
+    assert_eq!(page.next.as_deref(), Some("inv:2"));
     assert_eq!(page.items[0].reading, Reading::Quantity(4));
     let since = Timestamp::from_micros(1_795_426_246_000_000);
     let page = ebay.orders(&fake, since, None).await.unwrap();
@@ -574,8 +574,10 @@ async fn pages_are_counted_as_each_api_counts_them() {
     assert!(urls[1].ends_with(
         "/order?filter=lastmodifieddate%3A%5B2026-11-23T09%3A30%3A46.000Z..%5D&limit=200&offset=0"
     ));
-    let error = ebay.catalogue(&Fake::new([]), Some("x")).await.unwrap_err();
-    assert_eq!(error.kind, ChannelErrorKind::Bug);
+    for cursor in ["x", "inv:x", "trd:x:1"] {
+        let error = ebay.catalogue(&Fake::new([]), Some(cursor)).await.unwrap_err();
+        assert_eq!(error.kind, ChannelErrorKind::Bug);
+    }
 }
 
 fn key() -> SigningKey {
@@ -686,8 +688,27 @@ fn notifications_become_notices() {
 async fn topics_that_are_open_are_subscribed() {
     let url = "https://trueup.example/upstream/webhooks/o/ebay";
     let none = || reply(200, json!({"total": 0, "destinations": []}));
+    let scope = |name: &str| format!("https://api.ebay.com/oauth/api_scope{name}");
+    let topic = |id: &str, status: &str, scopes: Value, payloads: Value| {
+        json!({"topicId": id, "status": status, "authorizationScopes": scopes,
+               "supportedPayloads": payloads})
+    };
+    let payload = |version: &str, deprecated: bool| {
+        json!({"deliveryProtocol": "HTTPS", "format": ["JSON"], "schemaVersion": version,
+               "deprecated": deprecated})
+    };
+    let both = json!([payload("1.0", false), payload("1.1", false), payload("2.0", true)]);
+    let order = topic("ORDER_CONFIRMATION", "ENABLED", json!([scope("/sell.fulfillment")]), both);
+    let item = |status: &str, of: &str| {
+        topic("ITEM_AVAILABILITY", status, json!([scope(of)]), json!([payload("1.0", false)]))
+    };
+    let other = topic("ITEM_PRICE_REVISION", "ENABLED", json!([]), json!([payload("1.0", false)]));
+    let topics = |item: Value| {
+        reply(200, json!({"total": 3, "topics": [order.clone(), item, other.clone()]}))
+    };
     let place = [("location", "https://api.ebay.com/commerce/notification/v1/destination/d-1")];
     let fake = Fake::granted([
+        topics(item("ENABLED", "")),
         none(),
         answer(201, &place, ""),
         answer(201, &[], ""),
@@ -696,16 +717,31 @@ async fn topics_that_are_open_are_subscribed() {
     let ebay = channel("ebay", &seller());
     assert_eq!(ebay.subscribe(&fake, url).await.unwrap(), ["ORDER_CONFIRMATION"]);
     assert_eq!(
-        fake.body(1),
+        fake.body(2),
         json!({"name": "trueup", "status": "ENABLED",
                "deliveryConfig": {"endpoint": url, "verificationToken": TOKEN}})
     );
-    assert_eq!(fake.body(2)["destinationId"], "d-1");
-    assert_eq!(fake.body(2)["payload"]["deliveryProtocol"], "HTTPS");
+    assert_eq!(fake.body(3)["destinationId"], "d-1");
+    assert_eq!(fake.body(3)["payload"]["deliveryProtocol"], "HTTPS");
+    assert_eq!(fake.body(3)["payload"]["schemaVersion"], "1.1");
+    // What is closed to us or switched off is not asked for.
+    for closed in [item("ENABLED", "/buy.item.feed"), item("DISABLED", "")] {
+        let fake =
+            Fake::granted([topics(closed), none(), answer(201, &place, ""), answer(201, &[], "")]);
+        assert_eq!(ebay.subscribe(&fake, url).await.unwrap(), ["ORDER_CONFIRMATION"]);
+    }
+    let fake = Fake::granted([reply(200, json!({"total": 1, "topics": [other.clone()]}))]);
+    let error = ebay.subscribe(&fake, url).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Forbidden);
     // It is there already, and so are the subscriptions.
     let known = json!({"destinations": [
         {"destinationId": "d-9", "deliveryConfig": {"endpoint": url}}]});
-    let fake = Fake::granted([reply(200, known), refused(409, 1), refused(409, 1)]);
+    let fake = Fake::granted([
+        topics(item("ENABLED", "")),
+        reply(200, known),
+        refused(409, 1),
+        refused(409, 1),
+    ]);
     assert_eq!(ebay.subscribe(&fake, url).await.unwrap().len(), 2);
     let mut bare = seller();
     bare.credentials.remove("verificationToken");
@@ -800,4 +836,110 @@ async fn what_could_be_oversold_is_urgent() {
             assert_eq!(fake.asked()[0].urgent, urgent, "{quantity} after {before:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_catalogue_goes_on_with_old_listings_that_no_other_api_manages() {
+    let last = json!({"total": 1, "inventoryItems": [{"sku": "NEW"}]});
+    let item = |id: &str, inner: &str| format!("<Item><ItemID>{id}</ItemID>{inner}</Item>");
+    let simple = |sku: &str, quantity: u32, sold: u32| {
+        format!(
+            "<SKU>{sku}</SKU><Title>A &amp; B</Title><ListingType>FixedPriceItem</ListingType>\
+             <Quantity>{quantity}</Quantity><SellingStatus><QuantitySold>{sold}</QuantitySold>\
+             <ListingStatus>Active</ListingStatus></SellingStatus>"
+        )
+    };
+    let variations = "<Variations>\
+        <Variation><SKU>V-1</SKU><Quantity>5</Quantity><SellingStatus><QuantitySold>2\
+        </QuantitySold></SellingStatus></Variation>\
+        <Variation><Quantity>1</Quantity></Variation></Variations>";
+    let items = [
+        item("1", &simple("OLD", 10, 4)),
+        item("2", &simple("NEW", 3, 0)),
+        item("3", variations),
+        item("4", "<ListingType>Chinese</ListingType><Quantity>1</Quantity>"),
+    ]
+    .concat();
+    let list = |more: bool| {
+        let body = format!(
+            "<R><Ack>Success</Ack><HasMoreItems>{more}</HasMoreItems><ItemArray>{items}\
+             </ItemArray></R>"
+        );
+        answer(200, &[], body)
+    };
+    let managed = || {
+        let known = stocked("NEW", json!(3));
+        let none = |sku: &str| entry(sku, 404, &[25702]);
+        reply(207, json!({"responses": [known, none("OLD"), none("V-1")]}))
+    };
+    let fake = Fake::granted([reply(200, last), list(true), managed(), list(false), managed()]);
+    let ebay = channel("ebay", &seller());
+    let page = ebay.catalogue(&fake, None).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    let cursor = page.next.unwrap();
+    assert!(cursor.starts_with("trd:1:"), "{cursor}");
+    let page = ebay.catalogue(&fake, Some(&cursor)).await.unwrap();
+    let short: Vec<_> = page
+        .items
+        .iter()
+        .map(|entry| (entry.sku.as_deref(), entry.fields.clone(), entry.reading.clone()))
+        .collect();
+    assert_eq!(
+        short,
+        [
+            (Some("OLD"), fields(&[("itemId", "1")]), Reading::Quantity(6)),
+            (Some("V-1"), fields(&[("itemId", "3"), ("sku", "V-1")]), Reading::Quantity(3)),
+            (None, fields(&[("itemId", "3")]), Reading::Quantity(1)),
+        ]
+    );
+    assert_eq!(page.items[0].title.as_deref(), Some("A & B"));
+    let next = page.next.unwrap();
+    assert_eq!(next, cursor.replace("trd:1:", "trd:2:"), "the same range of times");
+    assert_eq!(ebay.catalogue(&fake, Some(&next)).await.unwrap().next, None);
+    let asked = fake.asked();
+    assert_eq!(asked[1].headers["x-ebay-api-call-name"], "GetSellerList");
+    assert_eq!(asked[1].bucket, "trading.list");
+    let body = String::from_utf8_lossy(&asked[1].body);
+    for part in [
+        "<EndTimeFrom>2026-11-23T09:30:46.000Z</EndTimeFrom>",
+        "<EndTimeTo>2027-03-22T09:30:46.000Z</EndTimeTo>",
+        "<EntriesPerPage>200</EntriesPerPage><PageNumber>1</PageNumber>",
+        "<OutputSelector>ItemArray.Item.Variations.Variation.SKU</OutputSelector>",
+    ] {
+        assert!(body.contains(part), "{part} in {body}");
+    }
+    assert_eq!(fake.body(2)["requests"], json!([{"sku": "NEW"}, {"sku": "OLD"}, {"sku": "V-1"}]));
+    let fake = Fake::granted([revised("Failure", &[("518", "RequestError")], &[])]);
+    let error = ebay.catalogue(&fake, Some(&cursor)).await.unwrap_err();
+    assert_eq!(error.kind, ChannelErrorKind::Throttled);
+}
+
+#[tokio::test]
+async fn a_variation_without_a_sku_is_known_by_its_number() {
+    let line = |variation: Value| {
+        json!({"lineItemId": "L1", "legacyItemId": "7", "legacyVariationId": variation,
+               "quantity": 1})
+    };
+    let order = json!({"total": 1, "orders": [{"orderId": "1", "lineItems": [
+        line(json!("55")), line(json!("0")), line(Value::Null)]}]});
+    let fake = Fake::granted([reply(200, order)]);
+    let since = Timestamp::from_micros(0);
+    let page = channel("ebay", &seller()).orders(&fake, since, None).await.unwrap();
+    let lines: Vec<_> = page.items[0].lines.iter().map(|line| line.fields.clone()).collect();
+    let whole = fields(&[("itemId", "7")]);
+    let sold = fields(&[("itemId", "7"), ("variationId", "55")]);
+    assert_eq!(lines, [sold.clone(), whole.clone(), whole.clone()]);
+    let kind = trueup_channels::kind("ebay").unwrap();
+    let of = |variation: &str| fields(&[("itemId", "7"), ("sku", "V"), ("variationId", variation)]);
+    for (ours, expected) in [
+        (of("55"), true),
+        (of("56"), false),
+        (fields(&[("itemId", "7"), ("sku", "V")]), false),
+        (whole, true),
+    ] {
+        assert_eq!(kind.names_listing(&ours, &sold), expected, "{ours:?}");
+    }
+    let key = |pairs: &[(&str, &str)]| listing_key("ebay", &seller(), pairs);
+    assert_eq!(key(&[("itemId", "7"), ("sku", "V"), ("variationId", "55")]), "item:7/V");
+    assert_eq!(key(&[("sku", "V"), ("variationId", "55")]), "wrong: variationId");
 }

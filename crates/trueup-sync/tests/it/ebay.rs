@@ -182,3 +182,30 @@ async fn a_check_that_cannot_read_is_answered_with_what_was_last_told() {
     house.store.close().await.unwrap();
     assert_eq!(ask().await, [(true, 4), (true, 9), (false, 0)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_listings_are_discovered_and_told_beside_the_others() {
+    let house = House::open_with(trueup_channels::kind).await;
+    let sim = ebay::Simulator::new(ebay::Settings::default());
+    let mut items: Vec<SeedItem> = (0..250).map(|nth| SeedItem::new(name(nth), 3)).collect();
+    for item in items.iter_mut().skip(200) {
+        item.legacy = true;
+    }
+    sim.seed(items).unwrap();
+    for nth in 0..250 {
+        house.count(&name(nth), 8, true).await;
+    }
+    let server = spawn(sim.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let id = channel("ebay");
+    let enable = enable_of(&sim.channel_config(&server.url));
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    assert_eq!(found.mapped(), 250, "each once");
+    house.settle().await;
+    for nth in 0..250 {
+        assert_eq!(sim.quantity(&name(nth)), Some(8), "{}", name(nth));
+    }
+    let fields = house.listing(&id, &name(249)).await.mapping.fields;
+    assert!(fields.contains_key("itemId"), "{fields:?}");
+    house.close().await;
+}

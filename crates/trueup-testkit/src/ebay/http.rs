@@ -43,7 +43,7 @@ pub(super) fn routes(sim: Simulator) -> Router {
         .route("/location", get(locations));
     let notification = Router::new()
         .route("/public_key/{id}", get(public_key))
-        .route("/destination", post(create_destination))
+        .route("/destination", get(destinations).post(create_destination))
         .route("/subscription", post(create_subscription))
         .route("/topic", get(topics));
     Router::new()
@@ -453,6 +453,22 @@ async fn public_key(
             return Err(Box::new(error(StatusCode::NOT_FOUND, 195_014, words)));
         }
         let body = json!({"key": sim.public_key(), "algorithm": "ECDSA", "digest": "SHA1"});
+        Ok(answer(StatusCode::OK, &body))
+    })
+}
+
+/// `GET /commerce/notification/v1/destination`.
+async fn destinations(Handle(sim): Handle<Simulator>, headers: HeaderMap) -> Response {
+    serve(&sim, &headers, "Notification", || {
+        let state = sim.0.state.lock();
+        let one = |(id, url): (&String, &String)| {
+            json!({
+                "destinationId": id, "name": "sim", "status": "ENABLED",
+                "deliveryConfig": {"endpoint": url},
+            })
+        };
+        let found: Vec<Value> = state.destinations.iter().map(one).collect();
+        let body = json!({"total": found.len(), "limit": 100, "destinations": found});
         Ok(answer(StatusCode::OK, &body))
     })
 }

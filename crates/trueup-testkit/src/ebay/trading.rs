@@ -7,7 +7,7 @@ use quick_xml::Reader;
 use quick_xml::escape::escape;
 use quick_xml::events::Event;
 
-use super::state::State;
+use super::state::{Item, State};
 use crate::faults::FaultDial;
 
 /// The most `InventoryStatus` nodes in one call.
@@ -96,6 +96,7 @@ pub(crate) fn answer(
     match call {
         "ReviseInventoryStatus" => revise(state, faults, body, revisions_max, now),
         "GetItem" => get_item(state, body, now),
+        "GetSellerList" => seller_list(state, body, now),
         _ => response(call, &[refused(2, "Unsupported API call.")], 0, "", now),
     }
 }
@@ -201,6 +202,49 @@ fn revise_one(
     }
     item.total = quantity;
     Ok(false)
+}
+
+/// The most days between `EndTimeFrom` and `EndTimeTo`, and the most items of a page.
+const LIST_DAYS_MAX: i64 = 120;
+const LIST_ITEMS_MAX: usize = 200;
+
+/// `GetSellerList` lists all that is active, made by whichever API.
+fn seller_list(state: &State, body: &str, now: Timestamp) -> String {
+    let call = "GetSellerList";
+    let leaves = leaves(body).unwrap_or_default();
+    let text = |name: &str| {
+        leaves.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text.as_str())
+    };
+    let time = |name: &str| text(name).parse::<Timestamp>().ok();
+    let number = |name: &str| text(name).parse::<usize>().ok().filter(|number| *number > 0);
+    let (Some(from), Some(to)) = (time("EndTimeFrom"), time("EndTimeTo")) else {
+        return response(call, &[refused(75, "A date range is required.")], 0, "", now);
+    };
+    let days = (to.as_second() - from.as_second()).div_euclid(86_400);
+    let (page, size) = (number("PageNumber"), number("EntriesPerPage"));
+    let (Some(page), Some(size)) = (page, size.filter(|size| *size <= LIST_ITEMS_MAX)) else {
+        return response(call, &[refused(340, "Page number or size is invalid.")], 0, "", now);
+    };
+    if !(0..LIST_DAYS_MAX).contains(&days) {
+        return response(call, &[refused(37, "The date range is invalid.")], 0, "", now);
+    }
+    let ahead = (page - 1).saturating_mul(size);
+    let item = |(sku, item): (&String, &Item)| {
+        format!(
+            "<Item><ItemID>{}</ItemID><SKU>{1}</SKU><Title>{1}</Title>\
+             <ListingType>FixedPriceItem</ListingType><Quantity>{2}</Quantity><SellingStatus>\
+             <QuantitySold>{3}</QuantitySold><ListingStatus>Active</ListingStatus>\
+             </SellingStatus></Item>",
+            item.listing_id(),
+            escape(sku.as_str()),
+            item.shown() + item.sold,
+            item.sold,
+        )
+    };
+    let items: String = state.items.iter().skip(ahead).take(size).map(item).collect();
+    let more = ahead.saturating_add(size) < state.items.len();
+    let inside = format!("<HasMoreItems>{more}</HasMoreItems><ItemArray>{items}</ItemArray>");
+    response(call, &[], 1, &inside, now)
 }
 
 /// `GetItem` reports as Quantity what is available and what was sold together.
