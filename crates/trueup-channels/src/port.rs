@@ -753,6 +753,16 @@ pub trait Kind: Send + Sync {
         fields: BTreeMap<String, String>,
     ) -> Result<(ListingKey, BTreeMap<String, String>), Vec<SettingError>>;
 
+    /// Returns the vendor's account that a connection is of, where its settings tell: connections
+    /// of one account may see the same orders and show the same numbers. Holds no secret.
+    fn account(&self, settings: &Settings) -> Option<String>;
+
+    /// Returns a listing's quantity scope: listings of one scope, on whatever connections, show
+    /// one number, so that one of them is told it. By default the listing of the account.
+    fn scope(&self, settings: &Settings, key: &ListingKey) -> Option<String> {
+        self.account(settings).map(|account| format!("{account}/{key}"))
+    }
+
     /// Returns the names of the fields that a mapping's `listing` may have, for tables.
     fn listing_names(&self) -> &'static [&'static str];
 

@@ -151,7 +151,46 @@ pub(crate) fn listing_fields(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use trueup_core::ListingKey;
+
     use super::*;
+
+    fn settings(fields: Value, refresh_token: &str) -> Settings {
+        let token = ("refreshToken".to_owned(), Secret::new(refresh_token));
+        let fields = serde_json::from_value(fields).unwrap();
+        Settings { fields, credentials: BTreeMap::from([token]) }
+    }
+
+    #[test]
+    fn one_number_of_an_account_has_one_scope_and_no_secret() {
+        let scope = |kind: &str, fields: Value, token: &str, key: &str| {
+            let kind = crate::kind(kind).unwrap();
+            let scope = kind.scope(&settings(fields, token), &ListingKey::new(key).unwrap());
+            assert!(!scope.clone().unwrap_or_default().contains(token), "{scope:?}");
+            scope
+        };
+        let shop = |shop: &str, key: &str| scope("shopify", json!({ "shop": shop }), "t0", key);
+        assert_eq!(shop("Acme", "1@2"), shop("https://acme.myshopify.com/", "1@2"));
+        assert_ne!(shop("acme", "1@2"), shop("acme", "1@3"));
+        assert_ne!(shop("acme", "1@2"), shop("other", "1@2"));
+        assert_eq!(shop("no shop", "1@2"), None);
+        let amazon = |region: &str, seller: &str, places: &[&str]| {
+            let fields = json!({"region": region, "sellerId": seller, "marketplaceIds": places});
+            scope("amazon", fields, "t0", "SKU")
+        };
+        assert_eq!(amazon("EU", "S", &["A1"]), amazon("eu", "S", &["A2", "A3"]));
+        assert_ne!(amazon("eu", "S", &["A1"]), amazon("na", "S", &["A1"]));
+        assert_ne!(amazon("eu", "S", &["A1"]), amazon("eu", "T", &["A1"]));
+        let ebay = |token: &str, marketplace: &str, key: &str| {
+            scope("ebay", json!({ "marketplaceId": marketplace }), token, key)
+        };
+        assert_eq!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_US", "sku:A"));
+        // Each marketplace has an offer of its own to tell; a Trading listing is one.
+        assert_ne!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_DE", "sku:A"));
+        assert_eq!(ebay("token-1", "EBAY_US", "item:1"), ebay("token-1", "EBAY_DE", "item:1"));
+        assert_ne!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-2", "EBAY_US", "sku:A"));
+    }
 
     #[test]
     fn every_wrong_setting_is_named_at_once() {

@@ -291,6 +291,9 @@ pub struct ListingState {
     pub strategy: Strategy,
     /// Whether the channel ships it: never pushed, its stock adopted as it is read.
     pub channel_fulfilled: bool,
+    /// Whether another listing shows the same number and is the one that is told it: what this
+    /// one shows is noted, and neither pushed nor settled.
+    pub follows: bool,
     /// Where adopted differences are booked.
     pub home: Location,
     /// What the channel last acknowledged or was seen to agree with; `None` = never known.

@@ -398,6 +398,11 @@ pub struct ListingView {
     pub attempts: u32,
     /// How often it was revised lately, where the vendor counts.
     pub revised: Option<Revised>,
+    /// Its quantity scope: listings of one scope show one number, whatever connections they
+    /// are on, and one of them is told it.
+    pub scope: Option<String>,
+    /// The listing of its scope that is told the number, where it is another one.
+    pub leader: Option<(ChannelId, ListingKey)>,
     /// The SKU as it stands; `None` where the SKU is not in the ledger.
     pub sku: Option<SkuAnswer>,
 }
@@ -407,15 +412,28 @@ impl ListingView {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         let publish = self.sku.as_ref().map_or(0, |sku| sku.state.publish_version);
-        self.state.forced || self.state.acked_version < publish
+        !self.state.follows && (self.state.forced || self.state.acked_version < publish)
     }
 
     /// Returns whether the SKU has changed since the channel was last told.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         let version = self.sku.as_ref().map_or(0, |sku| sku.state.version);
-        self.state.forced || self.state.acked_version < version
+        !self.state.follows && (self.state.forced || self.state.acked_version < version)
     }
+}
+
+/// The listing that is told the number of a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopeLeader {
+    /// The scope.
+    pub scope: String,
+    /// The listing's connection.
+    pub channel: ChannelId,
+    /// The listing.
+    pub key: ListingKey,
+    /// The SKU it sells.
+    pub sku: Sku,
 }
 
 /// Which listings to list, by SKU then key ascending.
@@ -951,11 +969,12 @@ pub trait Store: Send + Sync + 'static {
     async fn connection(&self, org: &Org, id: &ChannelId)
     -> Result<Option<Connection>, StoreError>;
 
-    /// Makes or replaces a connection.
+    /// Makes or replaces a connection. Where it sends no longer, listings that followed its
+    /// take over.
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError>;
 
     /// Removes a connection with its mappings and its inbox; the ledger and history stay.
-    /// Returns whether it was there.
+    /// Returns whether it was there. Listings that followed one of its take over.
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError>;
 
     /// Keeps a consent that a merchant is asked for.
@@ -978,6 +997,20 @@ pub trait Store: Send + Sync + 'static {
         sku: &Sku,
         but: BTreeSet<ListingKey>,
     ) -> Result<usize, StoreError>;
+
+    /// Says which listings show one number. Of those of one scope, one is told it: the first
+    /// that may be, until it is unmapped or may not be any more. Then the next one takes over,
+    /// with all that is known of what is shown.
+    async fn set_scopes(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        scopes: Vec<(ListingKey, Option<String>)>,
+    ) -> Result<(), StoreError>;
+
+    /// Returns the listings that are told the numbers of scopes.
+    async fn leaders(&self, org: &Org, scopes: Vec<String>)
+    -> Result<Vec<ScopeLeader>, StoreError>;
 
     /// Lists listings with their SKUs.
     async fn listings(
@@ -1135,6 +1168,24 @@ pub trait Store: Send + Sync + 'static {
         after: Option<OrderLineId>,
         limit: usize,
     ) -> Result<Page<HeldLine>, StoreError>;
+
+    /// Returns under which of these connections lines of an order are booked, by line.
+    async fn booked_under(
+        &self,
+        org: &Org,
+        order: &str,
+        channels: Vec<ChannelId>,
+    ) -> Result<Vec<(String, ChannelId)>, StoreError>;
+
+    /// Moves up to so many booked lines of one connection to another of the same account;
+    /// returns how many. Lines that are there already stay.
+    async fn move_order_lines(
+        &self,
+        org: &Org,
+        from: &ChannelId,
+        to: &ChannelId,
+        at_most: usize,
+    ) -> Result<usize, StoreError>;
 
     /// Keeps lines that nothing answers to yet; one that is kept already grows by what is new.
     /// Returns those that were not kept before.

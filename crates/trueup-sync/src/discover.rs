@@ -262,7 +262,12 @@ impl Work<'_> {
                 }
                 (Some(_) | None, _) => None,
             };
-            let (notes, mappings) = match_page(link, &page.items, before.as_ref(), next.as_ref());
+            let (notes, mut mappings) =
+                match_page(link, &page.items, before.as_ref(), next.as_ref());
+            let clashes = self.shared.clashes(link, &mappings).await?;
+            for (at, _) in clashes.into_iter().rev() {
+                mappings.remove(at);
+            }
             if !self.run.dry_run && !mappings.is_empty() {
                 let count = mappings.len();
                 self.shared.keep_mappings(link, mappings).await?;

@@ -1,6 +1,6 @@
 //! The engine: what the API and the programs ask of push, pull and the inbox.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -528,17 +528,24 @@ impl Engine {
     /// # Errors
     /// [`EngineError::ChannelNotFound`], or the store's.
     pub async fn remove(&self, org: &Org, channel: &ChannelId) -> Result<(), EngineError> {
-        let link = self.shared.links.lock().remove(&(org.clone(), channel.clone()));
-        if let Some(link) = link {
-            upkeep::farewell(&self.shared, &link).await?;
-            link.finish().await;
+        let shared = &self.shared;
+        let link = shared.links.lock().remove(&(org.clone(), channel.clone()));
+        if let Some(link) = &link {
+            upkeep::farewell(shared, link).await?;
+            link.clone().finish().await;
+            if let Some(heir) = shared.siblings(link).first() {
+                shared.move_orders(link, heir).await?;
+            }
         }
-        self.shared.release_held(org, channel).await?;
-        if self.shared.store.delete_connection(org, channel).await? {
-            Ok(())
-        } else {
-            Err(EngineError::ChannelNotFound(channel.clone()))
+        shared.release_held(org, channel).await?;
+        let deleted = {
+            let _election = shared.scopes.elections.write().await;
+            shared.store.delete_connection(org, channel).await?
+        };
+        if let Some(link) = &link {
+            shared.wake_siblings(link);
         }
+        if deleted { Ok(()) } else { Err(EngineError::ChannelNotFound(channel.clone())) }
     }
 
     /// Returns a channel's health.
@@ -620,6 +627,21 @@ impl Engine {
         Ok(mappings)
     }
 
+    /// Removes a SKU's mappings on a channel but those of these listings; returns how many it
+    /// removed.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn unmap(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        sku: &Sku,
+        but: BTreeSet<ListingKey>,
+    ) -> Result<usize, EngineError> {
+        Ok(self.shared.delete_mappings(org, channel, sku, but).await?)
+    }
+
     /// Checks mapping drafts as [`Engine::map`] does, and keeps nothing.
     ///
     /// # Errors
@@ -655,6 +677,9 @@ impl Engine {
                 }
                 Err(wrong) => errors.extend(wrong.into_iter().map(|error| (at, error))),
             }
+        }
+        if errors.is_empty() {
+            errors = self.shared.clashes(&link, &mappings).await?;
         }
         if !errors.is_empty() {
             return Err(EngineError::Mapping(errors));
@@ -1180,6 +1205,10 @@ fn unknown_settings(known: &[&str], settings: &Settings) -> Vec<SettingError> {
 /// Starts the tasks of a link and puts it in the place of the one before.
 async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
     let key = (link.org.clone(), link.id.clone());
+    if let Err(error) = shared.name_scopes(&link).await {
+        let (org, channel) = (&link.org, &link.id);
+        tracing::warn!(%org, %channel, %error, "the scopes of its listings could not be noted");
+    }
     let worker = Worker::new(shared.clone(), link.clone());
     let tasks = [
         tokio::spawn(worker.run()),
@@ -1242,6 +1271,8 @@ pub fn listing_status(view: &trueup_store::ListingView, connection: &Connection)
     let publishes = connection.sync_inventory && !connection.dry_run;
     if connection.state == ConnectionState::Paused || !view.mapping.enabled {
         "paused"
+    } else if state.follows {
+        "shared"
     } else if state.in_conflict {
         "conflict"
     } else if plan::is_parked(view) {
@@ -1273,7 +1304,7 @@ pub fn drift_of(view: &trueup_store::ListingView, quantity_max: u64) -> Option<(
     let is_newest = |at| view.state.acked_at.is_none_or(|acked| at >= acked);
     let observed = view.state.observed.filter(|observed| is_newest(observed.at))?;
     let expected = plan::expected(view, quantity_max)?;
-    let counts = view.mapping.enabled && !view.mapping.channel_fulfilled;
+    let counts = view.mapping.enabled && !view.mapping.channel_fulfilled && !view.state.follows;
     (counts && observed.quantity != expected).then_some((observed, expected))
 }
 

@@ -21,6 +21,7 @@ mod orders;
 mod plan;
 mod queue;
 mod revise;
+mod scopes;
 mod seal;
 mod shared;
 mod throttle;

@@ -107,6 +107,8 @@ pub(crate) struct Link {
     pub(crate) id: ChannelId,
     pub(crate) kind: &'static dyn Kind,
     pub(crate) settings: Settings,
+    /// The vendor and where it is reached: the same account elsewhere is another.
+    place: String,
     pub(crate) channel: Box<dyn Channel>,
     pub(crate) transport: Transport,
     pub(crate) mail: Mutex<Mail>,
@@ -145,9 +147,11 @@ impl Link {
         transport: Transport,
         stop: CancellationToken,
     ) -> Self {
+        let endpoint = row.endpoint.as_deref().unwrap_or_default();
         Self {
             org,
             id: row.id.clone(),
+            place: format!("{} {endpoint}", kind.name()),
             kind,
             settings,
             channel,
@@ -169,6 +173,18 @@ impl Link {
             told: Mutex::new(BTreeMap::new()),
             booked: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// Returns the vendor's account that this is a connection of.
+    pub(crate) fn account(&self) -> Option<String> {
+        let account = self.kind.account(&self.settings)?;
+        Some(format!("{} {account}", self.place))
+    }
+
+    /// Returns a listing's quantity scope; what the channel ships itself is told nothing.
+    pub(crate) fn scope_of(&self, key: &ListingKey, channel_fulfilled: bool) -> Option<String> {
+        let scope = self.kind.scope(&self.settings, key).filter(|_| !channel_fulfilled)?;
+        Some(format!("{} {scope}", self.place))
     }
 
     /// Says that SKUs may owe a push.

@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{ChannelErrorKind, OrderLine, OrderNotice};
 use trueup_core::{
-    ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku, Source,
+    ChannelId, ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku,
+    Source, Timestamp,
 };
 use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView};
 
@@ -64,6 +65,8 @@ impl Shared {
         if link.booked.lock().get(&order.order_id) == Some(&print) {
             return Ok(booking);
         }
+        let _turn = self.order_turn(link, &order.order_id).await;
+        let before = self.booked_before(link, &order.order_id).await?;
         let mut lines = Vec::with_capacity(order.lines.len());
         for line in &order.lines {
             // A part is contained in the totals of the order, so only the totals are booked.
@@ -73,20 +76,15 @@ impl Shared {
             }
             match self.resolve_line(link, line).await? {
                 Some(line) => lines.push(line),
+                // Another connection of the account knows what it is.
+                None if before.contains_key(&line.line_id) => {}
                 None => booking.unresolved.push(line.clone()),
             }
         }
         if !lines.is_empty() {
-            let command = Command::ChannelOrder(ChannelOrder {
-                channel: link.id.clone(),
-                order: Arc::from(order.order_id.as_str()),
-                occurred_at: order.updated_at,
-                location: Location::main(),
-                restock: link.restock,
-                lines,
-            });
-            match self.submit(&link.org, command, Source::Channel).await {
-                Ok(_) => booking.is_news = true,
+            let named = (order.order_id.as_str(), order.updated_at);
+            match self.submit_lines(link, named, &before, lines).await {
+                Ok(()) => booking.is_news = true,
                 // A SKU that was in the ledger a moment ago: all lines are tried again.
                 Err(EngineError::Rejected(Rejection::SkuNotFound(_))) => {
                     booking.unresolved.clone_from(&order.lines);
@@ -108,12 +106,42 @@ impl Shared {
         Ok(booking)
     }
 
-    /// Finds what a line sells; `None` where neither a mapping nor a SKU answers to it.
+    /// Books lines of an order, given with when it changed: each under the connection that booked
+    /// it `before`, a new one under the connection that is told its number. Call it in the
+    /// order's turn.
+    pub(crate) async fn submit_lines(
+        &self,
+        link: &Link,
+        (order, occurred_at): (&str, Option<Timestamp>),
+        before: &BTreeMap<String, ChannelId>,
+        lines: Vec<(ChannelId, ChannelLine)>,
+    ) -> Result<(), EngineError> {
+        let mut by_channel: BTreeMap<ChannelId, Vec<ChannelLine>> = BTreeMap::new();
+        for (channel, line) in lines {
+            let channel = before.get(&*line.line).cloned().unwrap_or(channel);
+            by_channel.entry(channel).or_default().push(line);
+        }
+        for (channel, lines) in by_channel {
+            let command = Command::ChannelOrder(ChannelOrder {
+                channel,
+                order: Arc::from(order),
+                occurred_at,
+                location: Location::main(),
+                restock: link.restock,
+                lines,
+            });
+            self.submit(&link.org, command, Source::Channel).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds what a line sells, and the connection that is told its number; `None` where neither
+    /// a mapping nor a SKU answers to it.
     pub(crate) async fn resolve_line(
         &self,
         link: &Link,
         line: &OrderLine,
-    ) -> Result<Option<ChannelLine>, EngineError> {
+    ) -> Result<Option<(ChannelId, ChannelLine)>, EngineError> {
         let sku = line.sku.as_deref().and_then(|text| Sku::new(text).ok());
         let found = self.find_listing(link, sku.as_ref(), &line.fields).await?;
         let made = |sku: Sku, listing: Option<ListingKey>, units: Quantity| ChannelLine {
@@ -132,11 +160,13 @@ impl Shared {
                 return Ok(None);
             }
             let units = view.state.rules.units_per_listing.max(Quantity::ONE);
-            return Ok(Some(made(view.mapping.sku, Some(view.mapping.key), units)));
+            let own = (view.mapping.channel, view.mapping.key);
+            let (channel, key) = view.leader.unwrap_or(own);
+            return Ok(Some((channel, made(view.mapping.sku, Some(key), units))));
         }
         let Some(sku) = sku else { return Ok(None) };
         let known = self.store.sku(&link.org, &sku).await?.is_some();
-        Ok(known.then(|| made(sku, None, Quantity::ONE)))
+        Ok(known.then(|| (link.id.clone(), made(sku, None, Quantity::ONE))))
     }
 
     /// Finds the listing that a notice's identifiers name: by SKU where one is said and the

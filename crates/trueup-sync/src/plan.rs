@@ -40,6 +40,8 @@ pub(crate) enum Skip {
     Disabled,
     /// The channel itself ships it.
     ChannelFulfilled,
+    /// Another listing shows the same number and is the one that is told it.
+    Shared,
     /// An operator decides first.
     Conflict,
     /// It was refused for good.
@@ -60,6 +62,7 @@ impl Skip {
             Self::UnknownSku => "sku_not_found",
             Self::Disabled => "disabled",
             Self::ChannelFulfilled => "channel_fulfilled",
+            Self::Shared => "shared",
             Self::Conflict => "conflict",
             Self::Parked => "parked",
             Self::NotOwed => "not_owed",
@@ -154,6 +157,8 @@ pub(crate) fn barred(view: &ListingView) -> Option<Skip> {
         Some(Skip::Disabled)
     } else if view.mapping.channel_fulfilled {
         Some(Skip::ChannelFulfilled)
+    } else if view.state.follows {
+        Some(Skip::Shared)
     } else if view.state.in_conflict {
         Some(Skip::Conflict)
     } else {

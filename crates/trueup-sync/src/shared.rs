@@ -25,6 +25,7 @@ use crate::engine::{EngineError, EngineOptions};
 use crate::link::Link;
 use crate::orders::passing;
 use crate::plan;
+use crate::scopes::Scopes;
 use crate::seal::Sealer;
 use crate::worker::refuses_us;
 
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     /// rows, and a pause must not be undone by a note of the last sync. No vendor is called
     /// under it.
     rows: tokio::sync::Mutex<()>,
+    pub(crate) scopes: Scopes,
     pub(crate) inbox_bell: Notify,
     pub(crate) deliveries_bell: Notify,
     pub(crate) run_ended: Notify,
@@ -78,6 +80,7 @@ impl Shared {
             find_kind,
             links: Mutex::new(BTreeMap::new()),
             rows: tokio::sync::Mutex::new(()),
+            scopes: Scopes::new(),
             inbox_bell: Notify::new(),
             deliveries_bell: Notify::new(),
             run_ended: Notify::new(),
@@ -102,7 +105,7 @@ impl Shared {
         let before = row.clone();
         edit(&mut row);
         if row != before {
-            self.store.put_connection(org, row.clone()).await?;
+            self.put_row(org, Some(&before), row.clone()).await?;
         }
         Ok(Some(row))
     }
@@ -115,9 +118,33 @@ impl Shared {
         make: impl FnOnce(Option<Connection>) -> Connection + Send,
     ) -> Result<Connection, StoreError> {
         let _guard = self.rows.lock().await;
-        let row = make(self.store.connection(org, id).await?);
-        self.store.put_connection(org, row.clone()).await?;
+        let known = self.store.connection(org, id).await?;
+        let row = make(known.clone());
+        self.put_row(org, known.as_ref(), row.clone()).await?;
         Ok(row)
+    }
+
+    /// Writes a row; where it sends now and did not, or the other way round, listings of its
+    /// account may take over.
+    async fn put_row(
+        &self,
+        org: &Org,
+        known: Option<&Connection>,
+        row: Connection,
+    ) -> Result<(), StoreError> {
+        let sends = |row: &Connection| (row.state, row.sync_inventory, row.dry_run);
+        if known.is_none_or(|known| sends(known) == sends(&row)) {
+            return self.store.put_connection(org, row).await;
+        }
+        let id = row.id.clone();
+        {
+            let _election = self.scopes.elections.write().await;
+            self.store.put_connection(org, row).await?;
+        }
+        if let Some(link) = self.link(org, &id) {
+            self.wake_siblings(&link);
+        }
+        Ok(())
     }
 
     /// Writes renewed credentials into a connection's row, sealed, and only then lets them be
@@ -182,7 +209,7 @@ impl Shared {
         link: &Link,
         mappings: Vec<Mapping>,
     ) -> Result<(), EngineError> {
-        self.store.put_mappings(&link.org, mappings.clone()).await?;
+        self.put_mappings(link, mappings.clone()).await?;
         let row = self.store.connection(&link.org, &link.id).await?;
         let Some(row) = row else { return Err(EngineError::ChannelNotFound(link.id.clone())) };
         if row.sync_orders {

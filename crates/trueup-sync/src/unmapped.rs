@@ -100,16 +100,11 @@ impl Shared {
         };
         let (line_id, sku, fields) = (kept.line_id.clone(), kept.sku, kept.fields);
         let line = OrderLine { line_id, sku, fields, state };
+        let _turn = self.order_turn(link, &kept.order_id).await;
+        let before = self.booked_before(link, &kept.order_id).await?;
         let Some(line) = self.resolve_line(link, &line).await? else { return Ok(()) };
-        let command = Command::ChannelOrder(ChannelOrder {
-            channel: link.id.clone(),
-            order: Arc::from(kept.order_id.as_str()),
-            occurred_at: kept.updated_at,
-            location: Location::main(),
-            restock: link.restock,
-            lines: vec![line],
-        });
-        self.submit(&link.org, command, Source::Channel).await?;
+        let named = (kept.order_id.as_str(), kept.updated_at);
+        self.submit_lines(link, named, &before, vec![line]).await?;
         let booked = vec![(kept.order_id, kept.line_id)];
         self.store.delete_unmapped_lines(&link.org, &link.id, booked).await?;
         Ok(())

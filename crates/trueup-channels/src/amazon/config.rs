@@ -244,6 +244,13 @@ fn host(region: &str) -> Option<&'static str> {
     }
 }
 
+/// See [`crate::port::Kind::account`]: a seller in a region, whatever the marketplaces.
+pub(super) fn account(settings: &Settings) -> Option<String> {
+    let mut reader = Reader::new(settings);
+    let (region, seller) = (reader.text("region")?, reader.text("sellerId")?);
+    Some(format!("{}/{seller}", region.to_ascii_lowercase()))
+}
+
 /// See [`crate::port::Kind::listing`].
 ///
 /// The key is the seller SKU alone: a seller has one quantity per SKU in a region, whatever

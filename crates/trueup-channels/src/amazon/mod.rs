@@ -87,6 +87,10 @@ impl Kind for Amazon {
         config::listing(fields)
     }
 
+    fn account(&self, settings: &Settings) -> Option<String> {
+        config::account(settings)
+    }
+
     fn listing_names(&self) -> &'static [&'static str] {
         config::LISTING_NAMES
     }

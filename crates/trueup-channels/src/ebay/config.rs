@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
 use trueup_core::ListingKey;
 
 use crate::oauth;
@@ -146,6 +147,36 @@ fn is_verification_token(token: &Secret) -> bool {
     (32..=80).contains(&text.len()) && text.chars().all(legal)
 }
 
+/// How many bytes of a digest tell accounts apart.
+const ACCOUNT_BYTES: usize = 8;
+
+/// See [`crate::port::Kind::account`].
+///
+/// No setting names the account; connections that were given one refresh token are of one. A
+/// part of its digest tells nothing of the token.
+pub(super) fn account(settings: &Settings) -> Option<String> {
+    let token = Reader::new(settings).secret("refreshToken")?;
+    let digest = Sha256::digest(token.expose().as_bytes());
+    Some(digest.iter().take(ACCOUNT_BYTES).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// See [`crate::port::Kind::scope`].
+///
+/// The offers of a SKU on several marketplaces share the inventory item's quantity, and each may
+/// have a smaller one of its own, which only a push by its own marketplace tells: a scope is of
+/// one marketplace. A Trading listing is one, wherever it is seen.
+pub(super) fn scope(settings: &Settings, key: &ListingKey) -> Option<String> {
+    let account = account(settings)?;
+    if key.as_str().starts_with(ITEM_KEY) {
+        return Some(format!("{account}/{key}"));
+    }
+    let marketplace = Reader::new(settings).text("marketplaceId")?;
+    Some(format!("{account}/{marketplace}/{key}"))
+}
+
+/// What the key of a Trading listing starts with.
+const ITEM_KEY: &str = "item:";
+
 /// See [`crate::port::Kind::listing`].
 ///
 /// All offers of a SKU share the quantity of its inventory item, so the SKU is the key where
@@ -176,8 +207,8 @@ pub(super) fn listing(
             fail("itemId", "and offerId name listings of two APIs: give one of them".to_owned());
             None
         }
-        (Some(item), Some(sku), None) => Some(format!("item:{item}/{sku}")),
-        (Some(item), None, None) => Some(format!("item:{item}")),
+        (Some(item), Some(sku), None) => Some(format!("{ITEM_KEY}{item}/{sku}")),
+        (Some(item), None, None) => Some(format!("{ITEM_KEY}{item}")),
         (None, Some(sku), _) => Some(format!("sku:{sku}")),
         (None, None, Some(offer)) => Some(format!("offer:{offer}")),
         (None, None, None) => {

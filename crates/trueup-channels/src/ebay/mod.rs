@@ -102,6 +102,14 @@ impl Kind for Ebay {
         config::listing(fields)
     }
 
+    fn account(&self, settings: &Settings) -> Option<String> {
+        config::account(settings)
+    }
+
+    fn scope(&self, settings: &Settings, key: &ListingKey) -> Option<String> {
+        config::scope(settings, key)
+    }
+
     fn listing_names(&self) -> &'static [&'static str] {
         config::LISTING_NAMES
     }

@@ -210,6 +210,11 @@ pub(super) fn gid_number(gid: &str) -> &str {
     gid.rsplit('/').next().unwrap_or(gid)
 }
 
+/// See [`crate::port::Kind::account`]: the shop.
+pub(super) fn account(settings: &Settings) -> Option<String> {
+    shop_host(&Reader::new(settings).text("shop")?)
+}
+
 /// See [`crate::port::Kind::listing`].
 pub(super) fn listing(
     settings: &Settings,

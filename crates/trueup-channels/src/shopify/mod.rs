@@ -78,6 +78,10 @@ impl Kind for Shopify {
         config::listing(settings, fields)
     }
 
+    fn account(&self, settings: &Settings) -> Option<String> {
+        config::account(settings)
+    }
+
     fn listing_names(&self) -> &'static [&'static str] {
         config::LISTING_NAMES
     }

@@ -134,6 +134,9 @@ fn settle_reading(
 ) -> Reconciled {
     let strategy = reconcile.strategy.unwrap_or(listing.strategy);
     let master = on_hand(book, &listing.sku);
+    if listing.follows {
+        return note_shown(book, listing, observed, reconcile, strategy);
+    }
     if listing.channel_fulfilled {
         return adopt_fulfilled(book, listing, observed, reconcile, moment);
     }
@@ -195,6 +198,28 @@ fn settle_reading(
         strategy,
         action,
         quantity,
+    }
+}
+
+/// Notes what a listing shows whose number is settled where it is told.
+fn note_shown(
+    book: &mut Book,
+    listing: &ListingState,
+    observed: i64,
+    reconcile: &Reconcile,
+    strategy: crate::Strategy,
+) -> Reconciled {
+    let reading = Observed { quantity: observed, at: reconcile.read_at };
+    book.emit(Event::Listing(ListingState { observed: Some(reading), ..listing.clone() }));
+    Reconciled {
+        key: listing.key.clone(),
+        sku: listing.sku.clone(),
+        master: on_hand(book, &listing.sku),
+        observed,
+        expected: observed,
+        strategy,
+        action: ReconcileAction::Matched,
+        quantity: observed,
     }
 }
 
@@ -323,6 +348,9 @@ pub(super) fn mark_sent(
 ) {
     for push in items {
         let Some(listing) = book.listing(channel, &push.key).cloned() else { continue };
+        if listing.follows {
+            continue;
+        }
         let sent = Sent { quantity: push.quantity, version: push.version, at: moment.now };
         book.emit(Event::Listing(ListingState { in_flight: Some(sent), ..listing }));
     }
@@ -337,7 +365,8 @@ pub(super) fn settle(
 ) {
     for (push, result) in items {
         let Some(listing) = book.listing(channel, &push.key).cloned() else { continue };
-        if push.version < listing.acked_version {
+        // What one that follows now was told before is seen where the number is told.
+        if listing.follows || push.version < listing.acked_version {
             continue;
         }
         // Without a push it is a note that the channel shows this number already, or will: it

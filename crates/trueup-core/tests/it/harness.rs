@@ -220,6 +220,7 @@ pub(crate) fn listing(name: &str, strategy: Strategy, rules: Rules) -> ListingSt
         rules,
         strategy,
         channel_fulfilled: false,
+        follows: false,
         home: Location::main(),
         base: None,
         base_at: None,

@@ -288,3 +288,23 @@ fn a_resolved_quantity_is_that_of_all_places_that_feed_the_listing() {
     let on_hand: Vec<i64> = levels.iter().map(|level| level.on_hand.get()).collect();
     assert_eq!(on_hand, [25, 0], "home first, and no place below zero");
 }
+
+#[test]
+fn a_listing_that_follows_is_noted_and_neither_settled_nor_sent() {
+    let channel = ChannelId::new("shop").unwrap();
+    let key = ListingKey::new("A").unwrap();
+    let mut listing = listing("A", Strategy::ChannelWins, Rules::default());
+    (listing.follows, listing.base) = (true, Some(42));
+    let mut world = world_with(42, listing.clone());
+    let item = pull(&mut world, 40);
+    assert_eq!((item.action, item.quantity), (ReconcileAction::Matched, 40));
+    let seen = state(&world).observed.map(|seen| seen.quantity);
+    assert_eq!((seen, state(&world).base, world.numbers("A").0), (Some(40), Some(42), 42));
+    let push = ListingPush { key, quantity: 41, version: 1 };
+    let mark = Command::MarkSent { channel: channel.clone(), items: vec![push.clone()] };
+    world.run(&mark).unwrap();
+    assert_eq!(state(&world).in_flight, None);
+    let settle = Command::Settle { channel, items: vec![(push, PushResult::Applied)] };
+    world.run(&settle).unwrap();
+    assert_eq!(state(&world).base, Some(42));
+}

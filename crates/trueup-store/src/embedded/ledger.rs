@@ -749,7 +749,7 @@ pub(super) fn skus(conn: &Connection, org: &Org, query: &SkuQuery) -> Result<Pag
         None => {}
     }
     let listed = "EXISTS (SELECT 1 FROM listing l WHERE l.org = sku.org AND l.sku = sku.sku";
-    let behind = "(l.forced = 1 OR l.acked_version < sku.version)";
+    let behind = "(l.follows = 0 AND (l.forced = 1 OR l.acked_version < sku.version))";
     match (&query.channel, query.stale) {
         (Some(channel), stale) => {
             let tail = if stale { format!(" AND {behind})") } else { ")".to_owned() };

@@ -31,8 +31,8 @@ use crate::port::{
     Conflict, Connection, Consent, Delivery, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote,
     MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
-    RevisionsNote, Run, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures, Submission,
-    Subscription, UnmappedLine, Verification,
+    RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures,
+    Submission, Subscription, UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -174,6 +174,8 @@ impl Embedded {
             parked: row.parked,
             attempts: row.attempts,
             revised: row.revised,
+            scope: row.scope,
+            leader: row.leader,
         };
         Page { items: page.items.into_iter().map(view).collect(), more: page.more }
     }
@@ -321,8 +323,14 @@ impl Store for Embedded {
     }
 
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError> {
-        let org = org.clone();
-        self.write(move |conn| rows::connections::put(conn, &org, &row)).await
+        let (org, now) = (org.clone(), (self.shared.now)());
+        self.write(move |conn| {
+            if rows::connections::put(conn, &org, &row)? {
+                rows::conflicts::close_orphans(conn, &org, now)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError> {
@@ -359,6 +367,29 @@ impl Store for Embedded {
             Ok(count)
         })
         .await
+    }
+
+    async fn set_scopes(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        scopes: Vec<(ListingKey, Option<String>)>,
+    ) -> Result<(), StoreError> {
+        let (org, channel, now) = (org.clone(), channel.clone(), (self.shared.now)());
+        self.write(move |conn| {
+            rows::scopes::set(conn, &org, &channel, &scopes)?;
+            rows::conflicts::close_orphans(conn, &org, now).map(|_| ())
+        })
+        .await
+    }
+
+    async fn leaders(
+        &self,
+        org: &Org,
+        scopes: Vec<String>,
+    ) -> Result<Vec<ScopeLeader>, StoreError> {
+        let org = org.clone();
+        self.read(move |conn| rows::scopes::leaders(conn, &org, &scopes)).await
     }
 
     async fn listings(
@@ -579,6 +610,27 @@ impl Store for Embedded {
         let (org, channel) = (org.clone(), channel.clone());
         self.read(move |conn| rows::order_lines::held(conn, &org, &channel, after.as_ref(), limit))
             .await
+    }
+
+    async fn booked_under(
+        &self,
+        org: &Org,
+        order: &str,
+        channels: Vec<ChannelId>,
+    ) -> Result<Vec<(String, ChannelId)>, StoreError> {
+        let (org, order) = (org.clone(), order.to_owned());
+        self.read(move |conn| rows::order_lines::booked_under(conn, &org, &order, &channels)).await
+    }
+
+    async fn move_order_lines(
+        &self,
+        org: &Org,
+        from: &ChannelId,
+        to: &ChannelId,
+        at_most: usize,
+    ) -> Result<usize, StoreError> {
+        let (org, from, to) = (org.clone(), from.clone(), to.clone());
+        self.write(move |conn| rows::order_lines::move_lines(conn, &org, &from, &to, at_most)).await
     }
 
     async fn put_unmapped_lines(

@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -243,4 +243,14 @@ const MIGRATIONS: [&str; 6] = [
        expires_at INTEGER NOT NULL
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX consent_by_channel ON consent (org, channel)",
+    // Listings on several connections that show one number.
+    "ALTER TABLE listing ADD COLUMN scope TEXT;
+     ALTER TABLE listing ADD COLUMN follows INTEGER NOT NULL DEFAULT 0
+       CHECK (follows IN (0, 1));
+     CREATE UNIQUE INDEX listing_leader
+       ON listing (org, scope)
+       WHERE scope IS NOT NULL AND follows = 0;
+     CREATE INDEX listing_by_scope
+       ON listing (org, scope)
+       WHERE scope IS NOT NULL",
 ];

@@ -107,6 +107,10 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let fresh = shape(&conn);
     // As version 1 had it.
     let undone = "
+        DROP INDEX listing_leader;
+        DROP INDEX listing_by_scope;
+        ALTER TABLE listing DROP COLUMN scope;
+        ALTER TABLE listing DROP COLUMN follows;
         ALTER TABLE listing DROP COLUMN base_at;
         ALTER TABLE listing DROP COLUMN revised_count;
         ALTER TABLE listing DROP COLUMN revised_at;

@@ -1,6 +1,6 @@
 //! Pushing: a batch is computed at the moment of sending, marked, sent, and settled per item.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::{Later, ORDERS_WAIT_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
+use crate::scopes::Claims;
 
 /// One listing that is to be pushed, and who wants it.
 #[derive(Debug, Clone)]
@@ -92,6 +93,8 @@ pub(super) struct Flight {
     tried: Option<BTreeMap<ListingKey, u32>>,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
+    /// Held until what became of it is noted.
+    claims: Claims,
 }
 
 impl Flight {
@@ -330,7 +333,43 @@ impl Worker {
                 reports.push(Report { want, end: End::Again(error.clone()) });
             }
         }
-        Ok((reports, self.mark(outgoing, run, way).await?))
+        let shared = self.shared.clone();
+        let _no_election = shared.scopes.elections.read().await;
+        let (outgoing, claims) = self.claim(outgoing, &mut reports).await?;
+        Ok((reports, self.mark(outgoing, run, way, claims).await?))
+    }
+
+    /// Keeps what leads in its scope and whose number nobody else is telling.
+    async fn claim(
+        &mut self,
+        outgoing: Vec<Outgoing>,
+        reports: &mut Vec<Report>,
+    ) -> Result<(Vec<Outgoing>, Claims), EngineError> {
+        let link = self.link.clone();
+        let mut claims = Claims::new(self.shared.clone(), link.org.clone());
+        let mut follows = BTreeSet::new();
+        if !self.shared.siblings(&link).is_empty() {
+            let skus: Vec<Sku> = outgoing.iter().map(|out| out.want.sku.clone()).collect();
+            let views = self.shared.listings_of(&link.org, &link.id, &skus).await?;
+            let followers = views.into_iter().filter(|view| view.state.follows);
+            follows.extend(followers.map(|view| view.mapping.key));
+        }
+        let mut kept = Vec::with_capacity(outgoing.len());
+        for out in outgoing {
+            let key = &out.want.key;
+            if follows.contains(key) {
+                reports.push(Report { want: out.want, end: End::Skipped(Skip::Shared) });
+                continue;
+            }
+            if self.scope_of(&out).is_none_or(|scope| claims.claim(scope)) {
+                kept.push(out);
+                continue;
+            }
+            self.try_later(out.want.sku.clone(), key.clone(), 1);
+            let error = unread("another connection is telling the same number");
+            reports.push(Report { want: out.want, end: End::Again(error) });
+        }
+        Ok((kept, claims))
     }
 
     fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
@@ -424,12 +463,17 @@ impl Worker {
         Ok(())
     }
 
+    fn scope_of(&self, out: &Outgoing) -> Option<String> {
+        self.link.scope_of(&out.want.key, out.view.mapping.channel_fulfilled)
+    }
+
     /// Notes that a batch goes out.
     async fn mark(
         &self,
         outgoing: Vec<Outgoing>,
         run: Option<&str>,
         way: Way,
+        mut claims: Claims,
     ) -> Result<Vec<Flight>, EngineError> {
         if outgoing.is_empty() {
             return Ok(Vec::new());
@@ -437,12 +481,14 @@ impl Worker {
         let items: Vec<ListingPush> = outgoing.iter().map(|out| out.sending.push.clone()).collect();
         let mark = Command::MarkSent { channel: self.link.id.clone(), items };
         self.shared.submit(&self.link.org, mark, Source::Channel).await?;
-        let flight = |(way, outgoing): (Way, Vec<Outgoing>)| {
+        let mut flight = |(way, outgoing): (Way, Vec<Outgoing>)| {
             let batch = self.batch(&outgoing, run);
             let run = run.map(str::to_owned);
-            Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new() }
+            let scopes = outgoing.iter().filter_map(|out| self.scope_of(out)).collect();
+            let claims = claims.split(&scopes);
+            Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new(), claims }
         };
-        Ok(self.portions(outgoing, way).into_iter().map(flight).collect())
+        Ok(self.portions(outgoing, way).into_iter().map(&mut flight).collect())
     }
 
     /// Takes numbers near zero out of what goes the bulk way: they go by themselves, at once.
@@ -466,9 +512,11 @@ impl Worker {
 
     /// Notes what became of a batch.
     async fn take(&mut self, flight: Flight) -> Result<Vec<Report>, EngineError> {
-        let Flight { outgoing, way, run, outcomes, .. } = flight;
+        let Flight { outgoing, way, run, outcomes, claims, .. } = flight;
         self.look_at(&outcomes).await?;
-        self.take_outcomes(outgoing, outcomes, run.as_deref(), way).await
+        let taken = self.take_outcomes(outgoing, outcomes, run.as_deref(), way).await;
+        drop(claims);
+        taken
     }
 
     fn batch(&self, outgoing: &[Outgoing], run: Option<&str>) -> PushBatch {

@@ -149,6 +149,11 @@ impl Worker {
 
     fn check_one(&mut self, view: &ListingView, reading: &Reading, work: &mut Checked) {
         let key = &view.mapping.key;
+        if view.state.follows {
+            // Another listing took over, and with it what was told.
+            self.checks.remove(key);
+            return;
+        }
         let Some(check) = self.checks.get(key).cloned() else { return };
         let now = Instant::now();
         let is_settled = now >= check.settles_at;

@@ -24,6 +24,11 @@ pub(crate) struct State {
     /// Every item that was sent: listing, quantity, token.
     pub(crate) sent: Vec<(String, u64, String)>,
     pub(crate) down: bool,
+    /// Keeps pushes waiting, before anything is applied.
+    pub(crate) hold_pushes: bool,
+    /// Pushes that are under way now, and the most there ever were at once.
+    pub(crate) pushing: u32,
+    pub(crate) pushing_max: u32,
     /// Applies the next push and loses the answer.
     pub(crate) lose_answers: u32,
     pub(crate) refused: BTreeSet<String>,
@@ -322,6 +327,10 @@ impl Kind for FakeKind {
         }
     }
 
+    fn account(&self, settings: &Settings) -> Option<String> {
+        settings.fields.get("shop").and_then(|shop| shop.as_str()).map(str::to_owned)
+    }
+
     fn listing_names(&self) -> &'static [&'static str] {
         &["id"]
     }
@@ -390,6 +399,14 @@ impl Channel for FakeChannel {
     }
 
     async fn push(&self, _: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
+        {
+            let mut state = self.shop.state();
+            state.pushing += 1;
+            state.pushing_max = state.pushing_max.max(state.pushing);
+        }
+        while self.shop.state().hold_pushes {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let push_takes = self.shop.state().push_takes;
         if !push_takes.is_zero() {
             self.shop.state().take_off(batch);
@@ -397,6 +414,7 @@ impl Channel for FakeChannel {
             self.shop.state().set_down(batch);
         }
         let mut state = self.shop.state();
+        state.pushing -= 1;
         if state.down {
             return batch.items.iter().map(|_| PushOutcome::NotSent(down())).collect();
         }

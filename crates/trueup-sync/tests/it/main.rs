@@ -14,5 +14,6 @@ mod orders;
 mod pull;
 mod push;
 mod queue;
+mod scopes;
 mod sims;
 mod sqs;

@@ -436,7 +436,7 @@ async fn replace(
 ) -> Result<Vec<Mapping>, EngineError> {
     let rows = app.engine.map(org, channel, drafts).await?;
     let kept: BTreeSet<ListingKey> = rows.iter().map(|row| row.key.clone()).collect();
-    app.store.delete_mappings(org, channel, sku, kept).await?;
+    app.engine.unmap(org, channel, sku, kept).await?;
     Ok(rows)
 }
 
@@ -471,7 +471,7 @@ async fn remove(
 ) -> Answered {
     let (channel, sku) = (path.channel()?, path.sku()?);
     connection(&app, &caller.org, &channel).await?;
-    match app.store.delete_mappings(&caller.org, &channel, &sku, BTreeSet::new()).await? {
+    match app.engine.unmap(&caller.org, &channel, &sku, BTreeSet::new()).await? {
         0 => Err(mapping_not_found(&sku)),
         _ => Ok(Reply::no_content()),
     }

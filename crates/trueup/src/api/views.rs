@@ -58,8 +58,12 @@ struct ChannelCell {
     expected: Option<i64>,
     /// When it was last told or read.
     last_sync: Option<Time>,
-    /// `ok`, `stale`, `pending`, `conflict`, `error`, `paused` or `unmapped`.
+    /// `ok`, `stale`, `pending`, `conflict`, `error`, `paused`, `shared` or `unmapped`.
     status: &'static str,
+    /// The listing that is told the number, where this one shows the same one: `shared`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    shared_with: Option<LeaderView>,
     /// The vendor's identifiers.
     listing: Option<BTreeMap<String, String>>,
     /// What keeps it from being pushed.
@@ -70,6 +74,22 @@ struct ChannelCell {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false, value_type = Vec<Object>)]
     listings: Vec<ChannelCell>,
+}
+
+/// The listing that is told a number which others show too.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct LeaderView {
+    channel_id: String,
+    /// Its key on that channel.
+    key: String,
+}
+
+impl LeaderView {
+    fn of(view: &ListingView) -> Option<Self> {
+        let (channel, key) = view.leader.as_ref()?;
+        Some(Self { channel_id: channel.to_string(), key: key.to_string() })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -85,6 +105,7 @@ impl ChannelCell {
         expected: None,
         last_sync: None,
         status: "unmapped",
+        shared_with: None,
         listing: None,
         error: None,
         listings: Vec::new(),
@@ -93,9 +114,11 @@ impl ChannelCell {
     fn of(view: &ListingView, connection: &Connection) -> Self {
         Self {
             quantity: shown(view),
-            expected: expected_of(view),
+            // What the other listing is told is said there.
+            expected: expected_of(view).filter(|_| !view.state.follows),
             last_sync: last_sync(view).map(Time),
             status: listing_status(view, connection),
+            shared_with: LeaderView::of(view),
             listing: Some(view.mapping.fields.clone()),
             error: view.parked.as_ref().map(|parked| ParkedView {
                 code: parked.code.clone(),
@@ -123,7 +146,8 @@ impl ChannelCell {
 
 /// Orders the words of a status, the worst first.
 fn severity(status: &str) -> usize {
-    const WORST_FIRST: [&str; 6] = ["error", "conflict", "pending", "stale", "paused", "ok"];
+    const WORST_FIRST: [&str; 7] =
+        ["error", "conflict", "pending", "stale", "paused", "ok", "shared"];
     WORST_FIRST.iter().position(|word| *word == status).unwrap_or(WORST_FIRST.len())
 }
 
@@ -215,6 +239,11 @@ struct ExplainedView {
     quantity: Option<i64>,
     /// What it should show.
     expected: u64,
+    /// The listing that is told the number, where this one shows the same one and is told
+    /// nothing: then `expected` is what it would be told if it were the only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    shared_with: Option<LeaderView>,
     strategy: StrategyWord,
     /// Who ships it: `merchant` or `channel`; one that the channel ships is never pushed.
     fulfilled_by: &'static str,
@@ -386,6 +415,7 @@ fn explained(
         status: cell.status,
         quantity: cell.quantity,
         expected: terms.published,
+        shared_with: cell.shared_with,
         strategy: state.strategy.into(),
         fulfilled_by: if state.channel_fulfilled { "channel" } else { "merchant" },
         terms: TermsView::of(&state.rules, terms),

@@ -12,6 +12,8 @@ use trueup_testkit::{
 /// The most simulated channels.
 pub const CHANNELS_MAX: usize = 3;
 /// What signs the simulated channels' webhooks.
+/// How often a discovery under way is asked for again.
+const DISCOVERY_WAITS_MAX: usize = 60;
 const WEBHOOK_SECRET: &str = "market-webhook-secret";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -211,7 +213,14 @@ impl Stall {
         let enable = format!("/channels/{channel}/enable");
         client.must(Method::POST, &enable, Some(&config)).await?;
         let discover = format!("/channels/{channel}/mappings/discover");
-        client.must(Method::POST, &discover, Some(&json!({ "dryRun": false }))).await?;
+        // Asked for again while it is under way, the answer is of the same discovery.
+        let body = json!({ "dryRun": false });
+        for _ in 0..DISCOVERY_WAITS_MAX {
+            let found = client.must(Method::POST, &discover, Some(&body)).await?;
+            if found["status"] != "running" {
+                break;
+            }
+        }
         let hook = format!("{}/upstream/webhooks/{}/{channel}", client.url, client.org);
         let set = shop.set_webhook(&hook, WEBHOOK_SECRET);
         set.map_err(|error| MarketError::Shop(error.to_string()))

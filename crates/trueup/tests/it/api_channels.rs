@@ -329,3 +329,33 @@ async fn a_dry_run_checks_mappings_as_the_real_one_does_and_keeps_nothing() {
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_is_told_elsewhere_is_shown_as_shared() {
+    let (api, shop) = (Api::start().await, Shop::open().await);
+    api.stock("A", 10).await;
+    let mut config = shop.config();
+    config["kind"] = json!("shopify");
+    for id in ["one", "two"] {
+        api.call("POST", &format!("/channels/{id}/enable"), &config.to_string()).await.is(200);
+        api.call("POST", &format!("/channels/{id}/mappings/discover"), "").await.is(200);
+    }
+    let across = api.get("/inventory/A/channels").await.is(200);
+    let (one, two) = (&across["channels"]["one"], &across["channels"]["two"]);
+    assert_eq!((&two["status"], &two["expected"]), (&json!("shared"), &Value::Null), "{across}");
+    assert_eq!(two["sharedWith"]["channelId"], "one", "{across}");
+    assert_eq!(one["sharedWith"], Value::Null);
+    let explained = api.get("/inventory/A/explain?channel=two").await.is(200);
+    let told = &explained["listings"][0]["sharedWith"];
+    assert_eq!((&told["channelId"], told["key"].is_string()), (&json!("one"), true), "{explained}");
+    let listed = api.get("/channels/two/mappings").await.is(200);
+    assert_eq!(listed["items"][0]["status"], "shared", "{listed}");
+    let run = api.call("POST", "/inventory/sync/two", "").await.is(200);
+    assert_eq!((&run["pushed"], &run["skipped"]), (&json!(0), &json!(1)), "{run}");
+    api.call("POST", "/channels/one/disable", "").await.is(200);
+    let across = api.get("/inventory/A/channels").await.is(200);
+    assert_eq!(across["channels"]["two"]["sharedWith"], Value::Null, "{across}");
+    assert_eq!(across["channels"]["one"]["sharedWith"]["channelId"], "two", "{across}");
+    api.stop().await;
+    shop.server.shutdown().await;
+}

@@ -117,7 +117,8 @@ pub(crate) fn close(
     first(conn, SQL, params, |columns| columns.count())
 }
 
-/// Closes open conflicts whose listing is gone or sells another SKU by now; returns how many.
+/// Closes open conflicts whose listing is gone, sells another SKU or follows another listing by
+/// now; returns how many.
 ///
 /// Nobody could resolve them any more: the ledger knows no such listing in conflict.
 pub(crate) fn close_orphans(conn: &Connection, org: &Org, at: Timestamp) -> Result<usize> {
@@ -136,6 +137,7 @@ pub(crate) fn close_orphans(conn: &Connection, org: &Org, at: Timestamp) -> Resu
               AND l.channel = conflict.channel
               AND l.listing_key = conflict.listing_key
               AND l.sku = conflict.sku
+              AND l.follows = 0
           )";
     execute(conn, SQL, named_params! { ":org": org.as_str(), ":at": at.micros() })
 }

@@ -48,7 +48,20 @@ pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connec
 }
 
 /// Makes or replaces a connection.
-pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
+///
+/// Where it may send no longer, or may again, others may take over: then it returns true, and
+/// [`super::conflicts::close_orphans`] must follow.
+pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<bool> {
+    let sends = |row: &Connection| (row.state, row.sync_inventory, row.dry_run);
+    let changes = get(conn, org, &row.id)?.is_some_and(|known| sends(&known) != sends(row));
+    write(conn, org, row)?;
+    if changes {
+        super::scopes::settle(conn, org, &row.id)?;
+    }
+    Ok(changes)
+}
+
+fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
     const SQL: &str = "
         INSERT INTO connection (
           org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
@@ -140,6 +153,7 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         DELETE FROM consent
         WHERE org = ?
           AND channel = ?";
+    super::scopes::hand_over(conn, org, id, |_| true)?;
     execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
     execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
     execute(conn, CONSENTS, params![org.as_str(), id.as_str()])?;

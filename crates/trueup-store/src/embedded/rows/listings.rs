@@ -10,7 +10,7 @@ use trueup_core::{
     ChannelId, ListingKey, ListingState, Location, Observed, Org, Sent, Sku, Strategy,
 };
 
-use super::columns::Columns;
+use super::columns::{Columns, parse_name};
 use super::rules::{RulesColumn, in_force};
 use super::words::Word;
 use super::{List, Result, count, execute, first, json, stored, text};
@@ -32,13 +32,17 @@ pub(crate) struct ListingRow {
     pub(crate) attempts: u32,
     /// How often it was revised in the vendor's day of its latest revision.
     pub(crate) revised: Option<Revised>,
+    /// Its quantity scope.
+    pub(crate) scope: Option<String>,
+    /// The listing of its scope that is told the number, where it is another one.
+    pub(crate) leader: Option<(ChannelId, ListingKey)>,
 }
 
 /// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
-const IS_DIRTY: &str = "(l.forced = 1 OR l.acked_version < s.publish_version)";
+const IS_DIRTY: &str = "(l.follows = 0 AND (l.forced = 1 OR l.acked_version < s.publish_version))";
 
 /// May differ from what it should show; see [`ListingQuery::suspicious`].
-const IS_SUSPICIOUS: &str = "(
+const IS_SUSPICIOUS: &str = "l.follows = 0 AND (
     (l.observed_quantity IS NOT NULL AND l.observed_quantity IS NOT l.base)
     OR l.in_flight_quantity IS NOT NULL
     OR l.parked_code IS NOT NULL
@@ -151,6 +155,7 @@ pub(crate) fn delete_mappings(
           AND channel = ?
           AND sku = ?
           AND listing_key NOT IN (SELECT value FROM json_each(?))";
+    super::scopes::hand_over(conn, org, channel, |row| row.sku == *sku && !but.contains(&row.key))?;
     let but: Vec<&str> = but.iter().map(ListingKey::as_str).collect();
     execute(conn, SQL, params![org.as_str(), channel.as_str(), sku.as_str(), json(&but)?])
 }
@@ -164,7 +169,7 @@ pub(crate) fn state(
 ) -> Result<Option<ListingState>> {
     const SQL: &str = "
         SELECT
-          l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.strategy, l.rules,
+          l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.follows, l.strategy, l.rules,
           c.strategy, c.rules,
           l.base, l.base_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
           l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
@@ -356,13 +361,20 @@ fn list(
 ) -> Result<Page<ListingRow>> {
     const SQL: &str = "
 SELECT
-  l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.strategy, l.rules,
+  l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.follows, l.strategy, l.rules,
   c.strategy, c.rules,
   l.base, l.base_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
   l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
   l.provisional, l.forced, l.epoch, l.in_conflict,
   l.fields, l.enabled, l.parked_code, l.parked_detail, l.parked_at, l.attempts,
-  l.revised_count, l.revised_at
+  l.revised_count, l.revised_at, l.scope,
+  CASE
+    WHEN l.follows = 1 THEN (
+      SELECT json_array(o.channel, o.listing_key)
+      FROM listing o
+      WHERE o.org = l.org AND o.scope = l.scope AND o.follows = 0
+    )
+  END
 FROM listing l
 LEFT JOIN connection c ON c.org = l.org AND c.id = l.channel
 LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
@@ -400,6 +412,7 @@ pub(crate) fn count_dirty(conn: &Connection, org: &Org, channel: &ChannelId) -> 
         LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
         WHERE l.org = ?
           AND l.channel = ?
+          AND l.follows = 0
           AND (l.forced = 1 OR l.acked_version < s.publish_version)";
     count(conn, SQL, [org.as_str(), channel.as_str()])
 }
@@ -410,6 +423,7 @@ struct Settings {
     key: ListingKey,
     sku: Sku,
     channel_fulfilled: bool,
+    follows: bool,
     strategy: Option<Strategy>,
     rules: RuleSettings,
     channel_strategy: Option<Strategy>,
@@ -433,6 +447,7 @@ fn read_settings(columns: &mut Columns<'_, '_>) -> Result<Settings> {
         key: columns.name()?,
         sku: columns.name()?,
         channel_fulfilled: columns.take()?,
+        follows: columns.take()?,
         strategy: columns.optional_word()?,
         rules: columns.json::<RulesColumn>()?.try_into()?,
         channel_strategy: columns.optional_word()?,
@@ -448,6 +463,7 @@ fn read_state(columns: &mut Columns<'_, '_>, settings: &Settings) -> Result<List
         rules: in_force(&settings.rules, &settings.channel_rules),
         strategy: settings.strategy.or(settings.channel_strategy).unwrap_or_default(),
         channel_fulfilled: settings.channel_fulfilled,
+        follows: settings.follows,
         home: settings.home(),
         base: columns.take()?,
         base_at: columns.optional_instant()?,
@@ -508,5 +524,14 @@ fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
         parked: read_parked(columns)?,
         attempts: columns.take()?,
         revised: read_revised(columns)?,
+        scope: columns.take()?,
+        leader: read_leader(columns)?,
     })
+}
+
+fn read_leader(columns: &mut Columns<'_, '_>) -> Result<Option<(ChannelId, ListingKey)>> {
+    let Some((channel, key)) = columns.optional_json::<(String, String)>()? else {
+        return Ok(None);
+    };
+    Ok(Some((parse_name(&channel)?, parse_name(&key)?)))
 }

@@ -22,6 +22,7 @@ pub(crate) mod listings;
 pub(crate) mod order_lines;
 mod rules;
 pub(crate) mod runs;
+pub(crate) mod scopes;
 pub(crate) mod sealed;
 mod words;
 

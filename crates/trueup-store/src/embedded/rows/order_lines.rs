@@ -1,12 +1,12 @@
 //! What was booked of each line of a channel's orders, so that nothing is booked twice, and the
 //! lines that could not be booked yet.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, named_params, params};
 use smallvec::SmallVec;
 use trueup_core::{ChannelId, Hold, LineBooked, Org, Sku, Timestamp};
 
 use super::columns::{parse_name, parse_quantity};
-use super::{List, Result, count, execute, first, json, stored, text};
+use super::{List, Result, all, at_most, count, execute, first, json, stored, text};
 use crate::{HeldLine, OrderLineId, Page, UnmappedLine};
 
 /// The place of a line: connection, the vendor's order, the vendor's line.
@@ -120,6 +120,62 @@ pub(crate) fn held(
             since: columns.instant()?,
         })
     })
+}
+
+/// Returns under which of these connections lines of an order are booked, by line.
+pub(crate) fn booked_under(
+    conn: &Connection,
+    org: &Org,
+    order: &str,
+    channels: &[ChannelId],
+) -> Result<Vec<(String, ChannelId)>> {
+    const SQL: &str = "
+        SELECT line_id, channel
+        FROM order_line
+        WHERE org = ?
+          AND channel IN (SELECT value FROM json_each(?))
+          AND order_id = ?";
+    let channels: Vec<&str> = channels.iter().map(ChannelId::as_str).collect();
+    let params = params![org.as_str(), json(&channels)?, order];
+    all(conn, SQL, params, |columns| Ok((columns.take()?, columns.name()?)))
+}
+
+/// Moves up to so many booked lines to another connection; returns how many. Lines that are
+/// there already stay.
+pub(crate) fn move_lines(
+    conn: &Connection,
+    org: &Org,
+    from: &ChannelId,
+    to: &ChannelId,
+    most: usize,
+) -> Result<usize> {
+    const SQL: &str = "
+        UPDATE order_line
+        SET channel = :to
+        WHERE org = :org
+          AND channel = :from
+          AND (order_id, line_id) IN (
+            SELECT f.order_id, f.line_id
+            FROM order_line f
+            WHERE f.org = :org
+              AND f.channel = :from
+              AND NOT EXISTS (
+                SELECT 1
+                FROM order_line t
+                WHERE t.org = f.org
+                  AND t.channel = :to
+                  AND t.order_id = f.order_id
+                  AND t.line_id = f.line_id
+              )
+            LIMIT :most
+          )";
+    let params = named_params! {
+        ":org": org.as_str(),
+        ":from": from.as_str(),
+        ":to": to.as_str(),
+        ":most": at_most(most),
+    };
+    execute(conn, SQL, params)
 }
 
 /// Keeps lines that nothing answers to; a line that is kept already grows by what is new, and

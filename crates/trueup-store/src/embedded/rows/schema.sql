@@ -73,6 +73,9 @@ CREATE TABLE IF NOT EXISTS listing (
   -- How often it was revised in the vendor's day of the latest revision.
   revised_count INTEGER NOT NULL DEFAULT 0 CHECK (revised_count BETWEEN 0 AND 4294967295),
   revised_at INTEGER,
+  -- Which listings show one number, and whether another one is told it.
+  scope TEXT,
+  follows INTEGER NOT NULL DEFAULT 0 CHECK (follows IN (0, 1)),
   PRIMARY KEY (org, channel, listing_key),
   CHECK (
     (in_flight_quantity IS NULL) = (in_flight_version IS NULL)
@@ -84,6 +87,14 @@ CREATE TABLE IF NOT EXISTS listing (
     AND (parked_code IS NULL) = (parked_at IS NULL)
   )
 ) STRICT;
+
+-- One of the listings that show one number is told it, the others follow.
+CREATE UNIQUE INDEX IF NOT EXISTS listing_leader
+  ON listing (org, scope)
+  WHERE scope IS NOT NULL AND follows = 0;
+CREATE INDEX IF NOT EXISTS listing_by_scope
+  ON listing (org, scope)
+  WHERE scope IS NOT NULL;
 
 -- The order of the listing lists, over all channels and over one. No state column is in an
 -- index, so a settled push rewrites one row and nothing else.

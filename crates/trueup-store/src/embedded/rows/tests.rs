@@ -733,6 +733,118 @@ fn lines_that_wait_for_a_mapping_grow_and_are_listed_in_order_until_they_are_boo
     assert!(order_lines::unmapped(&conn, &other(), &a, None, 9).unwrap().items.is_empty());
 }
 
+// --- Scopes ---------------------------------------------------------------------------------
+
+/// Returns who leads in a scope.
+fn leads(conn: &Connection, scope: &str) -> Vec<String> {
+    let leaders = scopes::leaders(conn, &org(), &[scope.to_owned()]).unwrap();
+    leaders.iter().map(|leader| format!("{}/{}", leader.channel, leader.key)).collect()
+}
+
+fn three_of_a_scope() -> Connection {
+    let conn = rows();
+    for id in ["a", "b", "c"] {
+        connections::put(&conn, &org(), &connection(id)).unwrap();
+        put(&conn, &org(), &[mapping(id, "1", "A"), mapping(id, "2", "B")]);
+        let scope = |name: &str| Some(format!("s{name}"));
+        let named = [(key("1"), scope("1")), (key("2"), None)];
+        scopes::set(&conn, &org(), &channel(id), &named).unwrap();
+    }
+    conn
+}
+
+#[test]
+fn one_listing_of_a_scope_leads_and_the_next_takes_over_with_all_that_is_known() {
+    let conn = three_of_a_scope();
+    assert_eq!(leads(&conn, "s1"), ["a/1"]);
+    change(&conn, "a", "1", know_everything);
+    let pause = |id: &str, state| {
+        connections::put(&conn, &org(), &crate::Connection { state, ..connection(id) }).unwrap()
+    };
+    assert!(pause("a", ConnectionState::Paused));
+    assert_eq!(leads(&conn, "s1"), ["b/1"]);
+    let (before, after) = (state(&conn, "a", "1").unwrap(), state(&conn, "b", "1").unwrap());
+    assert_eq!((before.follows, before.base, before.in_flight), (true, None, None));
+    let sent = Some(Sent { quantity: 7, version: 4, at: at(20) });
+    assert_eq!((after.follows, after.base, after.in_flight), (false, Some(-2), sent));
+    assert_eq!((after.acked_version, after.provisional.get()), (3, -5));
+    assert_eq!((after.forced, after.in_conflict, after.epoch), (true, false, 0));
+    // It stays with who has it.
+    assert!(pause("a", ConnectionState::Active));
+    assert!(!pause("a", ConnectionState::Active));
+    assert_eq!(leads(&conn, "s1"), ["b/1"]);
+    // Who computes only, or is told when asked only, goes behind who is told by itself.
+    let asked = crate::Connection { sync_inventory: false, ..connection("b") };
+    connections::put(&conn, &org(), &asked).unwrap();
+    assert_eq!(leads(&conn, "s1"), ["a/1"]);
+    let none = BTreeSet::new();
+    listings::delete_mappings(&conn, &org(), &channel("a"), &sku("A"), &none).unwrap();
+    assert_eq!(leads(&conn, "s1"), ["c/1"]);
+    connections::delete(&conn, &org(), &channel("c")).unwrap();
+    assert_eq!(leads(&conn, "s1"), ["b/1"]);
+    connections::delete(&conn, &org(), &channel("b")).unwrap();
+    assert_eq!(leads(&conn, "s1"), [""; 0]);
+    assert_eq!(state(&conn, "a", "2").map(|state| state.follows), Some(false));
+}
+
+#[test]
+fn a_follower_owes_nothing_and_names_its_leader() {
+    let conn = three_of_a_scope();
+    put_sku(&conn, &org(), "A", 3, 3);
+    let of = |id: &str| ListingQuery { channel: Some(channel(id)), ..ListingQuery::default() };
+    for (id, expected) in [("a", &["a/1"] as &[&str]), ("b", &[])] {
+        check_listings(&conn, &ListingQuery { dirty: true, ..of(id) }, expected);
+        check_listings(&conn, &ListingQuery { suspicious: true, ..of(id) }, expected);
+        assert_eq!(
+            listings::count_dirty(&conn, &org(), &channel(id)).unwrap(),
+            expected.len() as u64
+        );
+    }
+    let query = ListingQuery { limit: 9, ..of("b") };
+    let rows = listings::query(&conn, &org(), &query).unwrap().items;
+    assert_eq!(rows[0].leader, Some((channel("a"), key("1"))));
+    assert_eq!((rows[0].scope.as_deref(), rows[1].scope.as_deref()), (Some("s1"), None));
+    // Out of its scope it stands alone; one that comes in follows, and of another SKU it begins
+    // with that SKU's versions.
+    scopes::set(&conn, &org(), &channel("a"), &[(key("1"), None)]).unwrap();
+    assert_eq!(leads(&conn, "s1"), ["b/1"]);
+    assert_eq!(state(&conn, "a", "1").map(|state| state.follows), Some(false));
+    change(&conn, "b", "1", know_everything);
+    scopes::set(&conn, &org(), &channel("a"), &[(key("2"), Some("s1".to_owned()))]).unwrap();
+    assert_eq!(state(&conn, "a", "2").map(|state| state.follows), Some(true));
+    connections::delete(&conn, &org(), &channel("b")).unwrap();
+    connections::delete(&conn, &org(), &channel("c")).unwrap();
+    let heir = state(&conn, "a", "2").unwrap();
+    assert_eq!((heir.follows, heir.acked_version, heir.in_flight), (false, 0, None));
+    assert_eq!((heir.base, heir.provisional.get(), heir.forced), (Some(-2), 0, true));
+}
+
+#[test]
+fn booked_lines_are_found_under_their_connection_and_move_to_another() {
+    let conn = rows();
+    let booked = LineBooked { sold: 2, ..LineBooked::default() };
+    for (on, order, line) in [("a", "7", "1"), ("a", "7", "2"), ("a", "8", "1"), ("b", "7", "2")] {
+        let on = channel(on);
+        let id = LineId { channel: &on, order, line };
+        let row = OrderLine { id, sku: &sku("A"), booked: &booked, at: at(1) };
+        order_lines::put(&conn, &org(), &row).unwrap();
+    }
+    let (a, b, c) = (channel("a"), channel("b"), channel("c"));
+    let under = |order: &str, of: &[ChannelId]| {
+        let mut found = order_lines::booked_under(&conn, &org(), order, of).unwrap();
+        found.sort();
+        found
+    };
+    let line = |line: &str, on: &ChannelId| (line.to_owned(), on.clone());
+    let all = [a.clone(), c.clone()];
+    assert_eq!(under("7", &all), [line("1", &a), line("2", &a)]);
+    let move_lines = |most| order_lines::move_lines(&conn, &org(), &a, &b, most).unwrap();
+    assert_eq!((move_lines(1), move_lines(9), move_lines(9)), (1, 1, 0));
+    // The one that was there already stays, under both.
+    assert_eq!(under("7", &[a.clone(), b.clone()]), [line("1", &b), line("2", &a), line("2", &b)]);
+    assert_eq!(under("8", &[a, b.clone()]), [line("1", &b)]);
+}
+
 // --- Catalogues -----------------------------------------------------------------------------
 
 fn seen(name: &str, of: Option<&str>, found: Match, run: &str) -> ChannelListing {
