@@ -157,6 +157,24 @@ impl Api {
         self.clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
+    /// Returns on hand of a SKU of acme, whatever the clock says of tokens.
+    pub(super) async fn on_hand(&self, sku: &str) -> i64 {
+        let (org, sku) = (Org::new("acme").unwrap(), trueup_core::Sku::new(sku).unwrap());
+        self.store.sku(&org, &sku).await.unwrap().unwrap().state.totals().on_hand.get()
+    }
+
+    /// Returns whether everything that was to be done is done.
+    pub(super) async fn is_quiet(&self) -> bool {
+        self.engine.quiesce(Duration::from_millis(300)).await
+    }
+
+    /// Has the orders of a channel of acme read.
+    pub(super) async fn hear_orders(&self, channel: &str) {
+        let (org, id) = (Org::new("acme").unwrap(), trueup_core::ChannelId::new(channel).unwrap());
+        let heard = self.engine.hear_orders(&org, &id, Duration::from_secs(20)).await;
+        assert_eq!(heard, Ok(true), "{channel}");
+    }
+
     /// Sends a request with exactly these headers.
     pub(super) async fn raw(
         &self,

@@ -11,6 +11,7 @@ mod api_channels;
 mod api_connect;
 mod api_inventory_check;
 mod crash;
+mod hostile;
 mod process;
 mod readme;
 mod rekey;
