@@ -106,10 +106,17 @@ const PATHS: [(&str, &str); 8] = [
     ("ebay_notification.json", "/commerce/notification/v1"),
 ];
 
+/// Paths that no specification names: what is uploaded to and downloaded from by addresses that
+/// the vendor made.
+const UNNAMED: [&str; 1] = ["/_amazon_documents/"];
+
 /// Asserts that a JSON body is what its operation takes.
 fn check_body(method: &str, path: &str, body: &[u8]) {
     let found = BODIES.iter().find(|(verb, part, _, _)| *verb == method && path.contains(part));
-    let Some((_, _, file, definition)) = found else { return };
+    let Some((_, _, file, definition)) = found else {
+        assert!(body.is_empty(), "no definition is known for {method} {path}");
+        return;
+    };
     let body: Value = serde_json::from_slice(body).unwrap();
     if *definition == "feed" {
         let file = "amazon_schemas/feeds/listings-feed-schema-v2.json";
@@ -150,6 +157,7 @@ fn check_query(method: &str, url: &url::Url) {
         assert!(required.map(names).all(|name| given.contains(&name)), "{url} lacks a parameter");
         return;
     }
+    assert!(UNNAMED.iter().any(|part| url.path().contains(part)), "no file names {method} {url}");
 }
 
 fn is_path(known: &str, path: &str) -> bool {

@@ -10,6 +10,7 @@ mod connectors;
 mod ebay;
 mod shopify;
 mod spec;
+mod suite;
 
 use std::time::Duration;
 

@@ -341,6 +341,9 @@ impl Context<'_> {
             "inventorySetQuantities" => self.change(Verb::Set, field, &arguments, events)?,
             "inventoryAdjustQuantities" => self.change(Verb::Adjust, field, &arguments, events)?,
             "inventoryActivate" => {
+                if self.version >= writes::STRICT_SINCE && self.key(field).is_none() {
+                    return Err(Wrong { code: "BAD_REQUEST", message: writes::UNKEYED.to_owned() });
+                }
                 let now = self.sim.engine().clock.now();
                 let done = writes::activate(&mut self.books.shop, &arguments, now);
                 events.extend(done.events);

@@ -18,7 +18,10 @@ pub const ARRAY_MAX: usize = 250;
 /// The largest quantity, either way.
 pub const QUANTITY_MAX: i64 = 1_000_000_000;
 /// The first version in which `@idempotent` and `changeFromQuantity` must be there.
-const STRICT_SINCE: &str = "2026-04";
+pub(crate) const STRICT_SINCE: &str = "2026-04";
+/// What is said of a mutation that must be idempotent and is not.
+pub(crate) const UNKEYED: &str =
+    "The @idempotent directive is required for this mutation but was not provided.";
 
 const REASONS: [&str; 17] = [
     "correction",
@@ -131,8 +134,7 @@ pub(crate) fn change(
 ) -> Result<Done, Refusal> {
     let strict = call.version >= STRICT_SINCE;
     if strict && call.key.is_none() {
-        let words = "The @idempotent directive is required for this mutation but was not provided.";
-        return Err(refusal("BAD_REQUEST", words));
+        return Err(refusal("BAD_REQUEST", UNKEYED));
     }
     let elements = elements(call, strict)?;
     let parameters: [u8; 32] = Sha256::digest(call.input.to_string()).into();

@@ -474,3 +474,24 @@ async fn a_long_catalogue_is_read_by_id_and_not_by_cursor() {
     let deep = ask(&server, read, json!({"after": "i25000"})).await;
     assert_eq!(deep["errors"][0]["extensions"]["code"], "BAD_REQUEST");
 }
+
+#[tokio::test]
+async fn an_item_is_stocked_under_a_key_only() {
+    let sim = shop(&[("A", 1)]);
+    let server = served(sim.clone()).await;
+    let item = sim.listing("A").unwrap()["inventoryItemId"].clone();
+    let location =
+        format!("gid://shopify/Location/{}", trueup_testkit::shopify::state::LOCATION_ID + 1);
+    let activate = |directive: &str| {
+        format!(
+            "mutation A($item: ID!, $location: ID!) {{ inventoryActivate(inventoryItemId: $item,
+              locationId: $location) {directive} {{ inventoryLevel {{ id }} userErrors {{ field
+              message }} }} }}"
+        )
+    };
+    let variables = json!({"item": item, "location": location});
+    let bare = ask(&server, &activate(""), variables.clone()).await;
+    assert_eq!(bare["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    let keyed = ask(&server, &activate("@idempotent(key: \"k\")"), variables).await;
+    assert_eq!(keyed["data"]["inventoryActivate"]["userErrors"], json!([]));
+}

@@ -1,0 +1,521 @@
+//! One list of cases that every channel passes, run through the real engine and its transport
+//! against each vendor's simulator: without faults, with every fault by itself, and with all of
+//! them together. What a case asks of a channel is chosen by its capabilities.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::routing::post;
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use trueup_channels::{Capabilities, Secret, Settings};
+use trueup_core::{
+    ChannelId, Command, Location, Org, Quantity, SetOnHand, Sku, SkuSettings, Source, Strategy,
+    Timestamp,
+};
+use trueup_store::embedded::Embedded;
+use trueup_store::{ListingQuery, ListingView, RuleSettings, Store, Submission};
+use trueup_sync::{
+    Clock, Enable, Engine, EngineOptions, MappingDraft, PullRequest, PushScope, SecretKey,
+};
+use trueup_testkit::{
+    AnySimulator, Chance, Down, Faults, FulfilledBy, SeedItem, SimServer, amazon, ebay, limits,
+    shopify,
+};
+
+use crate::served;
+
+/// How long anything may take before a case fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an outage lasts in which a case begins.
+const OUTAGE: Duration = Duration::from_millis(300);
+/// What every listing shows at the beginning.
+const SEEDED: i64 = 20;
+/// How many listings share a batch with a bad one.
+const BATCH: usize = 30;
+const HOOK_SECRET: &str = shopify::CLIENT_SECRET;
+
+type Running<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What a channel must do, whatever the weather.
+struct Case {
+    name: &'static str,
+    applies: fn(&Stand) -> bool,
+    run: for<'a> fn(&'a Stand) -> Running<'a>,
+}
+
+const ALWAYS: fn(&Stand) -> bool = |_| true;
+
+const CASES: [Case; 11] = [
+    Case { name: "sets", applies: ALWAYS, run: |stand| Box::pin(sets(stand)) },
+    Case { name: "asked twice", applies: ALWAYS, run: |stand| Box::pin(asked_twice(stand)) },
+    Case { name: "one bad item", applies: ALWAYS, run: |stand| Box::pin(one_bad_item(stand)) },
+    Case { name: "absent", applies: ALWAYS, run: |stand| Box::pin(absent(stand)) },
+    Case { name: "untracked", applies: compares, run: |stand| Box::pin(untracked(stand)) },
+    Case { name: "below zero", applies: compares, run: |stand| Box::pin(below_zero(stand)) },
+    Case { name: "changed there", applies: says_so, run: |stand| Box::pin(changed_there(stand)) },
+    Case { name: "ships itself", applies: ships, run: |stand| Box::pin(ships_itself(stand)) },
+    Case { name: "sold, cancelled", applies: ALWAYS, run: |stand| Box::pin(sold(stand)) },
+    Case { name: "expired tokens", applies: ALWAYS, run: |stand| Box::pin(expired(stand)) },
+    Case { name: "forged", applies: ALWAYS, run: |stand| Box::pin(forged(stand)) },
+];
+
+/// A channel that compares has listings without a number and with one below zero.
+fn compares(stand: &Stand) -> bool {
+    stand.capabilities.compare_and_set
+}
+
+/// A channel whose word is its number; elsewhere a reading counts only after a quarter of an hour.
+fn says_so(stand: &Stand) -> bool {
+    !stand.capabilities.verify_by_reading
+}
+
+fn ships(stand: &Stand) -> bool {
+    stand.vendor == "amazon"
+}
+
+async fn sets(stand: &Stand) {
+    for units in [7, 0, 12, 3] {
+        stand.count("sets", units).await;
+        stand.shows("sets", units).await;
+    }
+}
+
+async fn asked_twice(stand: &Stand) {
+    stand.count("twice", 9).await;
+    stand.shows("twice", 9).await;
+    for _ in 0..2 {
+        stand.push("twice").await;
+    }
+    stand.shows("twice", 9).await;
+    assert_eq!(stand.on_hand("twice").await, 9);
+}
+
+async fn one_bad_item(stand: &Stand) {
+    let names: Vec<String> = (0..BATCH).map(batch_name).collect();
+    let bad = batch_name(5);
+    stand.shop.faults().update(|faults| faults.poison = BTreeSet::from([bad.clone()]));
+    for name in &names {
+        stand.count(name, 4).await;
+    }
+    for name in names.iter().filter(|name| **name != bad) {
+        stand.shows(name, 4).await;
+    }
+    stand.parked(&bad).await;
+    assert_eq!(stand.shop.quantity(&bad), Some(SEEDED));
+    stand.shop.faults().update(|faults| faults.poison.clear());
+    stand.push(&bad).await;
+    stand.shows(&bad, 4).await;
+}
+
+/// What is not there is no zero: the ledger keeps its number, the listing its reason.
+async fn absent(stand: &Stand) {
+    let name = match stand.vendor {
+        "shopify" => "inventoryItemId",
+        "amazon" => "sellerSku",
+        _ => "sku",
+    };
+    let value = if stand.vendor == "shopify" { "1" } else { "absent" };
+    stand.count("absent", 3).await;
+    stand.map("absent", &[(name, value)], false).await;
+    stand.parked("absent").await;
+    stand.pull("absent").await;
+    assert_eq!(stand.on_hand("absent").await, 3);
+}
+
+async fn untracked(stand: &Stand) {
+    stand.count("untracked", 3).await;
+    stand.parked("untracked").await;
+    assert_eq!(stand.shop.quantity("untracked"), Some(SEEDED), "nothing is overwritten blindly");
+}
+
+async fn below_zero(stand: &Stand) {
+    stand.shop.set_quantity("negative", -2).unwrap();
+    stand.pull("negative").await;
+    stand.shows("negative", 20).await;
+    assert_eq!(stand.on_hand("negative").await, 20);
+}
+
+async fn changed_there(stand: &Stand) {
+    stand.shop.set_quantity("moved", 99).unwrap();
+    stand.pull("moved").await;
+    stand.shows("moved", 20).await;
+    assert_eq!(stand.on_hand("moved").await, 20);
+}
+
+/// What the channel itself ships is read and never told a number.
+async fn ships_itself(stand: &Stand) {
+    stand.map("fba", &[("sellerSku", "fba")], true).await;
+    stand.count("fba", 5).await;
+    stand.push("fba").await;
+    stand.settle().await;
+    assert_eq!(stand.shop.quantity("fba"), Some(SEEDED));
+}
+
+async fn sold(stand: &Stand) {
+    let order = stand.shop.sell("sold", 2).unwrap();
+    stand.hears("sold", SEEDED - 2).await;
+    for _ in 0..2 {
+        stand.hear().await;
+    }
+    assert_eq!(stand.on_hand("sold").await, SEEDED - 2, "an order is booked once");
+    stand.shows("sold", 18).await;
+    stand.shop.cancel(&order.order_id).unwrap();
+    stand.hears("sold", SEEDED).await;
+    stand.shows("sold", 20).await;
+}
+
+async fn expired(stand: &Stand) {
+    stand.shop.expire_tokens();
+    stand.count("token", 8).await;
+    stand.shows("token", 8).await;
+}
+
+async fn forged(stand: &Stand) {
+    let (engine, org) = (&stand.engine, &stand.org);
+    for body in ["", "{}", "{\"id\": 1}"] {
+        let mut headers = HeaderMap::new();
+        for name in ["x-shopify-hmac-sha256", "x-api-key", "x-ebay-signature"] {
+            headers.insert(name, "Zm9yZ2Vk".parse().unwrap());
+        }
+        let received = engine.receive(org, &stand.id, &headers, body.as_bytes()).await;
+        assert!(received.is_err(), "{received:?}");
+    }
+}
+
+/// The weathers: a name, the faults, and whether each case begins in an outage.
+fn weathers(capabilities: &Capabilities) -> Vec<(&'static str, Faults)> {
+    let often = Chance::per_mille(80);
+    let of = |change: fn(&mut Faults, Chance)| {
+        let mut faults = Faults { seed: Some(11), ..Faults::default() };
+        change(&mut faults, often);
+        faults
+    };
+    let mut weathers = vec![
+        ("fair", of(|_, _| ())),
+        ("throttled", of(|faults, often| faults.throttled = often)),
+        ("server errors", of(|faults, often| faults.server_error = often)),
+        ("refused tokens", of(|faults, _| faults.unauthorized = Chance::per_mille(30))),
+        ("lost answers", of(|faults, often| faults.dropped_after = often)),
+        (
+            "hung answers",
+            of(|faults, _| (faults.hung_after, faults.hang_ms) = (Chance::next(3), 2_500)),
+        ),
+        ("busy", of(|faults, often| faults.busy = often)),
+        ("slow", of(|faults, _| faults.response_lag_ms = 30)),
+        ("lost webhooks", of(|faults, _| faults.webhook_lost = Chance::per_mille(500))),
+        ("doubled webhooks", of(|faults, _| faults.webhook_duplicated = Chance::per_mille(500))),
+        ("disordered webhooks", of(|faults, _| faults.webhook_reordered = Chance::per_mille(500))),
+        ("late webhooks", of(|faults, _| faults.webhook_lag_ms = 200)),
+        ("unavailable", of(|faults, _| faults.down = Some(Down::Unavailable))),
+        ("unreachable", of(|faults, _| faults.down = Some(Down::Refused))),
+    ];
+    if !capabilities.verify_by_reading {
+        // Elsewhere a lie shows after a quarter of an hour.
+        weathers.push(("lies", of(|faults, _| faults.lie = Chance::next(2))));
+    }
+    let all = of(|faults, _| {
+        let seldom = Chance::per_mille(25);
+        (faults.throttled, faults.server_error, faults.dropped_after) = (seldom, seldom, seldom);
+        (faults.busy, faults.unauthorized) = (seldom, Chance::per_mille(10));
+        (faults.hung_after, faults.hang_ms, faults.response_lag_ms) = (Chance::next(1), 2_500, 5);
+        (faults.webhook_lost, faults.webhook_lag_ms) = (Chance::per_mille(200), 50);
+        faults.webhook_duplicated = Chance::per_mille(200);
+        faults.webhook_reordered = Chance::per_mille(200);
+        faults.down = Some(Down::Unavailable);
+    });
+    weathers.push(("everything at once", all));
+    weathers
+}
+
+#[derive(Debug)]
+struct WallClock;
+
+impl Clock for WallClock {
+    #[allow(clippy::disallowed_methods, reason = "the edge of the tests is here")]
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap())
+    }
+}
+
+/// A merchant with one connected channel.
+struct Stand {
+    vendor: &'static str,
+    engine: Engine,
+    store: Arc<dyn Store>,
+    org: Org,
+    id: ChannelId,
+    shop: AnySimulator,
+    capabilities: Capabilities,
+    _server: SimServer,
+    _dir: TempDir,
+}
+
+fn batch_name(nth: usize) -> String {
+    format!("batch-{nth:02}")
+}
+
+fn simulator(vendor: &str) -> AnySimulator {
+    match vendor {
+        "shopify" => shopify::Simulator::new(shopify::Settings {
+            bucket: limits::Rate { milli_per_second: 2_000_000, burst: 20_000 },
+            ..shopify::Settings::default()
+        })
+        .into(),
+        "amazon" => amazon::Simulator::new(amazon::Settings {
+            rate_scale: 500,
+            apply_ms: 50,
+            ..amazon::Settings::default()
+        })
+        .into(),
+        _ => ebay::Simulator::default().into(),
+    }
+}
+
+/// Takes the simulator's webhooks to the engine, with whatever signature they have.
+async fn hook(id: ChannelId, org: Org) -> (String, Arc<OnceLock<Engine>>) {
+    let engine: Arc<OnceLock<Engine>> = Arc::default();
+    let known = engine.clone();
+    let take = async move |headers: HeaderMap, body: Bytes| {
+        let Some(engine) = known.get() else { return StatusCode::SERVICE_UNAVAILABLE };
+        match engine.receive(&org, &id, &headers, &body).await {
+            Ok(_) => StatusCode::OK,
+            Err(_) => StatusCode::UNAUTHORIZED,
+        }
+    };
+    let router = axum::Router::new().route("/hook", post(take));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, engine)
+}
+
+/// Makes the body of `enable` out of what the simulator says that it should be.
+fn enable_of(vendor: &str, config: &Value) -> Enable {
+    let kind = trueup_channels::kind(vendor).unwrap();
+    let mut enable = Enable {
+        kind: Some(vendor.to_owned()),
+        sync_inventory: true,
+        strategy: Some(Strategy::MasterWins),
+        endpoint: config["endpoint"].as_str().map(str::to_owned),
+        ..Enable::default()
+    };
+    for (name, value) in config.as_object().unwrap() {
+        if kind.setting_names().contains(&name.as_str()) {
+            enable.settings.insert(name.clone(), value.clone());
+        }
+    }
+    for (name, text) in config["credentials"].as_object().unwrap() {
+        enable.credentials.insert(name.clone(), Secret::new(text.as_str().unwrap()));
+    }
+    if vendor != "ebay" {
+        enable.credentials.insert("webhookSecret".into(), Secret::new(HOOK_SECRET));
+    }
+    enable
+}
+
+impl Stand {
+    async fn open(vendor: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Arc::new(|| WallClock.now());
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path(), now).unwrap());
+        let options = EngineOptions {
+            allow_private_endpoints: true,
+            keys: SecretKey::new([5; 32]).into(),
+            request_timeout: Duration::from_secs(1),
+            public_url: None,
+            orders_overlap: trueup_sync::ORDERS_OVERLAP,
+            clock: Arc::new(WallClock),
+        };
+        let engine = Engine::start(store.clone(), options).await.unwrap();
+        let (org, id) = (Org::new("acme").unwrap(), ChannelId::new(vendor).unwrap());
+        let shop = simulator(vendor);
+        let mut names: Vec<String> = (0..BATCH).map(batch_name).collect();
+        let single = ["sets", "twice", "untracked", "negative", "moved", "sold", "token"];
+        names.extend(single.map(str::to_owned));
+        let mut seeds: Vec<SeedItem> =
+            names.iter().map(|name| SeedItem::new(name.clone(), SEEDED)).collect();
+        for seed in &mut seeds {
+            seed.tracked = seed.sku != "untracked";
+        }
+        if vendor == "amazon" {
+            let fulfilled_by = FulfilledBy::Channel;
+            seeds.push(SeedItem { fulfilled_by, ..SeedItem::new("fba", SEEDED) });
+        }
+        shop.seed(seeds).unwrap();
+        let (url, receiver) = hook(id.clone(), org.clone()).await;
+        shop.set_webhook(&url, HOOK_SECRET).unwrap();
+        let server = served(shop.clone()).await;
+        let enable = enable_of(vendor, &shop.channel_config(&server.url));
+        let settings =
+            Settings { fields: enable.settings.clone(), credentials: enable.credentials.clone() };
+        let channel = trueup_channels::kind(vendor).unwrap().open(&settings);
+        let capabilities =
+            channel.unwrap_or_else(|wrong| panic!("{wrong:?}")).capabilities().clone();
+        let stand =
+            Self { vendor, engine, store, org, id, shop, capabilities, _server: server, _dir: dir };
+        for name in &names {
+            stand.count(name, SEEDED).await;
+        }
+        stand.engine.enable(&stand.org, &stand.id, enable).await.unwrap();
+        assert!(receiver.set(stand.engine.clone()).is_ok());
+        let found = stand.engine.discover(&stand.org, &stand.id, false, PATIENCE).await.unwrap();
+        assert_eq!(found.proposals.iter().filter(|p| p.sku.is_some()).count(), names.len());
+        stand.settle().await;
+        stand
+    }
+
+    async fn count(&self, of: &str, units: i64) {
+        let command = Command::SetOnHand(SetOnHand {
+            sku: Sku::new(of).unwrap(),
+            quantity: Quantity::new(u64::try_from(units).unwrap()).unwrap(),
+            location: Location::main(),
+            reason: None,
+            settings: SkuSettings::default(),
+            counted_at: None,
+            if_version: None,
+            publish: true,
+        });
+        let submission = Submission {
+            org: self.org.clone(),
+            command,
+            actor: Arc::from("test"),
+            source: Source::Api,
+            idempotency: None,
+        };
+        self.store.submit(submission).await.unwrap();
+    }
+
+    async fn on_hand(&self, of: &str) -> i64 {
+        let answer = self.store.sku(&self.org, &Sku::new(of).unwrap()).await.unwrap().unwrap();
+        answer.state.level(&Location::main()).map_or(0, |level| level.on_hand.get())
+    }
+
+    async fn listing(&self, of: &str) -> ListingView {
+        let query = ListingQuery {
+            channel: Some(self.id.clone()),
+            skus: Some(vec![Sku::new(of).unwrap()]),
+            limit: 10,
+            ..ListingQuery::default()
+        };
+        self.store.listings(&self.org, query).await.unwrap().items.remove(0)
+    }
+
+    async fn map(&self, of: &str, fields: &[(&str, &str)], channel_fulfilled: bool) {
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let draft = MappingDraft {
+            sku: Sku::new(of).unwrap(),
+            fields: fields.collect::<BTreeMap<_, _>>(),
+            strategy: None,
+            rules: RuleSettings::default(),
+            channel_fulfilled,
+            enabled: true,
+        };
+        self.engine.map(&self.org, &self.id, vec![draft]).await.unwrap();
+    }
+
+    async fn push(&self, of: &str) {
+        let scope = PushScope::Items(vec![(Sku::new(of).unwrap(), None)]);
+        let run = self.engine.push(&self.org, &self.id, scope, None).await.unwrap();
+        self.engine.wait_run(&self.org, &run, PATIENCE).await.unwrap();
+    }
+
+    async fn pull(&self, of: &str) {
+        let skus = Some(vec![Sku::new(of).unwrap()]);
+        let request = PullRequest { skus, ..PullRequest::default() };
+        let run = self.engine.pull(&self.org, &self.id, request).await.unwrap();
+        self.engine.wait_run(&self.org, &run, PATIENCE).await.unwrap();
+    }
+
+    async fn hear(&self) {
+        drop(self.engine.hear_orders(&self.org, &self.id, PATIENCE).await);
+    }
+
+    async fn settle(&self) {
+        assert!(self.engine.quiesce(PATIENCE).await, "it did not come to rest");
+    }
+
+    async fn shows(&self, of: &str, units: i64) {
+        let end = Instant::now() + PATIENCE;
+        while self.shop.quantity(of) != Some(units) {
+            let shown = self.shop.quantity(of);
+            assert!(Instant::now() < end, "{of} shows {shown:?} in place of {units}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until orders are booked, by webhook or by poll.
+    async fn hears(&self, of: &str, on_hand: i64) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let known = self.on_hand(of).await;
+            if known == on_hand {
+                return;
+            }
+            assert!(Instant::now() < end, "{of} is at {known} in place of {on_hand}");
+            self.hear().await;
+        }
+    }
+
+    async fn parked(&self, of: &str) {
+        let end = Instant::now() + PATIENCE;
+        while self.listing(of).await.parked.is_none() {
+            assert!(Instant::now() < end, "{of} was not parked");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Runs every case in every weather.
+async fn behaves(vendor: &'static str) {
+    let capabilities = Stand::open(vendor).await.capabilities;
+    for (weather, faults) in weathers(&capabilities) {
+        let stand = Stand::open(vendor).await;
+        let fair = Faults { down: None, ..faults.clone() };
+        stand.shop.set_faults(fair.clone());
+        for case in CASES.iter().filter(|case| (case.applies)(&stand)) {
+            say(vendor, weather, case.name);
+            if faults.down.is_some() {
+                let (shop, down) = (stand.shop.clone(), faults.down);
+                shop.faults().update(|faults| faults.down = down);
+                tokio::spawn(async move {
+                    tokio::time::sleep(OUTAGE).await;
+                    shop.faults().update(|faults| faults.down = None);
+                });
+            }
+            (case.run)(&stand).await;
+        }
+        stand.shop.set_faults(Faults::default());
+        stand.settle().await;
+        let found = stand.store.verify(&stand.org).await.unwrap();
+        assert_eq!(found.faults, Vec::<String>::new(), "{vendor}, {weather}");
+        stand.engine.stop().await;
+        stand.store.close().await.unwrap();
+    }
+}
+
+/// Says which case runs, so that a failure is seen with its place.
+fn say(vendor: &str, weather: &str, case: &str) {
+    eprintln!("{vendor}, {weather}: {case}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shopify_behaves_in_every_weather() {
+    behaves("shopify").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn amazon_behaves_in_every_weather() {
+    behaves("amazon").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ebay_behaves_in_every_weather() {
+    behaves("ebay").await;
+}
