@@ -300,6 +300,50 @@ pub struct Connected {
     pub found: BTreeMap<String, String>,
 }
 
+/// What a connection is to do beside telling quantities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wants {
+    /// Whether its orders are booked.
+    pub orders: bool,
+    /// Whether some of its listings are shipped by the channel itself.
+    pub channel_fulfilled: bool,
+}
+
+/// Something that a connection lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// What it is, as a path: a setting (`defaultLocationId`, `marketplaceIds/1`), or a scope or
+    /// role by its name (`scopes/read_orders`, `roles/amazon_fulfillment`).
+    pub what: String,
+    /// For the program; stable: `scope_missing`, `role_missing`, `location_unknown`,
+    /// `location_inactive`, `marketplace_unknown`, `marketplace_forbidden`.
+    pub code: &'static str,
+    /// For people.
+    pub detail: String,
+}
+
+impl Missing {
+    /// Makes the entry of a scope that was not granted.
+    #[must_use]
+    pub fn scope(name: &str) -> Self {
+        Self {
+            what: format!("scopes/{name}"),
+            code: "scope_missing",
+            detail: format!("the credentials were not granted the scope {name}"),
+        }
+    }
+
+    /// Makes the entry of a role that an application does not have.
+    #[must_use]
+    pub fn role(name: &str, title: &str) -> Self {
+        Self {
+            what: format!("roles/{name}"),
+            code: "role_missing",
+            detail: format!("the application does not have the role {title}"),
+        }
+    }
+}
+
 /// A request as it came in, for [`Channel::verify_webhook`].
 #[derive(Debug, Clone, Copy)]
 pub struct WebhookRequest<'a> {
@@ -589,6 +633,19 @@ pub trait Channel: Send + Sync {
     /// the set, against [`Capabilities::revisions_per_day`].
     fn counts_revisions(&self, _fields: &BTreeMap<String, String>) -> bool {
         true
+    }
+
+    /// Looks for everything that the account, its scopes or its settings lack for what the
+    /// connection is to do, without changing anything; empty = it can be connected.
+    ///
+    /// # Errors
+    /// When it could not be looked: the credentials are refused, or the vendor does not answer.
+    async fn missing(
+        &self,
+        _caller: &dyn Caller,
+        _wants: Wants,
+    ) -> Result<Vec<Missing>, ChannelError> {
+        Ok(Vec::new())
     }
 
     /// Tells the channel absolute quantities; one outcome per item, in order.

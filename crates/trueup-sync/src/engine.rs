@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::credential::REFRESH_TOKEN;
-use trueup_channels::{Caller, Connected, Kind, Secret, SettingError, Settings};
+use trueup_channels::{Caller, Connected, Kind, Missing, Secret, SettingError, Settings, Wants};
 use trueup_core::{
     ChannelId, Command, ListingKey, Observed, Org, Quantity, Rejection, Resolution, RestockPolicy,
     Sku, Source, Strategy, Timestamp,
@@ -269,6 +269,9 @@ pub enum EngineError {
     /// The vendor did not let us in.
     #[error("the channel refused: {0}")]
     Channel(trueup_channels::ChannelError),
+    /// The account lacks something that the connection needs.
+    #[error("the account lacks what the connection needs")]
+    Incomplete(Vec<Missing>),
     /// The channel is paused.
     #[error("the channel is paused")]
     Paused,
@@ -426,6 +429,18 @@ impl Engine {
         let vault = old.as_ref().and_then(|old| shared_vault(old, &settings));
         let vault = vault.unwrap_or_else(Vault::of_draft);
         let link = shared.open(org, &row, settings.clone(), vault.clone())?;
+        let mut channel_fulfilled = false;
+        let query = ListingQuery { channel: Some(channel.clone()), ..ListingQuery::default() };
+        let look = |view: trueup_store::ListingView| {
+            channel_fulfilled |= view.mapping.channel_fulfilled;
+        };
+        shared.each_listing(org, query, look).await?;
+        let wants = Wants { orders: row.sync_orders, channel_fulfilled };
+        let missing = link.channel.missing(&link.transport, wants).await;
+        let missing = missing.map_err(EngineError::Channel)?;
+        if !missing.is_empty() {
+            return Err(EngineError::Incomplete(missing));
+        }
         let connected = link.channel.connect(&link.transport).await;
         let connected = connected.map_err(EngineError::Channel)?;
         let (row, settings) = complete(row, settings, connected);

@@ -24,9 +24,9 @@ use crate::exchange::{
 use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice,
-    RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, WebhookError,
-    WebhookRequest,
+    Listing, Missing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue,
+    QueuedNotice, RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, Wants,
+    WebhookError, WebhookRequest,
 };
 
 use self::auth::Grant;
@@ -170,12 +170,7 @@ impl Channel for Seller {
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
         let url = wire::build_catalogue_url(&self.config, None, None);
         let page = self.get(caller, SEARCH, url).await.map_err(|error| {
-            // The seller is in the path: a 400 or 404 here is about the settings.
-            let about_settings = matches!(
-                error.kind,
-                ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue
-            );
-            if about_settings {
+            if is_about_settings(&error) {
                 ChannelError { kind: ChannelErrorKind::Config, ..error }
             } else {
                 error
@@ -190,6 +185,54 @@ impl Channel for Seller {
             locations: Vec::new(),
             found: BTreeMap::new(),
         })
+    }
+
+    async fn missing(
+        &self,
+        caller: &dyn Caller,
+        wants: Wants,
+    ) -> Result<Vec<Missing>, ChannelError> {
+        let mut missing = Vec::new();
+        let mut forbidden = Vec::new();
+        let ids = &self.config.marketplace_ids;
+        for (at, id) in ids.iter().enumerate() {
+            let found = self.get(caller, SEARCH, wire::build_probe_url(&self.config, id)).await;
+            let entry =
+                |code, detail| Missing { what: format!("marketplaceIds/{at}"), code, detail };
+            match found {
+                Ok(_) => {}
+                Err(error) if is_about_settings(&error) => missing.push(entry(
+                    "marketplace_unknown",
+                    format!("{id} is not a marketplace of this seller and region"),
+                )),
+                Err(error) if error.kind == ChannelErrorKind::Forbidden => forbidden.push(entry(
+                    "marketplace_forbidden",
+                    format!("the application may not see the seller's listings in {id}"),
+                )),
+                Err(error) => return Err(error),
+            }
+        }
+        if !ids.is_empty() && forbidden.len() == ids.len() {
+            // Not one of them: it is the role, or another account's seller.
+            missing.push(Missing::role("product_listing", "Product Listing for this sellerId"));
+        } else {
+            missing.extend(forbidden);
+        }
+        if wants.orders {
+            // Orders of the last minutes are not to be asked for.
+            let since = caller.now().plus_millis(-3_600_000);
+            let url = wire::build_orders_url(&self.config, since, None);
+            let role =
+                || Missing::role("inventory_and_order_tracking", "Inventory and Order Tracking");
+            missing.extend(lacks(self.get(caller, ORDERS, url).await)?.then(role));
+        }
+        if wants.channel_fulfilled {
+            let url =
+                wire::build_fba_url(&self.config, self.config.home_marketplace(), &["-"], None);
+            let role = || Missing::role("amazon_fulfillment", "Amazon Fulfillment");
+            missing.extend(lacks(self.get(caller, FBA, url).await)?.then(role));
+        }
+        Ok(missing)
     }
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
@@ -643,6 +686,21 @@ impl Shown {
         seller_sku(listing)
             .and_then(|sku| by_sku.get(sku).cloned())
             .unwrap_or_else(|| Reading::Unknown("no such listing".to_owned()))
+    }
+}
+
+/// The seller and the marketplaces are in a search's address: a 400 or 404 is about the settings.
+fn is_about_settings(error: &ChannelError) -> bool {
+    matches!(error.kind, ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue)
+}
+
+/// Returns whether a probe was forbidden; that nothing was found is no failure.
+fn lacks(probe: Result<Response, ChannelError>) -> Result<bool, ChannelError> {
+    match probe {
+        Err(error) if error.kind == ChannelErrorKind::Forbidden => Ok(true),
+        Ok(_) => Ok(false),
+        Err(error) if is_about_settings(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

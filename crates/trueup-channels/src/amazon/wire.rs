@@ -131,6 +131,16 @@ pub(super) fn build_catalogue_url(
     url
 }
 
+/// Asks for one listing in one marketplace, to see whether that can be asked.
+pub(super) fn build_probe_url(config: &Config, marketplace_id: &str) -> String {
+    format!(
+        "{}/listings/2021-08-01/items/{}?marketplaceIds={}&pageSize=1",
+        config.host,
+        encode(&config.seller_id),
+        encode(marketplace_id),
+    )
+}
+
 /// Reads what Amazon itself holds of up to [`FBA_SKUS_MAX`] SKUs, for one marketplace: a call
 /// takes no more.
 pub(super) fn build_fba_url(

@@ -14,7 +14,7 @@ use super::error;
 use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of};
 use crate::exchange::{Outgoing, form, parse_json};
 use crate::oauth::{self, Granted, wrong_settings};
-use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
+use crate::port::{Caller, ChannelError, ChannelErrorKind, Secret, SettingError, Settings};
 
 const TOKEN_URL: &str = "https://api.ebay.com/identity/v1/oauth2/token";
 /// An access token is good for two hours.
@@ -128,12 +128,34 @@ async fn ask(
     parse_json("the token request", &response.body)
 }
 
+/// What a seller's token is asked for with: inventory and orders.
+pub(super) const SELLER_SCOPES: [&str; 2] = [
+    "https://api.ebay.com/oauth/api_scope/sell.inventory",
+    "https://api.ebay.com/oauth/api_scope/sell.fulfillment",
+];
+
+/// Returns whether the refresh token was granted a scope: eBay refuses a token for others.
+pub(super) async fn is_granted(
+    config: &Config,
+    caller: &dyn Caller,
+    scope: &str,
+) -> Result<bool, ChannelError> {
+    let refresh = oauth::refresh_token(caller)?;
+    let body = form(&[
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh.expose()),
+        ("scope", scope),
+    ]);
+    match ask(config, caller, body, Repeat::Yes).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ChannelErrorKind::Forbidden => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Every scope that a connection may need, as its consent page asks for them.
-fn consent_scopes(wants_orders: bool) -> String {
-    let fulfillment = "https://api.ebay.com/oauth/api_scope/sell.fulfillment";
-    let inventory = "https://api.ebay.com/oauth/api_scope/sell.inventory";
-    let orders = wants_orders.then_some(fulfillment);
-    let all = [inventory].into_iter().chain(orders).chain([Grant::Notifications.scope()]);
+fn consent_scopes() -> String {
+    let all = SELLER_SCOPES.into_iter().chain([Grant::Notifications.scope()]);
     all.collect::<Vec<_>>().join(" ")
 }
 
@@ -152,7 +174,7 @@ impl Consent for Page {
             ("client_id", config.client_id.expose()),
             ("redirect_uri", ru_name),
             ("response_type", "code"),
-            ("scope", &consent_scopes(ask.wants_orders)),
+            ("scope", &consent_scopes()),
             ("state", ask.state),
         ]);
         Ok(format!("https://auth.ebay.com/oauth2/authorize?{query}"))

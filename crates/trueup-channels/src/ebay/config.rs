@@ -18,7 +18,6 @@ pub(super) const SETTING_NAMES: &[&str] = &[
     "marketplaceId",
     "bulkItemsMax",
     "ruName",
-    // A setting of every kind; here nothing is looked up by it.
     "defaultLocationId",
     "credentials.clientId",
     "credentials.clientSecret",
@@ -38,11 +37,58 @@ pub(super) const OFFER_SHARES: &str = "shared";
 pub(super) const LISTING_NAMES: &[&str] =
     &["sku", "offerId", "itemId", "variationId", OFFER_QUANTITY];
 
+/// <https://developer.ebay.com/api-docs/sell/inventory/types/slr:MarketplaceEnum>
+const MARKETPLACES: [&str; 41] = [
+    "EBAY_AT",
+    "EBAY_AU",
+    "EBAY_BE",
+    "EBAY_CA",
+    "EBAY_CH",
+    "EBAY_CN",
+    "EBAY_CZ",
+    "EBAY_DE",
+    "EBAY_DK",
+    "EBAY_ES",
+    "EBAY_FI",
+    "EBAY_FR",
+    "EBAY_GB",
+    "EBAY_GR",
+    "EBAY_HALF_US",
+    "EBAY_HK",
+    "EBAY_HU",
+    "EBAY_ID",
+    "EBAY_IE",
+    "EBAY_IL",
+    "EBAY_IN",
+    "EBAY_IT",
+    "EBAY_JP",
+    "EBAY_MOTORS_US",
+    "EBAY_MY",
+    "EBAY_NL",
+    "EBAY_NO",
+    "EBAY_NZ",
+    "EBAY_PE",
+    "EBAY_PH",
+    "EBAY_PL",
+    "EBAY_PR",
+    "EBAY_PT",
+    "EBAY_RU",
+    "EBAY_SE",
+    "EBAY_SG",
+    "EBAY_TH",
+    "EBAY_TW",
+    "EBAY_US",
+    "EBAY_VN",
+    "EBAY_ZA",
+];
+
 /// The settings of one eBay account.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     /// `EBAY_US`.
     pub(super) marketplace_id: String,
+    /// A location's `merchantLocationKey`, checked when the connection is made.
+    pub(super) location: Option<String>,
     pub(super) bulk_items_max: usize,
     pub(super) client_id: Secret,
     pub(super) client_secret: Secret,
@@ -56,9 +102,9 @@ impl Config {
     pub(super) fn read(settings: &Settings) -> Result<Self, Vec<SettingError>> {
         let mut reader = Reader::new(settings);
         let marketplace_id = reader.required_text("marketplaceId");
-        let legal = |c: char| c.is_ascii_uppercase() || c == '_';
-        if !marketplace_id.chars().all(legal) {
-            reader.fail("marketplaceId", "must be an id such as EBAY_US");
+        if !marketplace_id.is_empty() && !MARKETPLACES.contains(&marketplace_id.as_str()) {
+            let known = MARKETPLACES.join(", ");
+            reader.fail("marketplaceId", format!("must be one of eBay's: {known}"));
         }
         let bulk_items_max = match reader.text("bulkItemsMax") {
             None => BULK_ITEMS_MAX,
@@ -78,6 +124,7 @@ impl Config {
         check_credentials(&mut reader);
         let config = Self {
             marketplace_id,
+            location: reader.text("defaultLocationId"),
             bulk_items_max,
             client_id: reader.required_secret("clientId"),
             client_secret: reader.required_secret("clientSecret"),

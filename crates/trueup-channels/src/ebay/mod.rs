@@ -21,9 +21,9 @@ use crate::exchange::{
 use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, ListingNote, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Quota,
-    RateHint, Reading, Response, Secret, SettingError, Settings, VerifiedWebhook, WebhookError,
-    WebhookRequest, day_west_of_greenwich,
+    Listing, ListingNote, Missing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
+    Quota, RateHint, Reading, Response, Secret, SettingError, Settings, VerifiedWebhook, Wants,
+    WebhookError, WebhookRequest, day_west_of_greenwich,
 };
 
 use self::auth::Grant;
@@ -55,6 +55,8 @@ const REVISIONS_PER_DAY: u32 = 250;
 const DAY_HOURS_BEHIND: i64 = 8;
 /// The error of an offer that is gone.
 const NO_SUCH_OFFER: &str = "25713";
+/// How many pages of locations are read.
+const LOCATION_PAGES_MAX: usize = 20;
 /// eBay asks to keep a public key for an hour.
 /// <https://developer.ebay.com/api-docs/commerce/notification/overview.html>
 const KEY_KEPT_SECONDS: u64 = 3_600;
@@ -174,6 +176,52 @@ impl Channel for Seller {
             locations: Vec::new(),
             found: BTreeMap::new(),
         })
+    }
+
+    async fn missing(
+        &self,
+        caller: &dyn Caller,
+        wants: Wants,
+    ) -> Result<Vec<Missing>, ChannelError> {
+        let mut missing = Vec::new();
+        for scope in auth::SELLER_SCOPES {
+            if !auth::is_granted(&self.config, caller, scope).await? {
+                missing.push(Missing::scope(scope.rsplit('/').next().unwrap_or(scope)));
+            }
+        }
+        // The seller's token is asked for with all of them at once.
+        if !missing.is_empty() {
+            return Ok(missing);
+        }
+        if wants.orders {
+            let url = wire::orders_url(caller.now(), 0);
+            match self.get(caller, ORDERS, url).await {
+                Err(error) if error.kind == ChannelErrorKind::Forbidden => {
+                    missing.push(Missing::scope("sell.fulfillment"));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(wanted) = &self.config.location else { return Ok(missing) };
+        let mut offset = 0;
+        for _ in 0..LOCATION_PAGES_MAX {
+            let response = self.get(caller, INVENTORY, wire::locations_url(offset)).await?;
+            let keys = wire::parse_locations(&response.body)?;
+            if keys.contains(wanted) {
+                return Ok(missing);
+            }
+            if keys.len() < wire::LOCATIONS_MAX {
+                break;
+            }
+            offset += wire::LOCATIONS_MAX;
+        }
+        missing.push(Missing {
+            what: "defaultLocationId".to_owned(),
+            code: "location_unknown",
+            detail: format!("the seller has no location {wanted}"),
+        });
+        Ok(missing)
     }
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {

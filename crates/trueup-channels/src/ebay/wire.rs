@@ -65,6 +65,29 @@ pub(super) fn probe_url() -> String {
     format!("{INVENTORY}/inventory_item?limit=1&offset=0")
 }
 
+/// The most locations on a page.
+pub(super) const LOCATIONS_MAX: usize = 100;
+
+pub(super) fn locations_url(offset: usize) -> String {
+    format!("{INVENTORY}/location?limit={LOCATIONS_MAX}&offset={offset}")
+}
+
+/// Reads the keys of a page of locations.
+pub(super) fn parse_locations(body: &[u8]) -> Result<Vec<String>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(default)]
+        locations: Vec<Location>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Location {
+        merchant_location_key: String,
+    }
+    let body: Body = parse_json("locations", body)?;
+    Ok(body.locations.into_iter().map(|location| location.merchant_location_key).collect())
+}
+
 /// `offset` counts orders here.
 pub(super) fn orders_url(since: Timestamp, offset: u64) -> String {
     let filter = format!("lastmodifieddate:[{}..]", format_time(since));

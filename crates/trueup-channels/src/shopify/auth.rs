@@ -142,6 +142,13 @@ pub(super) fn scopes(wants_orders: bool) -> Vec<&'static str> {
         .collect()
 }
 
+/// Returns whether a scope was granted; a right to write is one to read.
+pub(super) fn is_granted(granted: &[String], scope: &str) -> bool {
+    let has = |wanted: &str| granted.iter().any(|known| known == wanted);
+    let written = scope.strip_prefix("read_").map(|what| format!("write_{what}"));
+    has(scope) || written.is_some_and(|written| has(&written))
+}
+
 /// Shopify's consent page. No PKCE is documented; the callback is signed instead.
 /// <https://shopify.dev/docs/apps/build/authentication-authorization/access-tokens/authorization-code-grant>
 pub(super) struct Page;

@@ -20,8 +20,8 @@ use crate::exchange::{
 };
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Notice, OrderNotice, Page, PushBatch, PushOutcome, RateHint, Reading, Secret,
-    SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Listing, Missing, Notice, OrderNotice, Page, PushBatch, PushOutcome, RateHint, Reading, Secret,
+    SettingError, Settings, VerifiedWebhook, Wants, WebhookError, WebhookRequest,
 };
 
 use self::config::Config;
@@ -159,6 +159,40 @@ impl Channel for Shop {
             locations: locations.into_iter().map(|l| (l.id, l.name)).collect(),
             found,
         })
+    }
+
+    async fn missing(
+        &self,
+        caller: &dyn Caller,
+        wants: Wants,
+    ) -> Result<Vec<Missing>, ChannelError> {
+        let data = self.query(caller, &wire::build_scopes(), SET_COST).await?;
+        let granted = wire::parse_scopes(data)?;
+        let mut missing: Vec<Missing> = auth::scopes(wants.orders)
+            .into_iter()
+            .filter(|scope| !auth::is_granted(&granted, scope))
+            .map(Missing::scope)
+            .collect();
+        let Some(wanted) = &self.config.default_location else { return Ok(missing) };
+        if !auth::is_granted(&granted, "read_locations") {
+            return Ok(missing);
+        }
+        let locations = self.locations(caller).await?;
+        let what = "defaultLocationId".to_owned();
+        match locations.iter().find(|location| location.id == *wanted) {
+            None => missing.push(Missing {
+                what,
+                code: "location_unknown",
+                detail: format!("the shop has no location {wanted}"),
+            }),
+            Some(location) if !location.is_active => missing.push(Missing {
+                what,
+                code: "location_inactive",
+                detail: format!("the location {wanted} is not active"),
+            }),
+            Some(_) => {}
+        }
+        Ok(missing)
     }
 
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {

@@ -140,6 +140,12 @@ query Locations($after: String) {
   }
 }";
 
+/// Reads what the app was granted. Alone: a field that it may not read fails a whole document.
+pub(super) const SCOPES: &str = "\
+query Scopes {
+  currentAppInstallation { accessScopes { handle } }
+}";
+
 /// Reads the webhook subscriptions of this app.
 pub(super) const SUBSCRIPTIONS: &str = "\
 query Subscriptions($uri: String) {
@@ -274,6 +280,10 @@ pub(super) fn build_refunds(orders: &[&str]) -> Document {
 
 pub(super) fn build_locations(after: Option<&str>) -> Document {
     Document { query: LOCATIONS, variables: json!({ "after": after }) }
+}
+
+pub(super) fn build_scopes() -> Document {
+    Document { query: SCOPES, variables: json!({}) }
 }
 
 pub(super) fn build_subscriptions(url: &str) -> Document {
@@ -806,6 +816,26 @@ pub(super) fn parse_locations(data: Value) -> Result<Page<Location>, ChannelErro
     let data: Data = parse_value("locations", data)?;
     let Connection { page_info, nodes } = data.locations;
     Ok(Page { items: nodes, next: page_info.next() })
+}
+
+/// Reads the scopes that the app was granted.
+pub(super) fn parse_scopes(data: Value) -> Result<Vec<String>, ChannelError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data {
+        current_app_installation: Installation,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Installation {
+        access_scopes: Vec<Scope>,
+    }
+    #[derive(Deserialize)]
+    struct Scope {
+        handle: String,
+    }
+    let data: Data = parse_value("access scopes", data)?;
+    Ok(data.current_app_installation.access_scopes.into_iter().map(|scope| scope.handle).collect())
 }
 
 /// A webhook subscription.

@@ -18,7 +18,7 @@ use trueup_channels::ebay as ebay_connector;
 use trueup_channels::{
     Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice,
     OrderNotice, PushBatch, PushItem, PushOutcome, RateHint, Reading, Request, Response, Secret,
-    Settings, Turn, WebhookRequest,
+    Settings, Turn, Wants, WebhookRequest,
 };
 use trueup_core::{Sku, Timestamp};
 use trueup_testkit::{AnySimulator, FulfilledBy, SeedItem, Shop, SimServer, amazon, ebay, shopify};
@@ -54,6 +54,9 @@ extend type InventoryItem {
   inventoryLevels(first: Int, after: String): InventoryLevelConnection!
 }
 extend type InventoryLevel { location: Location! }
+extend type QueryRoot { currentAppInstallation: AppInstallation! }
+type AppInstallation { accessScopes: [AccessScope!]! }
+type AccessScope { handle: String! }
 type WebhookSubscriptionConnection { nodes: [WebhookSubscription!]! pageInfo: PageInfo! }
 ";
 
@@ -274,6 +277,12 @@ struct Bench {
     kind: &'static str,
 }
 
+/// Asserts that nothing is missing, whatever the connection is to do.
+async fn check_whole(bench: &Bench) {
+    let wants = Wants { orders: true, channel_fulfilled: true };
+    assert_eq!(bench.channel.missing(&bench.caller, wants).await.unwrap(), []);
+}
+
 /// Opens a connection as the simulator says that one should be enabled.
 async fn bench(sim: AnySimulator, kind: &'static str) -> Option<Bench> {
     let schema = shopify_schema()?;
@@ -443,6 +452,7 @@ async fn shopify_keeps_to_its_schema() {
     items[3].tracked = false;
     sim.seed(items).unwrap();
     let Some(bench) = bench(sim.clone().into(), "shopify").await else { return };
+    check_whole(&bench).await;
     let connected = bench.channel.connect(&bench.caller).await.unwrap();
     assert!(!connected.locations.is_empty());
     let catalogue = bench.catalogue().await;
@@ -512,6 +522,7 @@ async fn amazon_keeps_to_its_models() {
     items[2].lead_time_days = Some(3);
     sim.seed(items).unwrap();
     let Some(bench) = bench(sim.clone().into(), "amazon").await else { return };
+    check_whole(&bench).await;
     bench.channel.connect(&bench.caller).await.unwrap();
     let catalogue = bench.catalogue().await;
     assert_eq!(catalogue.len(), 30);
@@ -587,6 +598,7 @@ async fn ebay_keeps_to_its_contracts() {
     items[5].legacy = true;
     sim.seed(items).unwrap();
     let Some(bench) = bench(sim.clone().into(), "ebay").await else { return };
+    check_whole(&bench).await;
     bench.channel.connect(&bench.caller).await.unwrap();
     // The old listing comes once, and those of the Inventory API are not proposed twice.
     let catalogue = bench.catalogue().await;

@@ -351,7 +351,7 @@ async fn a_rotating_refresh_token_is_followed_through_failures_and_restarts() {
     let mut wrong = Enable { credentials: BTreeMap::new(), ..enable };
     wrong.settings.insert("defaultLocationId".to_owned(), "1".into());
     let refused = house.engine.enable(&house.org, &id, wrong).await;
-    assert!(matches!(refused, Err(EngineError::Channel(_))), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::Incomplete(_))), "{refused:?}");
     sim.expire_tokens();
     house.count("SKU-001", 4, true).await;
     house.settle().await;

@@ -16,8 +16,8 @@ use super::feeds::{self, DOCUMENT_MS_MAX};
 use super::state::{Change, Document, FEEDS_MAX, Feed, Listing};
 use super::wire::{self, BadPatch, Issue};
 use super::{
-    APPLICATION_ID, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, SELLER_ID, Simulator, TOKEN_SECONDS,
-    events, notifications,
+    APPLICATION_ID, CLIENT_ID, CLIENT_SECRET, MARKETPLACE_ID, REFRESH_TOKEN, SELLER_ID, Simulator,
+    TOKEN_SECONDS, events, notifications,
 };
 use crate::consent;
 use crate::edge::{json as answer, list, pairs, value, wrote};
@@ -68,6 +68,16 @@ pub(super) enum Operation {
 }
 
 impl Operation {
+    /// Returns the role that an application needs for it.
+    const fn role(self) -> Option<&'static str> {
+        match self {
+            Self::PatchItem | Self::GetItem | Self::SearchItems => Some("Product Listing"),
+            Self::SearchOrders | Self::GetOrder => Some("Inventory and Order Tracking"),
+            Self::FbaSummaries => Some("Amazon Fulfillment"),
+            _ => None,
+        }
+    }
+
     /// Returns the default usage plan per account and application.
     pub(super) const fn rate(self) -> Rate {
         let (milli_per_second, burst) = match self {
@@ -247,6 +257,10 @@ pub(super) fn serve(
     if !token.starts_with(operation.token_prefix()) || !sim.engine().token_good(token) {
         return unauthorized();
     }
+    if operation.role().is_some_and(|role| sim.0.withheld.lock().contains(role)) {
+        let words = "Access to requested resource is denied.";
+        return error(StatusCode::FORBIDDEN, "Unauthorized", words);
+    }
     let (rate, admitted) = sim.admit(operation);
     let mut response =
         if admitted { work().unwrap_or_else(|wrong| *wrong) } else { quota_exceeded() };
@@ -274,8 +288,12 @@ fn check_seller(seller: &str, query: &Query) -> Result<(), Wrong> {
         let words = "Access to requested resource is denied.";
         return Err(Box::new(error(StatusCode::FORBIDDEN, "Unauthorized", words)));
     }
-    if list(query, "marketplaceIds").is_empty() {
+    let marketplaces = list(query, "marketplaceIds");
+    if marketplaces.is_empty() {
         return Err(bad("'marketplaceIds' is a required parameter"));
+    }
+    if marketplaces.iter().any(|id| id != MARKETPLACE_ID) {
+        return Err(bad("Invalid 'marketplaceIds' provided"));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod notifications;
 pub mod state;
 pub(crate) mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::Router;
@@ -97,6 +97,7 @@ struct Inner {
     settings: Settings,
     state: Mutex<State>,
     buckets: Mutex<HashMap<Operation, Bucket>>,
+    withheld: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Default for Simulator {
@@ -111,12 +112,17 @@ impl Simulator {
     pub fn new(settings: Settings) -> Self {
         let engine = Engine::new(settings.clock.clone());
         let (state, buckets) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { engine, settings, state, buckets }))
+        Self(Arc::new(Inner { engine, settings, state, buckets, withheld: Mutex::default() }))
     }
 
     /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
     pub fn router(&self) -> Router {
         crate::server::router(Arc::new(self.clone()))
+    }
+
+    /// Takes a role from the application, such as `Inventory and Order Tracking`.
+    pub fn withhold_role(&self, role: &'static str) {
+        self.0.withheld.lock().insert(role);
     }
 
     /// Returns the FBA SKUs on which a client put a merchant quantity: always a bug in the client.

@@ -121,6 +121,13 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
     }
     let fields = pairs(&body);
     let field = |name| value(&fields, name).unwrap_or_default();
+    let withheld = sim.0.withheld.lock().clone();
+    let is_withheld = |scope: &str| withheld.iter().any(|name| scope.ends_with(name));
+    if field("grant_type") == "refresh_token" && field("scope").split(' ').any(is_withheld) {
+        let words = "The requested scope is invalid, unknown, malformed, or exceeds the scope \
+                     granted to the client";
+        return refuse(StatusCode::BAD_REQUEST, "invalid_scope", words);
+    }
     let kind = match field("grant_type") {
         "authorization_code" => {
             let redirect = Some(field("redirect_uri"));

@@ -9,6 +9,7 @@ pub mod state;
 pub mod trading;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -66,6 +67,7 @@ struct Inner {
     state: Mutex<State>,
     key: SigningKey,
     accept_url: Mutex<Option<String>>,
+    withheld: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Default for Simulator {
@@ -86,12 +88,18 @@ impl Simulator {
             state: Mutex::default(),
             key,
             accept_url: Mutex::default(),
+            withheld: Mutex::default(),
         }))
     }
 
     /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
     pub fn router(&self) -> Router {
         crate::server::router(Arc::new(self.clone()))
+    }
+
+    /// Takes a scope from the refresh token, such as `sell.fulfillment`.
+    pub fn withhold_scope(&self, scope: &'static str) {
+        self.0.withheld.lock().insert(scope);
     }
 
     /// Sets the address that [`RU_NAME`] stands for: where merchants are sent after their consent.

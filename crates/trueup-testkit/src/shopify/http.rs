@@ -24,7 +24,19 @@ use crate::faults::Trouble;
 use crate::outbox::check_url;
 use crate::shop::Shop;
 
-const SCOPES: &str = "write_inventory,read_inventory,read_products,read_locations,read_orders";
+/// Returns the scope that a root field asks for.
+fn scope_of(field: &str) -> Option<&'static str> {
+    match field {
+        "inventorySetQuantities" | "inventoryAdjustQuantities" | "inventoryActivate" => {
+            Some("write_inventory")
+        }
+        "inventoryItem" | "inventoryItems" => Some("read_inventory"),
+        "productVariants" => Some("read_products"),
+        "location" | "locations" => Some("read_locations"),
+        "orders" => Some("read_orders"),
+        _ => None,
+    }
+}
 
 pub(super) fn routes(sim: Simulator) -> Router {
     Router::new()
@@ -95,6 +107,7 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
         return refused("application_cannot_be_found", "the app is not installed on this shop");
     }
     let engine = sim.engine();
+    let scopes = sim.0.scopes.lock().join(",");
     match field("grant_type") {
         // The exchange of a code names no grant type.
         "" if !field("code").is_empty() => {
@@ -112,7 +125,7 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             answer(
                 StatusCode::OK,
                 &json!({
-                    "access_token": token, "scope": SCOPES, "expires_in": REFRESHED_TOKEN_SECONDS,
+                    "access_token": token, "scope": scopes, "expires_in": REFRESHED_TOKEN_SECONDS,
                     "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
                 }),
             )
@@ -121,7 +134,7 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             let token = engine.issue_token("shpca_", TOKEN_SECONDS);
             answer(
                 StatusCode::OK,
-                &json!({"access_token": token, "scope": SCOPES, "expires_in": TOKEN_SECONDS}),
+                &json!({"access_token": token, "scope": scopes, "expires_in": TOKEN_SECONDS}),
             )
         }
         "refresh_token" => {
@@ -136,7 +149,7 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             answer(
                 StatusCode::OK,
                 &json!({
-                    "access_token": token, "scope": SCOPES, "expires_in": REFRESHED_TOKEN_SECONDS,
+                    "access_token": token, "scope": scopes, "expires_in": REFRESHED_TOKEN_SECONDS,
                     "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
                 }),
             )
@@ -249,9 +262,22 @@ fn run(
     let mut events = Vec::new();
     for field in fields(document, &operation.selections) {
         let mut context = Context { sim, version, document, variables, books: &mut *books };
-        let result = match operation.kind {
-            Kind::Query => context.view().root(field),
-            Kind::Mutation => context.mutate(field, &mut events),
+        let result = match (operation.kind, scope_of(&field.name)) {
+            (_, Some(scope)) if !sim.grants(scope) => {
+                let name = &field.name;
+                let message = format!(
+                    "Access denied for {name} field. Required access: `{scope}` access scope."
+                );
+                Err(Wrong { code: "ACCESS_DENIED", message })
+            }
+            (Kind::Query, _) if field.name == "currentAppInstallation" => {
+                let scopes = sim.0.scopes.lock().clone();
+                let handles = scopes.iter().map(|scope| json!({"handle": scope}));
+                let installation = json!({"accessScopes": handles.collect::<Vec<_>>()});
+                context.view().project(&Thing::Plain(installation), &field.selections)
+            }
+            (Kind::Query, _) => context.view().root(field),
+            (Kind::Mutation, _) => context.mutate(field, &mut events),
         };
         let value = result.unwrap_or_else(|wrong| {
             errors.push(json!({

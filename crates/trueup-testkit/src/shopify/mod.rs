@@ -34,6 +34,9 @@ pub const CLIENT_ID: &str = "sim-client";
 pub const CLIENT_SECRET: &str = "sim-secret";
 /// A refresh token that an app was once granted; the first use replaces it.
 pub const REFRESH_TOKEN: &str = "shprt_sim";
+/// The scopes that the app is granted unless told otherwise.
+pub const SCOPES: [&str; 5] =
+    ["write_inventory", "read_inventory", "read_products", "read_locations", "read_orders"];
 /// The shop's domain.
 pub const SHOP: &str = "sim.myshopify.com";
 /// The lifetime of a token from the client-credentials grant.
@@ -78,6 +81,7 @@ struct Inner {
     settings: Settings,
     books: Mutex<Books>,
     refresh_tokens: Mutex<RefreshTokens>,
+    scopes: Mutex<Vec<String>>,
 }
 
 struct Books {
@@ -102,7 +106,20 @@ impl Simulator {
         refresh_tokens.add(REFRESH_TOKEN, refresh_ends(engine.clock.now()));
         let (books, refresh_tokens) =
             (Mutex::new(Books { shop, bucket }), Mutex::new(refresh_tokens));
-        Self(Arc::new(Inner { engine, settings, books, refresh_tokens }))
+        let scopes = Mutex::new(SCOPES.iter().map(|scope| (*scope).to_owned()).collect());
+        Self(Arc::new(Inner { engine, settings, books, refresh_tokens, scopes }))
+    }
+
+    /// Replaces the scopes that the app was granted; at first they are [`SCOPES`].
+    pub fn set_scopes(&self, scopes: &[&str]) {
+        *self.0.scopes.lock() = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+    }
+
+    /// Returns whether a scope is granted; a right to write is one to read.
+    fn grants(&self, scope: &str) -> bool {
+        let written = scope.strip_prefix("read_").map(|what| format!("write_{what}"));
+        let scopes = self.0.scopes.lock();
+        scopes.iter().any(|known| known == scope || Some(known) == written.as_ref())
     }
 
     /// Takes every refresh token back, as when the merchant removes the app.

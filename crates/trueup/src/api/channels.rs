@@ -457,7 +457,8 @@ fn answer(row: Connection) -> Answered {
         example = "shopify")),
     request_body = EnableBody,
     responses((status = 200, description = "It is connected", body = ChannelView),
-        (status = 400, description = "`invalid_settings` naming each, `unknown_kind`, \
+        (status = 400, description = "`invalid_settings` naming each, `connection_incomplete` \
+            naming every scope, role, location and marketplace that is missing, `unknown_kind`, \
             `endpoint_not_allowed`, `channel_credentials_refused`, …"),
         (status = 502, description = "`channel_unavailable`: the vendor did not answer")))]
 async fn enable(

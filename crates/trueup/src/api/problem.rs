@@ -395,6 +395,17 @@ impl From<EngineError> for Problem {
             EngineError::DiscoveryStopped => {
                 Self::new(StatusCode::CONFLICT, "discovery_stopped", words)
             }
+            EngineError::Incomplete(missing) => {
+                let each: Vec<&str> = missing.iter().map(|missing| &*missing.detail).collect();
+                let problem = Self::bad("connection_incomplete", each.join("; "));
+                missing.into_iter().fold(problem, |problem, missing| {
+                    problem.with_error(FieldError {
+                        pointer: format!("/{}", missing.what),
+                        code: Cow::Borrowed(missing.code),
+                        detail: missing.detail,
+                    })
+                })
+            }
             EngineError::AuthorizationNeeded => {
                 let detail = format!("{words}: see GET /connect/{{vendor}}/auth-url");
                 Self::new(StatusCode::CONFLICT, "authorization_needed", detail)

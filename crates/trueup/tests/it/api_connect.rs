@@ -273,3 +273,72 @@ async fn a_new_consent_renews_the_credentials_and_resumes_what_was_paused() {
     api.stop().await;
     vendor.server.shutdown().await;
 }
+
+/// What a refusal says is missing, as `pointer code`.
+fn lacking(got: &Got) -> Vec<String> {
+    let problem = got.is_problem(400, "connection_incomplete");
+    let errors = problem["errors"].as_array().unwrap();
+    let text = |error: &Value, name: &str| error[name].as_str().unwrap().to_owned();
+    errors
+        .iter()
+        .map(|error| format!("{} {}", text(error, "pointer"), text(error, "code")))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enabling_says_everything_that_is_missing_and_keeps_nothing() {
+    let api = Api::start().await;
+    let shopify = Vendor::open("shopify").await;
+    let AnySimulator::Shopify(sim) = shopify.sim.clone() else { unreachable!() };
+    let mut config = sim.channel_config(&shopify.server.url);
+    config["defaultLocationId"] = json!("gid://shopify/Location/1");
+    sim.set_scopes(&["write_inventory", "read_locations"]);
+    assert_eq!(
+        lacking(&enable(&api, &shopify, &config).await),
+        [
+            "/scopes/read_products scope_missing",
+            "/scopes/read_orders scope_missing",
+            "/defaultLocationId location_unknown",
+        ]
+    );
+    // What is not wanted need not be there; the right to write is one to read.
+    sim.set_scopes(&["write_inventory", "read_locations", "read_products"]);
+    config["syncOrders"] = json!(false);
+    let location = "/defaultLocationId location_unknown";
+    assert_eq!(lacking(&enable(&api, &shopify, &config).await), [location]);
+    sim.set_scopes(&["write_inventory"]);
+    let without = ["/scopes/read_products scope_missing", "/scopes/read_locations scope_missing"];
+    assert_eq!(lacking(&enable(&api, &shopify, &config).await), without);
+    api.get("/channels/shopify").await.is_problem(404, "channel_not_found");
+
+    let amazon = Vendor::open("amazon").await;
+    let AnySimulator::Amazon(sim) = amazon.sim.clone() else { unreachable!() };
+    let mut config = sim.channel_config(&amazon.server.url);
+    config["marketplaceIds"] = json!([amazon::MARKETPLACE_ID, "A2EUQ1WTGCTBG2"]);
+    sim.withhold_role("Inventory and Order Tracking");
+    let marketplace = "/marketplaceIds/1 marketplace_unknown";
+    let orders = "/roles/inventory_and_order_tracking role_missing";
+    assert_eq!(lacking(&enable(&api, &amazon, &config).await), [marketplace, orders]);
+    sim.withhold_role("Product Listing");
+    config["syncOrders"] = json!(false);
+    let listing = ["/roles/product_listing role_missing"];
+    assert_eq!(lacking(&enable(&api, &amazon, &config).await), listing);
+    api.get("/channels/amazon").await.is_problem(404, "channel_not_found");
+
+    let ebay = Vendor::open("ebay").await;
+    let AnySimulator::Ebay(sim) = ebay.sim.clone() else { unreachable!() };
+    let mut config = sim.channel_config(&ebay.server.url);
+    config["defaultLocationId"] = json!("nowhere");
+    assert_eq!(lacking(&enable(&api, &ebay, &config).await), [location]);
+    config["defaultLocationId"] = json!("sim-warehouse");
+    enable(&api, &ebay, &config).await.is(200);
+    api.call("DELETE", "/channels/ebay", "").await.is(204);
+    sim.withhold_scope("sell.fulfillment");
+    let scope = ["/scopes/sell.fulfillment scope_missing"];
+    assert_eq!(lacking(&enable(&api, &ebay, &config).await), scope);
+    config["marketplaceId"] = json!("EBAY_MARS");
+    let problem = enable(&api, &ebay, &config).await.is_problem(400, "invalid_settings");
+    assert_eq!(problem["errors"][0]["pointer"], "/marketplaceId");
+    api.get("/channels/ebay").await.is_problem(404, "channel_not_found");
+    api.stop().await;
+}
