@@ -91,6 +91,8 @@ pub struct Faults {
     pub lie: Chance,
     /// The vendor says that somebody else is writing (a transient refusal of one write).
     pub busy: Chance,
+    /// Amazon: a feed breaks off half-way, without a report.
+    pub feed_fatal: Chance,
     /// Writes to these SKUs are refused for good.
     pub poison: BTreeSet<String>,
     /// The vendor is down.
@@ -116,6 +118,7 @@ pub enum FaultKind {
     HungAfter,
     Lie,
     Busy,
+    FeedFatal,
     Poison,
     Down,
     ExpireTokens,
@@ -268,6 +271,10 @@ impl FaultDial {
 
     pub(crate) fn busy(&self) -> bool {
         self.0.lock().roll(FaultKind::Busy, |faults| &mut faults.busy)
+    }
+
+    pub(crate) fn breaks_feed(&self) -> bool {
+        self.0.lock().roll(FaultKind::FeedFatal, |faults| &mut faults.feed_fatal)
     }
 
     pub(crate) fn poisons(&self, sku: &str) -> bool {

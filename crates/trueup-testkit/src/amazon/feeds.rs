@@ -53,7 +53,7 @@ fn zipped(bytes: &[u8]) -> Vec<u8> {
     out.write_all(bytes).and_then(|()| out.finish()).expect("writing to memory cannot fail")
 }
 
-/// Applies a feed; returns its report, or nothing when it cannot be read at all.
+/// Applies a feed; returns its report, or nothing when it cannot be read or breaks off.
 fn process(state: &mut State, faults: &FaultDial, id: u64, feed: &Feed) -> Option<Value> {
     let bytes = state.documents.get(&feed.input)?.bytes.clone()?;
     let body: Value = serde_json::from_slice(&bytes).ok()?;
@@ -64,7 +64,9 @@ fn process(state: &mut State, faults: &FaultDial, id: u64, feed: &Feed) -> Optio
     }
     let mut issues = Vec::new();
     let lies = faults.lies();
-    for message in messages {
+    let breaks = faults.breaks_feed();
+    let reached = if breaks { messages.len() / 2 } else { messages.len() };
+    for message in messages.iter().take(reached) {
         if let Err(issue) = carry_out(state, faults, message, feed.ends_at, lies) {
             issues.push(json!({
                 "messageId": message.get("messageId").and_then(Value::as_u64).unwrap_or(1).max(1),
@@ -73,6 +75,9 @@ fn process(state: &mut State, faults: &FaultDial, id: u64, feed: &Feed) -> Optio
                 "attributeName": issue.attribute.unwrap_or("sku"),
             }));
         }
+    }
+    if breaks {
+        return None;
     }
     let (total, wrong) = (messages.len(), issues.len());
     state.counters.writes_refused += u64::try_from(wrong).unwrap_or(0);

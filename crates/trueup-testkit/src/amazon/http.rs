@@ -564,8 +564,11 @@ async fn create_feed(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: B
             return Err(Box::new(quota_exceeded()));
         }
         let now = sim.now();
-        let starts_at = plus_ms(now, sim.0.settings.feed_queue_ms);
         let mut state = sim.0.state.lock();
+        // Feeds of a seller are processed one after the other.
+        let is_free_at = state.feeds.values().map(|feed| feed.ends_at).max();
+        let starts_at = plus_ms(now, sim.0.settings.feed_queue_ms);
+        let starts_at = is_free_at.map_or(starts_at, |free_at| starts_at.max(free_at));
         let uploaded = state.documents.get(&input).is_some_and(|known| known.bytes.is_some());
         if !uploaded {
             return Err(bad("'inputFeedDocumentId' is not a document that was uploaded"));

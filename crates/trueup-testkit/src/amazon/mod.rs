@@ -57,7 +57,7 @@ pub struct Settings {
     pub pending_ms: u64,
     /// How long a feed waits before it is processed.
     pub feed_queue_ms: u64,
-    /// How long a feed is processed.
+    /// How long a feed is processed; the feeds of a seller one after the other.
     pub feed_run_ms: u64,
     /// Whether feed reports are compressed.
     pub feed_gzip: bool,

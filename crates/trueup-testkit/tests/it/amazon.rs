@@ -264,3 +264,39 @@ async fn a_sale_is_notified_and_polled_until_cancelled() {
     assert_eq!(answer["orders"][0]["orderItems"][0]["quantityOrdered"], 2);
     assert_eq!(seller.send("GET", "/orders/2026-01-01/orders", None).await.0, 400);
 }
+
+#[tokio::test]
+async fn feeds_are_processed_one_after_the_other_and_may_break_off() {
+    let settings = Settings::default();
+    let (queue_ms, run_ms) = (settings.feed_queue_ms, settings.feed_run_ms);
+    let seller = seller(settings, vec![SeedItem::new("X", 1), SeedItem::new("Y", 1)]).await;
+    let message = |id: u32, sku: &str, quantity: i64| {
+        json!({"messageId": id, "sku": sku, "operationType": "PATCH", "productType": "PRODUCT",
+               "patches": [{"op": "merge", "path": "/attributes/fulfillment_availability",
+                   "value": [default(quantity)]}]})
+    };
+    let feed = |messages: Vec<Value>| json!({"header": {"sellerId": SELLER_ID, "version": "2.0"}, "messages": messages});
+    seller.sim.faults().update(|faults| faults.feed_fatal = Chance::next(1));
+    let mut ids = Vec::new();
+    for quantity in [7, 9] {
+        let messages = vec![message(1, "X", quantity), message(2, "Y", quantity)];
+        let (status, made) = submit(&seller, &feed(messages)).await;
+        assert_eq!(status, 202);
+        ids.push(made["feedId"].as_str().unwrap().to_owned());
+    }
+    let status = async |id: &str| {
+        let path = format!("/feeds/2021-06-30/feeds/{id}");
+        let (_, feed) = seller.send("GET", &path, None).await;
+        feed["processingStatus"].as_str().unwrap().to_owned()
+    };
+    seller.clock.advance(Duration::from_millis(queue_ms + run_ms));
+    assert_eq!(
+        (status(&ids[0]).await, status(&ids[1]).await),
+        ("FATAL".into(), "IN_PROGRESS".into())
+    );
+    let shown = || (seller.sim.quantity("X"), seller.sim.quantity("Y"));
+    assert_eq!(shown(), (Some(7), Some(1)), "half of it was applied");
+    seller.clock.advance(Duration::from_millis(run_ms));
+    assert_eq!(status(&ids[1]).await, "DONE");
+    assert_eq!(shown(), (Some(9), Some(9)));
+}
