@@ -129,10 +129,15 @@ fn check_body(method: &str, path: &str, body: &[u8]) {
     }
 }
 
-/// Operations that the vendors document and the pruned copies lack, each with its parameters.
+/// Operations that the vendors document and no specification here has, each with its parameters.
 /// <https://developer.ebay.com/api-docs/commerce/notification/resources/destination/methods/getDestinations>
-const PRUNED: [(&str, &str, &[&str]); 1] =
-    [("GET", "/commerce/notification/v1/destination", &["limit", "continuation_token"])];
+/// <https://developer.ebay.com/api-docs/developer/analytics/resources/rate_limit/methods/getRateLimits>
+/// <https://developer.ebay.com/api-docs/developer/analytics/resources/user_rate_limit/methods/getUserRateLimits>
+const PRUNED: [(&str, &str, &[&str]); 3] = [
+    ("GET", "/commerce/notification/v1/destination", &["limit", "continuation_token"]),
+    ("GET", "/developer/analytics/v1_beta/rate_limit/", &["api_context", "api_name"]),
+    ("GET", "/developer/analytics/v1_beta/user_rate_limit/", &["api_context", "api_name"]),
+];
 
 /// Asserts that the query parameters are those of the operation, with all that it requires.
 fn check_query(method: &str, url: &url::Url) {
