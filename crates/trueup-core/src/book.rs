@@ -180,9 +180,14 @@ impl Book {
                         self.load_listing(&order.channel, key, source)?;
                     }
                     let key = (order.channel.clone(), order.order.clone(), line.line.clone());
-                    if let Entry::Vacant(entry) = self.lines.entry(key) {
+                    if !self.lines.contains_key(&key) {
                         let booked = source.order_line(&order.channel, &order.order, &line.line)?;
-                        entry.insert(booked.unwrap_or_default());
+                        let booked = booked.unwrap_or_default();
+                        // What is held may be of another SKU than the listing sells by now.
+                        for hold in &booked.holds {
+                            self.load_sku(&hold.sku, source)?;
+                        }
+                        self.lines.insert(key, booked);
                     }
                 }
             }

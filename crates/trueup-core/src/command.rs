@@ -177,6 +177,9 @@ pub struct ListingPush {
     pub quantity: i64,
     /// The SKU's version it was computed from.
     pub version: u64,
+    /// The listing's [`epoch`](crate::ListingState::epoch) then: a push that is owed since stays
+    /// owed, whatever becomes of this one.
+    pub epoch: u32,
 }
 
 /// How an operator ends a conflict.

@@ -209,12 +209,15 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     };
     let state = &view.state;
     let version = view.sku.as_ref().map_or(0, |sku| sku.state.version);
-    let push = ListingPush { key: state.key.clone(), quantity: number, version };
+    let push =
+        ListingPush { key: state.key.clone(), quantity: number, version, epoch: state.epoch };
     let owed = view.is_dirty() || (wish != Wish::Owed);
     let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
-        None if unless_shown && state.base == Some(number) => return Plan::Shown(push),
+        None if unless_shown && !state.forced && state.base == Some(number) => {
+            return Plan::Shown(push);
+        }
         None if !owed => return Plan::Skip(Skip::NotOwed),
         None => {}
         Some(sent) if unless_shown && is_accepted(view) && sent.quantity == number => {

@@ -55,6 +55,8 @@ const SPARING_MS_MAX: u64 = 600_000;
 const SYNC_NOTE_MS: u64 = 2_000;
 /// How long the worker rests after the store failed.
 const STORE_REST: Duration = Duration::from_secs(1);
+/// How long the worker rests at least before it looks again by itself.
+const SPIN_REST: Duration = Duration::from_millis(5);
 /// How long the worker sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
@@ -267,6 +269,9 @@ impl Worker {
                 Err(error) => {
                     let (org, channel) = (&self.link.org, &self.link.id);
                     tracing::warn!(%org, %channel, %error, "the worker could not go on");
+                    // What was taken in hand and not finished is found again in the store.
+                    self.link.ring_sweep();
+                    self.started = false;
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = tokio::time::sleep(STORE_REST) => {}
@@ -297,13 +302,14 @@ impl Worker {
             self.link.stop.cancel();
             return Ok(true);
         };
+        self.take_mail(&row).await?;
+        if row.state == ConnectionState::Paused {
+            self.started = false;
+            return self.stand_by(&row).await;
+        }
         if !self.started {
             self.begin().await?;
             self.started = true;
-        }
-        self.take_mail(&row).await?;
-        if row.state == ConnectionState::Paused {
-            return self.stand_by(&row).await;
         }
         self.schedule(&row).await?;
         let mut worked = self.push_step(&row).await?;
@@ -637,7 +643,7 @@ impl Worker {
             at(next);
         }
         // A deadline in the past that nothing could be done about must not spin.
-        wake.max(now + Duration::from_millis(5))
+        wake.max(now + SPIN_REST)
     }
 
     fn entry(

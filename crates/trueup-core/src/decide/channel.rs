@@ -372,10 +372,11 @@ pub(super) fn settle(
         // Without a push it is a note that the channel shows this number already, or will: it
         // has not been told anything, and nothing newer is known of it.
         let told = listing.in_flight.filter(|sent| sent.version == push.version);
+        let is_owed_since = listing.forced && listing.epoch != push.epoch;
         let acked = ListingState {
             acked_version: push.version,
             acked_at: if told.is_some() { Some(moment.now) } else { listing.acked_at },
-            forced: false,
+            forced: is_owed_since,
             ..listing.clone()
         };
         let after = match result {

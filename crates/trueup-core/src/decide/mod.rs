@@ -97,7 +97,8 @@ fn check_line(
     delta: Delta,
     reserved_delta: Delta,
 ) -> Result<(), Rejection> {
-    let Some(state) = state else { return Ok(()) };
+    let fresh = SkuState::new();
+    let state = state.unwrap_or(&fresh);
     let reserved_delta = held_with(location, delta, reserved_delta);
     state.totals().after(delta, reserved_delta)?;
     match state.level(location) {
@@ -109,7 +110,7 @@ fn check_line(
         None if state.levels.len() >= LOCATIONS_PER_SKU_MAX => {
             Err(Rejection::TooManyLocations { max: LOCATIONS_PER_SKU_MAX })
         }
-        None => Ok(()),
+        None => Ok(crate::Totals::default().after(delta, reserved_delta).map(|_| ())?),
     }
 }
 

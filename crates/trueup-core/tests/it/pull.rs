@@ -198,7 +198,7 @@ fn a_note_that_the_channel_shows_it_already_is_no_newer_knowledge() {
 }
 
 fn push(quantity: i64) -> ListingPush {
-    ListingPush { key: ListingKey::new("A").unwrap(), quantity, version: 1 }
+    ListingPush { key: ListingKey::new("A").unwrap(), quantity, version: 1, epoch: 0 }
 }
 
 fn settle(world: &mut World, quantity: i64) {

@@ -420,10 +420,13 @@ impl Writer {
             book.load(command, &loader)?;
         }
         let result = decide(book, command, moment);
+        // Who pushes knows of its own pushes.
+        let is_pushers = matches!(command, Command::MarkSent { .. } | Command::Settle { .. });
         for event in book.take_events() {
             if self.write_row(org, &event)? {
                 if let Event::Listing(listing) = &event
                     && listing.forced
+                    && !is_pushers
                 {
                     forced.push((org.clone(), listing.sku.clone()));
                 }

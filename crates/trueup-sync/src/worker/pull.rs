@@ -250,7 +250,15 @@ impl Worker {
         let done = if dry_run {
             self.rehearse(settling, &known)
         } else {
-            self.submit_readings(settling, &known).await?
+            match self.submit_readings(settling, &known).await {
+                Ok(done) => done,
+                Err(error) => {
+                    if let Some(run) = &mut self.run {
+                        run.run.error = Some("some readings could not be settled".to_owned());
+                    }
+                    return Err(error);
+                }
+            }
         };
         self.take_reconciled(&known, done, dry_run);
         Ok(())

@@ -116,7 +116,7 @@ impl Flight {
 
 impl Worker {
     /// Sends batches, what could be oversold first, as many at once as the vendor takes; returns
-    /// when one of them has landed.
+    /// when one of them has landed, or when somebody rings while there is room for more.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
         let at_once_max = self.link.channel.capabilities().pushes_at_once_max.max(1);
         let mut worked = false;
@@ -125,11 +125,34 @@ impl Worker {
             worked = true;
             self.launch(row, errand).await?;
         }
-        if !self.air.is_empty() {
-            self.land().await?;
-            worked = true;
+        if self.air.is_empty() {
+            return Ok(worked);
         }
-        Ok(worked)
+        if self.air.len() >= at_once_max {
+            self.land().await?;
+            return Ok(true);
+        }
+        let (link, wake) = (self.link.clone(), self.room_wanted_at());
+        tokio::select! {
+            biased;
+            landed = self.air.join_next() => self.take_landed(landed).await?,
+            () = link.bell.notified() => {}
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        Ok(true)
+    }
+
+    /// Returns when something that waits for its time may go out beside what is under way.
+    fn room_wanted_at(&self) -> Instant {
+        let now = Instant::now();
+        let on_ground = |unclear: &&Unclear| {
+            unclear.wants.iter().all(|want| !self.airborne.contains(&want.key))
+        };
+        let later = self.later.values().map(|later| later.at);
+        let unclear = self.unclear.iter().filter(on_ground).map(|unclear| unclear.at);
+        let outage = self.outage.until.filter(|until| *until > now);
+        let first = later.chain(unclear).min().unwrap_or(now + super::SLEEP_MAX);
+        first.max(outage.unwrap_or(now)).max(now + super::SPIN_REST)
     }
 
     /// Chooses what goes out next: what is to be sent again as it was, what is owed and could be
@@ -139,11 +162,14 @@ impl Worker {
         if !is_out && let Some(Unclear { way, run, wants, .. }) = self.due_unclear() {
             return Some(Errand { wants, way, run, of: Asker::Unclear });
         }
+        let lands = self.should_land();
         let is_spared = |(lane, _): &(Lane, usize)| *lane == Lane::Increase && self.is_sparing();
+        // A zero waits for no reading.
+        let may_go = |(lane, _): &(Lane, usize)| !is_out && (!lands || *lane == Lane::Zero);
         let first = self.queue.first_lane().filter(|first| !is_spared(first));
-        let owed = if is_out || self.should_land() { None } else { first };
+        let owed = first.filter(may_go);
         let is_urgent = matches!(owed, Some((Lane::Zero, _)));
-        let runs_turn = !is_urgent && (owed.is_none() || !self.run_went_last);
+        let runs_turn = !lands && !is_urgent && (owed.is_none() || !self.run_went_last);
         if runs_turn && let Some(errand) = self.next_of_run() {
             self.run_went_last = true;
             return Some(errand);
@@ -213,7 +239,15 @@ impl Worker {
     /// Waits until a batch has landed, takes what became of it, and puts in line what it kept
     /// waiting.
     pub(super) async fn land(&mut self) -> Result<(), EngineError> {
-        let landed = match self.air.join_next().await {
+        let landed = self.air.join_next().await;
+        self.take_landed(landed).await
+    }
+
+    async fn take_landed(
+        &mut self,
+        landed: Option<Result<Flight, tokio::task::JoinError>>,
+    ) -> Result<(), EngineError> {
+        let landed = match landed {
             None => Ok(()),
             Some(Ok(flight)) => self.take_flight(flight).await,
             Some(Err(error)) => {
@@ -233,12 +267,9 @@ impl Worker {
             }
         }
         landed?;
-        if self.air.is_empty() || self.landing.len() >= crate::shared::SKUS_MAX {
+        if self.air.is_empty() {
             let kept = std::mem::take(&mut self.landing);
-            if let Err(error) = self.enqueue_owed(&kept, false).await {
-                self.landing.extend(kept);
-                return Err(error);
-            }
+            self.enqueue_owed(&kept, false).await?;
         }
         Ok(())
     }
@@ -253,6 +284,8 @@ impl Worker {
             run.in_air = run.in_air.saturating_sub(1);
         }
         let (way, run) = (flight.way, flight.run.clone());
+        let kept = wants.iter().filter(|want| self.landing.contains(&want.sku));
+        let kept: BTreeSet<Sku> = kept.map(|want| want.sku.clone()).collect();
         match (self.take(flight).await, tried) {
             (Ok(reports), Some(tried)) => self.take_reports(reports, &tried),
             (Ok(_), None) => {}
@@ -261,6 +294,11 @@ impl Worker {
                 self.put_back_wants(wants, way, run, &of);
                 return Err(error);
             }
+        }
+        if !kept.is_empty() {
+            self.landing.retain(|sku| !kept.contains(sku));
+            // Another listing of the SKU that is still under way is kept waiting again.
+            self.enqueue_owed(&kept, false).await?;
         }
         Ok(())
     }
@@ -382,12 +420,12 @@ impl Worker {
             Plan::Shown(push) => Planned::Note(push, PushResult::Applied),
             Plan::OnItsWay(push) => Planned::Note(push, PushResult::Accepted),
             Plan::ReadFirst => {
-                self.reread(view, false);
+                self.reread(view, false, Instant::now());
                 Planned::End(End::Again(unread("an earlier push has an unclear outcome")))
             }
             // First contact: what the channel shows is compared before it is overwritten.
             Plan::Send(_) if strategy_first => {
-                self.reread(view, false);
+                self.reread(view, false, Instant::now());
                 Planned::End(End::Again(unread("the listing is read first")))
             }
             Plan::Send(sending) => {
@@ -424,15 +462,14 @@ impl Worker {
         }
     }
 
-    /// Asks that a listing be read, and keeps its push for after that.
-    fn reread(&mut self, view: &ListingView, surely_changed: bool) {
-        let now = Instant::now();
+    /// Asks that a listing be read, not before an instant, and keeps its push for after that.
+    fn reread(&mut self, view: &ListingView, surely_changed: bool, not_before: Instant) {
         let key = view.mapping.key.clone();
         let reread = Reread {
             sku: view.mapping.sku.clone(),
-            not_before: now,
+            not_before,
             orders_since: None,
-            deadline: now + ORDERS_WAIT_MAX,
+            deadline: not_before + ORDERS_WAIT_MAX,
             surely_changed,
         };
         self.rereads.insert(key, reread);
@@ -617,11 +654,11 @@ impl Worker {
                     settled.push((push, PushResult::NotApplied));
                     notes.push(note(&want.key, attempts, None));
                     self.link.want_orders(self.shared.now());
-                    if attempts > VERIFY_TRIES_MAX {
-                        self.try_later(want.sku.clone(), want.key.clone(), attempts);
-                    } else {
-                        self.reread(&view, true);
-                    }
+                    let rest = match attempts {
+                        attempts if attempts > VERIFY_TRIES_MAX => super::later(attempts),
+                        _ => Instant::now(),
+                    };
+                    self.reread(&view, true, rest);
                     End::Again(ChannelError::new(
                         ChannelErrorKind::Stale,
                         "the channel shows another number than it was told",

@@ -1,6 +1,6 @@
 //! Reading back: was a push applied, and what does a listing show that somebody hinted at?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::json;
@@ -127,6 +127,10 @@ impl Worker {
             self.check_one(view, reading, &mut work);
         }
         self.settle(work.settled).await?;
+        if publishes(row) {
+            // What was owed beside an unclear push is sent now that it is clear.
+            self.enqueue_owed(&work.seen, false).await?;
+        }
         let plain = Settling {
             read_at: readings.read_at,
             settle_ms: self.link.channel.capabilities().settle_ms,
@@ -171,8 +175,9 @@ impl Worker {
             self.checks.remove(key);
             if let Some(sent) = state.in_flight.filter(|sent| sent.quantity == observed) {
                 let (quantity, version) = (sent.quantity, sent.version);
-                let push = ListingPush { key: key.clone(), quantity, version };
+                let push = ListingPush { key: key.clone(), quantity, version, epoch: state.epoch };
                 work.settled.push((push, PushResult::Applied));
+                work.seen.insert(view.mapping.sku.clone());
             }
             self.lies.remove(key);
             return;
@@ -361,7 +366,12 @@ impl Worker {
                 .collect();
             self.enqueue_owed(&owing.into_iter().collect(), false).await?;
             // First contact and unclear pushes: what is owed goes on from here.
-            let dirty = readings.iter().filter(|(view, _)| view.is_dirty());
+            // What was read too early is read again first.
+            let is_early = |key: &ListingKey| {
+                done.iter().any(|item| item.key == *key && item.action == ReconcileAction::Pending)
+            };
+            let dirty =
+                readings.iter().filter(|(view, _)| view.is_dirty() && !is_early(&view.mapping.key));
             let dirty: Vec<Sku> = dirty.map(|(view, _)| view.mapping.sku.clone()).collect();
             self.enqueue_owed(&dirty.into_iter().collect(), false).await?;
         }
@@ -404,8 +414,8 @@ impl Worker {
             // The ledger does not know the channel's own limit: at it, all is well.
             if published > quantity_max && shows_all && !view.state.in_conflict {
                 let version = view.sku.as_ref().map_or(0, |sku| sku.state.version);
-                let push =
-                    ListingPush { key: view.mapping.key.clone(), quantity: *observed, version };
+                let (key, epoch) = (view.mapping.key.clone(), view.state.epoch);
+                let push = ListingPush { key, quantity: *observed, version, epoch };
                 capped.push((push, PushResult::Applied));
             } else {
                 let key = view.mapping.key.clone();
@@ -480,6 +490,7 @@ impl Worker {
 #[derive(Default)]
 struct Checked {
     settled: Vec<(ListingPush, PushResult)>,
+    seen: BTreeSet<Sku>,
     moved: Vec<(ListingView, i64)>,
     lied: Vec<(ListingView, i64)>,
     notes: Vec<AttemptNote>,

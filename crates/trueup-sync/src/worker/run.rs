@@ -239,6 +239,7 @@ impl Worker {
                 run.wait_until = Instant::now() + Duration::from_millis(millis);
             }
             run.push = std::mem::take(&mut run.again).into();
+            run.is_due = false;
             return Ok(false);
         }
         self.keep_progress().await?;
