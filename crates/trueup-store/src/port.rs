@@ -1205,12 +1205,12 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Page<UnmappedLine>, StoreError>;
 
-    /// Lets go of lines that have been booked.
+    /// Lets go of lines that have been booked; one that has grown since stays.
     async fn delete_unmapped_lines(
         &self,
         org: &Org,
         channel: &ChannelId,
-        lines: Vec<OrderLineId>,
+        lines: Vec<UnmappedLine>,
     ) -> Result<(), StoreError>;
 
     // --- Inbox ----------------------------------------------------------------------------

@@ -546,7 +546,9 @@ impl Engine {
         let shared = &self.shared;
         let link = shared.links.lock().remove(&(org.clone(), channel.clone()));
         if let Some(link) = &link {
-            upkeep::farewell(shared, link).await?;
+            if let Err(error) = upkeep::farewell(shared, link).await {
+                tracing::warn!(%org, %channel, %error, "the vendor could not be told");
+            }
             link.clone().finish().await;
             if let Some(heir) = shared.siblings(link).first() {
                 shared.move_orders(link, heir).await?;
@@ -557,6 +559,8 @@ impl Engine {
             let _election = shared.scopes.elections.write().await;
             shared.store.delete_connection(org, channel).await?
         };
+        // What an order that was in hand has held meanwhile.
+        shared.release_held(org, channel).await?;
         if let Some(link) = &link {
             shared.wake_siblings(link);
         }

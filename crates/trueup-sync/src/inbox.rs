@@ -78,8 +78,10 @@ pub(crate) async fn work(shared: Arc<Shared>) {
             if shared.stop.is_cancelled() {
                 return;
             }
-            if let Err(error) = Box::pin(work_on(&shared, &org, item)).await {
-                tracing::warn!(%org, %error, "a webhook could not be settled");
+            let Err(error) = Box::pin(work_on(&shared, &org, item.clone())).await else { return };
+            tracing::warn!(%org, %error, "a webhook could not be settled");
+            // Others come first next time.
+            if later(&shared, &org, &item, &error.to_string()).await.is_err() {
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         };

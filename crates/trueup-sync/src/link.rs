@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trueup_channels::{Channel, ChannelError, Kind, Settings};
 use trueup_core::{ChannelId, ListingKey, Org, RestockPolicy, Sku, Timestamp};
@@ -125,6 +127,8 @@ pub(crate) struct Link {
     pub(crate) connected_at: Timestamp,
     /// What becomes of units that come back.
     pub(crate) restock: RestockPolicy,
+    /// When all mappings were last looked at for kept lines of orders.
+    scanned_at: Mutex<Option<Instant>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     /// The discovery under way, or the last one.
@@ -166,6 +170,7 @@ impl Link {
             refusals: AtomicU32::new(0),
             connected_at: row.created_at,
             restock: row.restock,
+            scanned_at: Mutex::new(None),
             stop,
             tasks: Mutex::new(Vec::new()),
             discovery: Mutex::new(None),
@@ -185,6 +190,16 @@ impl Link {
     pub(crate) fn scope_of(&self, key: &ListingKey, channel_fulfilled: bool) -> Option<String> {
         let scope = self.kind.scope(&self.settings, key).filter(|_| !channel_fulfilled)?;
         Some(format!("{} {scope}", self.place))
+    }
+
+    /// Returns whether all mappings may be looked at again, at most so often.
+    pub(crate) fn may_scan(&self, pause: Duration) -> bool {
+        let mut scanned_at = self.scanned_at.lock();
+        let may = scanned_at.is_none_or(|at| at.elapsed() >= pause);
+        if may {
+            *scanned_at = Some(Instant::now());
+        }
+        may
     }
 
     /// Says that SKUs may owe a push.

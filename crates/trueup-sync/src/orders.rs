@@ -17,7 +17,7 @@ use trueup_core::{
     ChannelId, ChannelLine, ChannelOrder, Command, ListingKey, Location, Quantity, Rejection, Sku,
     Source, Timestamp,
 };
-use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView};
+use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView, StoreError};
 
 use crate::backoff;
 use crate::engine::EngineError;
@@ -56,6 +56,10 @@ impl Shared {
         link: &Link,
         order: &OrderNotice,
     ) -> Result<Booking, EngineError> {
+        if link.stop.is_cancelled() {
+            // Of a connection that goes, nothing is booked any more: nobody would tell of its end.
+            return Err(StoreError::Closed.into());
+        }
         let mut booking = Booking::default();
         let limit = link.connected_at.plus_millis(-PLACED_BEFORE_MS);
         if order.placed_at.is_some_and(|placed_at| placed_at < limit) {
@@ -88,6 +92,10 @@ impl Shared {
                 // A SKU that was in the ledger a moment ago: all lines are tried again.
                 Err(EngineError::Rejected(Rejection::SkuNotFound(_))) => {
                     booking.unresolved.clone_from(&order.lines);
+                }
+                // It would be refused again and again: said once, and the others go on.
+                Err(EngineError::Rejected(rejection)) => {
+                    self.tell_refused(link, order, &rejection).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -133,6 +141,15 @@ impl Shared {
             self.submit(&link.org, command, Source::Channel).await?;
         }
         Ok(())
+    }
+
+    async fn tell_refused(&self, link: &Link, order: &OrderNotice, rejection: &Rejection) {
+        let body = json!({
+            "channelId": link.id.as_str(), "code": "order_refused", "orderId": order.order_id,
+            "detail": format!("the order {} could not be booked: {rejection}", order.order_id),
+        });
+        self.note(&link.org, vec![self.entry(&link.id, "order", "error", body.clone())]).await;
+        self.tell(&link.org, "channel.error", body).await;
     }
 
     /// Finds what a line sells, and the connection that is told its number; `None` where neither

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use trueup_channels::{LineState, OrderLine, OrderNotice};
@@ -10,7 +11,9 @@ use trueup_core::{
     ChannelId, ChannelLine, ChannelOrder, Command, Location, Org, Quantity, RestockPolicy, Sku,
     Source,
 };
-use trueup_store::{HeldLine, HistoryEntry, Mapping, OrderLineId, UnmappedLine};
+use trueup_store::{
+    HeldLine, HistoryEntry, ListingQuery, ListingView, Mapping, OrderLineId, UnmappedLine,
+};
 
 use crate::engine::EngineError;
 use crate::link::Link;
@@ -18,6 +21,8 @@ use crate::shared::Shared;
 
 /// The most lines that are looked at together.
 const LINES_MAX: usize = 500;
+/// How often all mappings are looked at for lines that wait for the SKU of one.
+const SCAN_PAUSE: Duration = Duration::from_secs(60);
 
 impl Shared {
     /// Keeps lines that nothing answers to, and notes each of them once.
@@ -58,22 +63,29 @@ impl Shared {
     }
 
     /// Books the kept lines that something answers to by now; with mappings, only those that
-    /// one of these may answer to.
+    /// one of these may answer to. Without, SKUs are looked for each time, and mappings whose
+    /// SKU is there by now once in a while.
     pub(crate) async fn book_unmapped(
         &self,
         link: &Link,
         mappings: Option<&[Mapping]>,
     ) -> Result<(), EngineError> {
         let wanted = mappings.map(Answers::of);
+        let looks_at_mappings = wanted.is_none() && link.may_scan(SCAN_PAUSE);
         let mut after: Option<OrderLineId> = None;
         loop {
             let (org, id) = (&link.org, &link.id);
             let page = self.store.unmapped_lines(org, id, after.take(), LINES_MAX).await?;
             after = page.items.last().map(|line| (line.order_id.clone(), line.line_id.clone()));
+            let answered = match looks_at_mappings && !page.items.is_empty() {
+                true => Some(self.answered(link, &page.items).await?),
+                false => None,
+            };
             for kept in page.items {
-                let may = match &wanted {
-                    Some(wanted) => wanted.may_be(&kept),
-                    None => self.has_sku(org, kept.sku.as_deref()).await?,
+                let may = match (&wanted, &answered) {
+                    (Some(wanted), _) => wanted.may_be(&kept),
+                    (None, Some(answered)) if answered.may_be(&kept) => true,
+                    (None, _) => self.has_sku(org, kept.sku.as_deref()).await?,
                 };
                 if may {
                     self.book_kept(link, kept).await?;
@@ -83,6 +95,21 @@ impl Shared {
                 return Ok(());
             }
         }
+    }
+
+    /// Returns the names by which the mappings of known SKUs may answer to these lines.
+    async fn answered(&self, link: &Link, lines: &[UnmappedLine]) -> Result<Answers, EngineError> {
+        let named: BTreeSet<&str> = lines.iter().flat_map(|line| values_of(&line.fields)).collect();
+        let mut answers = Answers::default();
+        let query = ListingQuery { channel: Some(link.id.clone()), ..ListingQuery::default() };
+        let look = |view: ListingView| {
+            let values = values_of(&view.mapping.fields);
+            if view.sku.is_some() && values.into_iter().any(|value| named.contains(value)) {
+                answers.add(&view.mapping);
+            }
+        };
+        self.each_listing(&link.org, query, look).await?;
+        Ok(answers)
     }
 
     async fn has_sku(&self, org: &Org, sku: Option<&str>) -> Result<bool, EngineError> {
@@ -98,15 +125,24 @@ impl Shared {
             cancelled: kept.cancelled,
             ..LineState::default()
         };
-        let (line_id, sku, fields) = (kept.line_id.clone(), kept.sku, kept.fields);
+        let (line_id, sku, fields) = (kept.line_id.clone(), kept.sku.clone(), kept.fields.clone());
         let line = OrderLine { line_id, sku, fields, state };
         let _turn = self.order_turn(link, &kept.order_id).await;
         let before = self.booked_before(link, &kept.order_id).await?;
         let Some(line) = self.resolve_line(link, &line).await? else { return Ok(()) };
         let named = (kept.order_id.as_str(), kept.updated_at);
-        self.submit_lines(link, named, &before, vec![line]).await?;
-        let booked = vec![(kept.order_id, kept.line_id)];
-        self.store.delete_unmapped_lines(&link.org, &link.id, booked).await?;
+        match self.submit_lines(link, named, &before, vec![line]).await {
+            Ok(()) => {}
+            // It stays in the list for people.
+            Err(EngineError::Rejected(rejection)) => {
+                let (order, line) = (&kept.order_id, &kept.line_id);
+                tracing::warn!(org = %link.org, channel = %link.id, order, line, %rejection,
+                    "a kept line could not be booked");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        self.store.delete_unmapped_lines(&link.org, &link.id, vec![kept]).await?;
         Ok(())
     }
 
@@ -147,18 +183,22 @@ impl Shared {
 }
 
 /// The names by which mappings may answer to a line.
-struct Answers<'a> {
-    skus: BTreeSet<&'a str>,
-    values: BTreeSet<&'a str>,
+#[derive(Default)]
+struct Answers {
+    skus: BTreeSet<Sku>,
+    values: BTreeSet<String>,
 }
 
-impl<'a> Answers<'a> {
-    fn of(mappings: &'a [Mapping]) -> Self {
-        let values = mappings.iter().flat_map(|mapping| values_of(&mapping.fields));
-        Self {
-            skus: mappings.iter().map(|mapping| mapping.sku.as_str()).collect(),
-            values: values.collect(),
-        }
+impl Answers {
+    fn of(mappings: &[Mapping]) -> Self {
+        let mut answers = Self::default();
+        mappings.iter().for_each(|mapping| answers.add(mapping));
+        answers
+    }
+
+    fn add(&mut self, mapping: &Mapping) {
+        self.skus.insert(mapping.sku.clone());
+        self.values.extend(values_of(&mapping.fields).map(str::to_owned));
     }
 
     fn may_be(&self, line: &UnmappedLine) -> bool {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use trueup_core::{
-    Adjust, Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey,
-    ListingReading, Location, MovementKind, Part, Reconcile, RestockPolicy, Rules, Strategy,
-    Timestamp,
+    Adjust, Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingPush,
+    ListingReading, Location, MovementKind, Part, PushResult, Reconcile, RestockPolicy, Rules,
+    Strategy, Timestamp,
 };
 
 use crate::harness::{World, listing, sku, units};
@@ -178,6 +178,35 @@ fn an_adopted_difference_is_used_up_by_holds_and_their_end() {
     assert_eq!(world.numbers("A"), (10, 0, 10));
     let listing = world.listings.values().next().unwrap();
     assert_eq!((listing.base, listing.provisional), (Some(10), Delta::ZERO));
+}
+
+#[test]
+fn what_is_held_is_let_go_although_the_listing_sells_another_sku_by_now() {
+    let mut world = world(Strategy::MasterWins);
+    world.put("B", 10).unwrap();
+    tell(&mut world, "A", RestockPolicy::Restock, (0, 0, 3, 0));
+    // The listing is mapped to B before the order is paid.
+    tell(&mut world, "B", RestockPolicy::Restock, (3, 0, 0, 0));
+    assert_eq!((world.numbers("A"), world.numbers("B")), ((10, 0, 10), (7, 0, 7)));
+    tell(&mut world, "B", RestockPolicy::Restock, (3, 0, 0, 0));
+    assert_eq!((world.numbers("A"), world.numbers("B")), ((10, 0, 10), (7, 0, 7)));
+}
+
+#[test]
+fn a_push_that_a_return_asks_for_outlives_the_push_under_way() {
+    let mut world = world(Strategy::MasterWins);
+    tell(&mut world, "A", RestockPolicy::Nothing, (2, 0, 0, 0));
+    let channel = ChannelId::new("shop").unwrap();
+    let version = world.skus[&sku("A")].version;
+    let epoch = world.listings.values().next().unwrap().epoch;
+    let key = ListingKey::new("A").unwrap();
+    let push = ListingPush { key, quantity: 8, version, epoch };
+    let items = vec![push.clone()];
+    world.run(&Command::MarkSent { channel: channel.clone(), items }).unwrap();
+    tell(&mut world, "A", RestockPolicy::Nothing, (2, 2, 0, 0));
+    let items = vec![(push, PushResult::Applied)];
+    world.run(&Command::Settle { channel, items }).unwrap();
+    assert!(world.listings.values().next().unwrap().forced, "the channel may show two more");
 }
 
 proptest! {

@@ -300,7 +300,7 @@ fn a_listing_that_follows_is_noted_and_neither_settled_nor_sent() {
     assert_eq!((item.action, item.quantity), (ReconcileAction::Matched, 40));
     let seen = state(&world).observed.map(|seen| seen.quantity);
     assert_eq!((seen, state(&world).base, world.numbers("A").0), (Some(40), Some(42), 42));
-    let push = ListingPush { key, quantity: 41, version: 1 };
+    let push = ListingPush { key, quantity: 41, version: 1, epoch: 0 };
     let mark = Command::MarkSent { channel: channel.clone(), items: vec![push.clone()] };
     world.run(&mark).unwrap();
     assert_eq!(state(&world).in_flight, None);

@@ -661,7 +661,7 @@ impl Store for Embedded {
         &self,
         org: &Org,
         channel: &ChannelId,
-        lines: Vec<OrderLineId>,
+        lines: Vec<UnmappedLine>,
     ) -> Result<(), StoreError> {
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::order_lines::delete_unmapped(conn, &org, &channel, &lines))

@@ -126,6 +126,11 @@ impl MappingBody {
         }
         if let Some(locations) = &self.location_ids {
             check_len(&format!("{prefix}/locationIds"), locations.len(), LOCATIONS_MAX)?;
+            if locations.iter().any(|LocationText(location)| location.is_quarantine()) {
+                let pointer = format!("{prefix}/locationIds");
+                let rule = "what stands in quarantine is not for sale";
+                return Err(Problem::field(pointer, "invalid_location", rule));
+            }
         }
         let location = |LocationText(location): &LocationText| location.clone();
         Ok(MappingDraft {

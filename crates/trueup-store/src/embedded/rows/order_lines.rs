@@ -224,8 +224,7 @@ pub(crate) fn put_unmapped(
             stored(line.sold)?,
             stored(line.restocked)?,
             stored(line.held)?,
-            // The line as a whole is told as the largest number there is.
-            line.cancelled.min(i64::MAX.unsigned_abs()).cast_signed(),
+            kept_cancelled(line),
             line.placed_at.map(Timestamp::micros),
             line.updated_at.map(Timestamp::micros),
             line.since.micros(),
@@ -268,23 +267,42 @@ pub(crate) fn unmapped(
     })
 }
 
-/// Lets go of lines that have been booked.
+/// Lets go of lines that have been booked; one that has grown since stays.
 pub(crate) fn delete_unmapped(
     conn: &Connection,
     org: &Org,
     channel: &ChannelId,
-    lines: &[OrderLineId],
+    lines: &[UnmappedLine],
 ) -> Result<()> {
     const SQL: &str = "
         DELETE FROM unmapped_line
         WHERE org = ?
           AND channel = ?
           AND order_id = ?
-          AND line_id = ?";
-    for (order, line) in lines {
-        execute(conn, SQL, [org.as_str(), channel.as_str(), order, line])?;
+          AND line_id = ?
+          AND sold = ?
+          AND restocked = ?
+          AND held = ?
+          AND cancelled = ?";
+    for line in lines {
+        let params = params![
+            org.as_str(),
+            channel.as_str(),
+            line.order_id,
+            line.line_id,
+            stored(line.sold)?,
+            stored(line.restocked)?,
+            stored(line.held)?,
+            kept_cancelled(line),
+        ];
+        execute(conn, SQL, params)?;
     }
     Ok(())
+}
+
+/// The line as a whole is told as the largest number there is.
+fn kept_cancelled(line: &UnmappedLine) -> i64 {
+    line.cancelled.min(i64::MAX.unsigned_abs()).cast_signed()
 }
 
 fn narrow(list: &mut List, channel: &ChannelId, after: Option<&OrderLineId>) {
