@@ -215,9 +215,7 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
-        None if unless_shown && !state.forced && state.base == Some(number) => {
-            return Plan::Shown(push);
-        }
+        None if unless_shown && state.base == Some(number) => return Plan::Shown(push),
         None if !owed => return Plan::Skip(Skip::NotOwed),
         None => {}
         Some(sent) if unless_shown && is_accepted(view) && sent.quantity == number => {

@@ -383,7 +383,9 @@ pub(super) fn settle(
             PushResult::Applied => {
                 let is_news = told.is_some() || listing.base != Some(push.quantity);
                 let base_at = if is_news { Some(moment.now) } else { listing.base_at };
-                ListingState { base: Some(push.quantity), base_at, in_flight: None, ..acked }
+                // With what has come back meanwhile, where it may have come on top.
+                let shows = told.map_or(push.quantity, |sent| sent.quantity);
+                ListingState { base: Some(shows), base_at, in_flight: None, ..acked }
             }
             PushResult::Accepted => acked,
             PushResult::NotApplied => {

@@ -12,7 +12,7 @@ use super::{Line, check_line, write_line};
 use crate::{
     Answer, Book, ChannelLine, ChannelOrder, Delta, Event, Hold, LineBooked, ListingState,
     Location, Moment, MovementKind, OutOfRange, QUANTITY_MAX, Quantity, Rejection, RestockPolicy,
-    Rules, Sku, Timestamp,
+    Rules, Sent, Sku, Timestamp,
 };
 
 /// Books the growth of an order's totals, each line wholly or not at all.
@@ -377,6 +377,11 @@ fn write(
         if planned.owes_push {
             after.forced = true;
             after.epoch = listing.epoch.wrapping_add(1);
+            // They may come on top of the number that is under way.
+            let more = planned.shown.get().max(0);
+            after.in_flight = listing
+                .in_flight
+                .map(|sent| Sent { quantity: sent.quantity.saturating_add(more), ..sent });
         }
         if after != listing {
             book.emit(Event::Listing(after));

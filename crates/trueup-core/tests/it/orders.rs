@@ -206,7 +206,9 @@ fn a_push_that_a_return_asks_for_outlives_the_push_under_way() {
     tell(&mut world, "A", RestockPolicy::Nothing, (2, 2, 0, 0));
     let items = vec![(push, PushResult::Applied)];
     world.run(&Command::Settle { channel, items }).unwrap();
-    assert!(world.listings.values().next().unwrap().forced, "the channel may show two more");
+    let listing = world.listings.values().next().unwrap();
+    assert!(listing.forced, "the channel may show two more");
+    assert_eq!((listing.base, listing.in_flight), (Some(10), None));
 }
 
 proptest! {

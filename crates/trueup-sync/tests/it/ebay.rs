@@ -27,7 +27,8 @@ async fn more_offers_than_any_cache_holds_are_looked_up_once_each() {
         |path: &str| shop.requests().iter().filter(|call| call.path.ends_with(path)).count();
     assert_eq!(asked("/offer"), OFFERS);
     let tokens = asked("/token");
-    assert!(tokens <= 4, "offers take no token's place: {tokens}");
+    // One for each name that requests are made in, by the connection and while it is verified.
+    assert!(tokens <= 8, "offers take no token's place: {tokens}");
     for nth in 0..OFFERS {
         house.count(&name(nth), 4, true).await;
     }
