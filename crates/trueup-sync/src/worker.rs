@@ -47,7 +47,9 @@ const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long reading waits for pushes to land.
 const READING_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How much later than due a push is looked for on the channel while others are owed.
-const CHECK_DELAY_MAX: Duration = Duration::from_secs(60);
+const CHECK_DELAY_MAX: Duration = Duration::from_secs(300);
+/// How long no push must have landed before pushes are looked for: more of a change may come.
+const CHECK_QUIET_MAX: Duration = Duration::from_secs(2);
 /// How long what is not urgent waits for a quota before it is tried again, in milliseconds: the
 /// vendor may tell of another quota meanwhile.
 const SPARING_MS_MAX: u64 = 600_000;
@@ -195,6 +197,8 @@ pub(crate) struct Worker {
     reading_waits: Option<Instant>,
     /// Whether the last batch was of a run, so that the next is of what is owed.
     run_went_last: bool,
+    /// When a push last landed.
+    pushed_at: Option<Instant>,
     later: BTreeMap<ListingKey, Later>,
     unclear: VecDeque<Unclear>,
     raising: BTreeMap<ListingKey, Sku>,
@@ -230,6 +234,7 @@ impl Worker {
             landing: BTreeSet::new(),
             reading_waits: None,
             run_went_last: false,
+            pushed_at: None,
             later: BTreeMap::new(),
             unclear: VecDeque::new(),
             raising: BTreeMap::new(),
@@ -352,8 +357,16 @@ impl Worker {
     /// Returns whether pushes are to be looked for on the channel now: owed pushes go first, as
     /// both draw on one budget, but not for ever.
     fn may_check(&self) -> bool {
-        let overdue = |check: &Check| check.due + CHECK_DELAY_MAX <= Instant::now();
-        self.queue.is_empty() || self.checks.values().any(overdue)
+        let now = Instant::now();
+        let overdue = |check: &Check| check.due + CHECK_DELAY_MAX <= now;
+        let is_quiet = self.queue.is_empty() && self.quiet_from() <= now;
+        is_quiet || self.checks.values().any(overdue)
+    }
+
+    /// Returns from when on there has been no push for a moment.
+    fn quiet_from(&self) -> Instant {
+        let quiet = self.settle_time().min(CHECK_QUIET_MAX);
+        self.pushed_at.map_or_else(Instant::now, |at| at + quiet)
     }
 
     /// Looks for pushes that a stop or a crash left without an outcome.
@@ -630,7 +643,8 @@ impl Worker {
         }
         self.later.values().for_each(|later| at(later.at));
         self.unclear.iter().for_each(|unclear| at(unclear.at.max(out_until)));
-        self.checks.values().for_each(|check| at(check.due.max(spared_until)));
+        let checks_from = spared_until.max(self.quiet_from());
+        self.checks.values().for_each(|check| at(check.due.max(checks_from)));
         for reread in self.rereads.values() {
             let due =
                 if reread.orders_since.is_some() { reread.deadline } else { reread.not_before };

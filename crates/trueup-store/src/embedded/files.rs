@@ -11,6 +11,8 @@ use super::{rows, schema};
 
 /// The file of the store inside the data directory.
 pub const FILE_NAME: &str = "trueup.db";
+/// How much of the file a connection for reading keeps in memory, in KiB.
+const READER_CACHE_KIB: i64 = 2_000;
 const LOCK_NAME: &str = "trueup.lock";
 const NEW_NAME: &str = "trueup.db.new";
 /// "TRUP": what SQLite's header calls the application.
@@ -108,7 +110,12 @@ impl DataDir {
 
     /// Opens another connection, for reading only.
     pub(super) fn open_reader(&self) -> Result<Connection, OpenError> {
-        connect(&self.file(), OpenFlags::SQLITE_OPEN_READ_ONLY)
+        let file = self.file();
+        let conn = connect(&file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        // There are many, and the system keeps the file's pages for all of them.
+        let small = conn.pragma_update(None, "cache_size", -READER_CACHE_KIB);
+        small.map_err(|source| sql_error(&file, source))?;
+        Ok(conn)
     }
 
     /// Makes the file under another name and renames it when it is complete, so that a crash

@@ -276,6 +276,7 @@ impl Worker {
 
     async fn take_flight(&mut self, mut flight: Flight) -> Result<(), EngineError> {
         let wants: Vec<Want> = flight.outgoing.iter().map(|out| out.want.clone()).collect();
+        self.pushed_at = Some(Instant::now());
         for want in &wants {
             self.airborne.remove(&want.key);
         }

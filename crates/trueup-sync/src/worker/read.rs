@@ -94,7 +94,7 @@ impl Worker {
         self.checks.insert(view.mapping.key.clone(), check);
     }
 
-    fn settle_time(&self) -> Duration {
+    pub(super) fn settle_time(&self) -> Duration {
         let millis = self.link.channel.capabilities().settle_ms;
         Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
