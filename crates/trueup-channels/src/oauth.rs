@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use trueup_core::Timestamp;
 
-use crate::credential::{ACCESS_TOKEN, ACCESS_TOKEN_ENDS, REFRESH_TOKEN, REFRESH_TOKEN_ENDS};
-use crate::exchange::{format_time, parse_time};
+use crate::credential::{
+    ACCESS_TOKEN, ACCESS_TOKEN_ENDS, REFRESH_TOKEN, REFRESH_TOKEN_ENDS, instant_of,
+};
+use crate::exchange::format_time;
 use crate::port::{Caller, ChannelError, ChannelErrorKind, Secret, Settings};
 use crate::settings::Reader;
 
@@ -103,7 +105,7 @@ pub(crate) fn refresh_token(caller: &dyn Caller) -> Result<Secret, ChannelError>
 /// known and not near.
 pub(crate) fn kept_access_token(caller: &dyn Caller) -> Option<(Secret, u64)> {
     let token = caller.credential(ACCESS_TOKEN)?;
-    let ends = parse_time(caller.credential(ACCESS_TOKEN_ENDS)?.expose())?;
+    let ends = instant_of(&caller.credential(ACCESS_TOKEN_ENDS)?)?;
     let seconds = ends.micros_since(caller.now()) / 1_000_000;
     let seconds = u64::try_from(seconds).ok().filter(|_| seconds > SECONDS_LEFT_MIN)?;
     Some((token, seconds))

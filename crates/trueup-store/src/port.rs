@@ -461,7 +461,7 @@ pub struct ListingQuery {
 /// What a connection has before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChannelCounts {
-    /// Listings that owe a push.
+    /// Listings that owe a push, or whose push has no outcome yet, and that may be told.
     pub pending: u64,
     /// Open conflicts.
     pub conflicts: u64,

@@ -98,6 +98,11 @@ impl<T: Clone> Shelf<T> {
         (left > at_least).then(|| kept.thing.clone())
     }
 
+    /// Returns when the first of what is still good ends.
+    fn first_end(&self, now: Instant) -> Option<Instant> {
+        self.items.values().map(|kept| kept.good_until).filter(|end| *end > now).min()
+    }
+
     fn put(&mut self, name: &str, thing: T, seconds: u64) {
         self.remove(name);
         if self.items.len() >= self.items_max
@@ -220,6 +225,14 @@ impl Transport {
     /// Returns where renewed credentials are.
     pub(crate) fn vault(&self) -> &Arc<Vault> {
         &self.vault
+    }
+
+    /// Returns when the first of the access tokens at hand ends.
+    pub(crate) fn tokens_end(&self) -> Option<Timestamp> {
+        let now = Instant::now();
+        let left = self.tokens.lock().first_end(now)?.saturating_duration_since(now);
+        let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        Some(self.clock.now().plus_millis(millis))
     }
 
     /// Returns the rate budgets by name.

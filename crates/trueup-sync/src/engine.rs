@@ -23,7 +23,6 @@ use crate::link::{Job, Link};
 use crate::plan;
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
-use crate::throttle::{Allowance, Figure};
 use crate::worker::{Worker, run};
 use crate::{address, deliver, discover, inbox, limits, orders, queue, upkeep};
 
@@ -164,51 +163,6 @@ impl Discovery {
 
 /// The most entries a discovery reports one by one; all are mapped.
 pub const DISCOVERY_ITEMS_MAX: usize = 10_000;
-
-/// A connection's health.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChannelStatus {
-    /// `ok`, `paused` or `error`.
-    pub status: &'static str,
-    /// Whether the last call to the vendor came through.
-    pub connected: bool,
-    /// When a push or pull last came through.
-    pub last_sync: Option<Timestamp>,
-    /// What last went wrong.
-    pub last_error: Option<String>,
-    /// Listings that owe a push.
-    pub pending: u64,
-    /// Listings whose last reading is not what it should be.
-    pub drifted: u64,
-    /// Open conflicts.
-    pub conflicts: u64,
-    /// Of those that owe a push, how many wait because the vendor counts revisions.
-    pub postponed: u64,
-    /// Rate budgets and quotas by name, as far as known.
-    pub rate: BTreeMap<String, RateFigure>,
-}
-
-/// What is known of how much one kind of request may be sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RateFigure {
-    /// Units restored each second.
-    pub per_second: Option<f64>,
-    /// Units left now.
-    pub remaining: Option<f64>,
-    /// The quota of calls in a window of time, such as a day.
-    pub quota: Option<QuotaFigure>,
-}
-
-/// A quota of calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QuotaFigure {
-    /// Calls in one window.
-    pub limit: u64,
-    /// Calls left in this one; a tenth of the limit is kept for zeroes and decreases.
-    pub remaining: u64,
-    /// When this one ends.
-    pub resets_at: Timestamp,
-}
 
 /// How often a listing was revised in its vendor's day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -565,54 +519,6 @@ impl Engine {
             shared.wake_siblings(link);
         }
         if deleted { Ok(()) } else { Err(EngineError::ChannelNotFound(channel.clone())) }
-    }
-
-    /// Returns a channel's health.
-    ///
-    /// # Errors
-    /// [`EngineError::ChannelNotFound`], or the store's.
-    pub async fn status(
-        &self,
-        org: &Org,
-        channel: &ChannelId,
-    ) -> Result<ChannelStatus, EngineError> {
-        let row = self.row(org, channel).await?;
-        let link = self.shared.link(org, channel);
-        let quantity_max =
-            link.as_ref().map_or(u64::MAX, |link| link.channel.capabilities().quantity_max);
-        let (mut pending, mut drifted, mut conflicts, mut postponed) = (0_u64, 0_u64, 0_u64, 0_u64);
-        let now = self.shared.now();
-        let query = ListingQuery {
-            channel: Some(channel.clone()),
-            suspicious: true,
-            ..ListingQuery::default()
-        };
-        let look = |view: trueup_store::ListingView| {
-            let may_go = plan::barred(&view).is_none() && !plan::is_parked(&view);
-            pending += u64::from(may_go && (view.is_dirty() || view.state.in_flight.is_some()));
-            conflicts += u64::from(view.state.in_conflict);
-            let waits = view.is_dirty()
-                && link.as_ref().is_some_and(|link| link.postponed(&view, now).is_some());
-            postponed += u64::from(waits);
-            drifted += u64::from(drift_of(&view, quantity_max).is_some());
-        };
-        self.shared.each_listing(org, query, look).await?;
-        let status = match (row.state, &row.last_error) {
-            (ConnectionState::Paused, _) => "paused",
-            (ConnectionState::Active, Some(_)) => "error",
-            (ConnectionState::Active, None) => "ok",
-        };
-        Ok(ChannelStatus {
-            status,
-            connected: row.last_error.is_none() && link.is_some(),
-            last_sync: row.last_sync,
-            last_error: row.last_error.map(|(_, words)| words),
-            pending,
-            drifted,
-            conflicts,
-            postponed,
-            rate: link.map(|link| rate_figures(&link, now)).unwrap_or_default(),
-        })
     }
 
     /// Returns what a listing has used of its vendor's day; `None` where nobody counts.
@@ -1045,7 +951,11 @@ impl Engine {
 
     // --- What the methods above are made of ------------------------------------------------
 
-    async fn row(&self, org: &Org, channel: &ChannelId) -> Result<Connection, EngineError> {
+    pub(crate) async fn row(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<Connection, EngineError> {
         let row = self.shared.store.connection(org, channel).await?;
         row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))
     }
@@ -1160,21 +1070,6 @@ impl Engine {
     }
 }
 
-fn rate_figures(link: &Link, now: Timestamp) -> BTreeMap<String, RateFigure> {
-    let instant = Instant::now();
-    let quota = |quota: Allowance| {
-        let left = quota.resets_at.saturating_duration_since(instant).as_millis();
-        let resets_at = now.plus_millis(i64::try_from(left).unwrap_or(i64::MAX));
-        QuotaFigure { limit: quota.limit, remaining: quota.remaining, resets_at }
-    };
-    let figure = |figure: Figure| RateFigure {
-        per_second: figure.rate.map(|(per_second, _)| per_second),
-        remaining: figure.rate.map(|(_, left)| left),
-        quota: figure.quota.map(quota),
-    };
-    link.transport.figures().into_iter().map(|(name, known)| (name, figure(known))).collect()
-}
-
 /// A connection that is about to be made.
 struct Draft {
     row: Connection,
@@ -1183,7 +1078,7 @@ struct Draft {
 }
 
 /// Returns whether a connection waits for the account's authorization.
-fn is_waiting(row: &Connection) -> bool {
+pub(crate) fn is_waiting(row: &Connection) -> bool {
     row.reason.as_ref().is_some_and(|reason| reason.code == AUTHORIZATION_NEEDED)
 }
 

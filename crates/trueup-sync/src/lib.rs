@@ -24,6 +24,7 @@ mod revise;
 mod scopes;
 mod seal;
 mod shared;
+mod status;
 mod throttle;
 mod unmapped;
 mod upkeep;
@@ -37,4 +38,8 @@ pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;
 pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};
+pub use status::{
+    ChannelStatus, Health, HealthState, QueueHealth, QuotaFigure, RateFigure, STATUS_LISTINGS_MAX,
+    TokenEnds, Webhooks,
+};
 pub use worker::{RUN_ITEMS_MAX, VERIFY_TRIES_MAX};

@@ -93,6 +93,24 @@ impl Heard {
     }
 }
 
+/// What is wrong with something that is tried again.
+#[derive(Debug, Clone)]
+pub(crate) struct Trouble {
+    /// Since when, without a success between.
+    pub(crate) since: Timestamp,
+    /// What went wrong last.
+    pub(crate) words: String,
+}
+
+impl Trouble {
+    /// Notes what went wrong; the instant stays while it goes on.
+    pub(crate) fn note(known: &Mutex<Option<Self>>, at: Timestamp, words: String) {
+        let mut known = known.lock();
+        let since = known.as_ref().map_or(at, |known| known.since);
+        *known = Some(Self { since, words });
+    }
+}
+
 /// How far a long poll of orders has come.
 #[derive(Debug, Clone)]
 pub(crate) struct LongPoll {
@@ -120,7 +138,13 @@ pub(crate) struct Link {
     /// When a webhook last came that was let in.
     pub(crate) hooked_at: Mutex<Option<Timestamp>>,
     pub(crate) hooks_known: tokio::sync::Mutex<upkeep::Known>,
+    /// The topics that were subscribed when that was last looked at.
+    pub(crate) hooks_topics: Mutex<Option<Vec<String>>>,
+    /// Why what is missing of them cannot be subscribed.
+    pub(crate) hooks_trouble: Mutex<Option<Trouble>>,
     pub(crate) hooks_bell: Notify,
+    /// Why the channel's queue cannot be read.
+    pub(crate) queue_trouble: Mutex<Option<Trouble>>,
     /// How often in a row the vendor refused our credentials.
     pub(crate) refusals: AtomicU32,
     /// When the connection came about.
@@ -166,7 +190,10 @@ impl Link {
             orders_bell: Notify::new(),
             hooked_at: Mutex::new(None),
             hooks_known: tokio::sync::Mutex::default(),
+            hooks_topics: Mutex::new(None),
+            hooks_trouble: Mutex::new(None),
             hooks_bell: Notify::new(),
+            queue_trouble: Mutex::new(None),
             refusals: AtomicU32::new(0),
             connected_at: row.created_at,
             restock: row.restock,

@@ -11,12 +11,12 @@ use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{Queue, QueuedNotice};
 use trueup_core::Timestamp;
-use trueup_store::{ConnectionState, InboxItem};
+use trueup_store::{Connection, ConnectionState, InboxItem};
 
 use crate::backoff;
 use crate::engine::EngineError;
 use crate::inbox;
-use crate::link::Link;
+use crate::link::{Link, Trouble};
 use crate::shared::Shared;
 
 /// How long one receipt waits for the first notice when nobody asks, in milliseconds: short
@@ -27,6 +27,8 @@ const WAIT_MS_ASKED: u64 = 1_000;
 /// The first and the longest pause after the queue could not be worked on, in milliseconds.
 const FAILED_MS_FIRST: u64 = 1_000;
 const FAILED_MS_MAX: u64 = 120_000;
+/// The reason code of a connection whose queue cannot be read.
+const QUEUE_TROUBLE: &str = "queue";
 /// How often a paused connection is looked at.
 const PAUSED_LOOK: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,7 @@ pub(crate) async fn consume(shared: Arc<Shared>, link: Arc<Link>) {
         let pause = match turn(&shared, &link, queue, sure_from).await {
             Ok(Turn::Done) => {
                 failures = 0;
+                note_recovery(&shared, &link).await;
                 continue;
             }
             Ok(Turn::Paused) => PAUSED_LOOK,
@@ -50,6 +53,7 @@ pub(crate) async fn consume(shared: Arc<Shared>, link: Arc<Link>) {
                 sure_from = Instant::now() + hidden;
                 link.hear_by_polls();
                 if !link.stop.is_cancelled() {
+                    Trouble::note(&link.queue_trouble, shared.now(), error.to_string());
                     tell_deaf(&shared, &link, &error, failures).await;
                 }
                 Duration::from_millis(backoff::millis(failures, FAILED_MS_FIRST, FAILED_MS_MAX))
@@ -131,6 +135,22 @@ async fn keep(shared: &Shared, link: &Link, notices: Vec<QueuedNotice>) -> Resul
     Ok(())
 }
 
+/// Forgets what was wrong, also in the connection's row where nothing else is.
+async fn note_recovery(shared: &Shared, link: &Link) {
+    if link.queue_trouble.lock().take().is_none() {
+        return;
+    }
+    let (org, channel) = (&link.org, &link.id);
+    let recover = |row: &mut Connection| {
+        if row.reason.as_ref().is_some_and(|reason| reason.code == QUEUE_TROUBLE) {
+            row.note_recovery();
+        }
+    };
+    if let Err(error) = shared.edit_connection(org, channel, recover).await {
+        tracing::warn!(%org, %channel, %error, "the connection could not be noted");
+    }
+}
+
 /// Notes that the queue cannot be worked on; subscribers are told the second time in a row.
 async fn tell_deaf(shared: &Shared, link: &Link, error: &EngineError, failures: u32) {
     const TOLD_AT: u32 = 2;
@@ -141,7 +161,7 @@ async fn tell_deaf(shared: &Shared, link: &Link, error: &EngineError, failures: 
     let words = format!("the queue cannot be read, orders are polled: {error}");
     let (at, kept) = (shared.now(), words.clone());
     let edited =
-        shared.edit_connection(org, channel, |row| row.last_error = Some((at, kept))).await;
+        shared.edit_connection(org, channel, |row| row.note_trouble(at, QUEUE_TROUBLE, kept)).await;
     if let Err(error) = edited {
         tracing::warn!(%org, %channel, %error, "the connection could not be noted");
     }
@@ -149,7 +169,7 @@ async fn tell_deaf(shared: &Shared, link: &Link, error: &EngineError, failures: 
         return;
     }
     tracing::warn!(%org, %channel, %error, "the channel's queue cannot be read");
-    let body = json!({ "channelId": channel.as_str(), "code": "queue", "detail": words });
+    let body = json!({ "channelId": channel.as_str(), "code": QUEUE_TROUBLE, "detail": words });
     shared.note(org, vec![shared.entry(channel, "channel", "error", body.clone())]).await;
     shared.tell(org, "channel.error", body).await;
 }

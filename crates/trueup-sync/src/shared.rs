@@ -260,17 +260,31 @@ impl Shared {
     pub(crate) async fn each_listing(
         &self,
         org: &Org,
-        mut query: ListingQuery,
-        mut look: impl FnMut(ListingView) + Send,
+        query: ListingQuery,
+        look: impl FnMut(ListingView) + Send,
     ) -> Result<(), EngineError> {
-        query.limit = VIEWS_MAX;
+        self.first_listings(org, query, usize::MAX, look).await.map(|_| ())
+    }
+
+    /// Looks at so many of the listings that a query names; returns whether there are more.
+    pub(crate) async fn first_listings(
+        &self,
+        org: &Org,
+        mut query: ListingQuery,
+        listings_max: usize,
+        mut look: impl FnMut(ListingView) + Send,
+    ) -> Result<bool, EngineError> {
+        let mut left = listings_max;
         loop {
+            query.limit = VIEWS_MAX.min(left);
             let page = self.store.listings(org, query.clone()).await?;
+            left = left.saturating_sub(page.items.len());
             let last = page.items.last().map(|v| (v.mapping.sku.clone(), v.mapping.key.clone()));
             page.items.into_iter().for_each(&mut look);
             match last {
+                Some(_) if page.more && left == 0 => return Ok(true),
                 Some(last) if page.more => query.after = Some(last),
-                Some(_) | None => return Ok(()),
+                Some(_) | None => return Ok(false),
             }
         }
     }

@@ -13,7 +13,7 @@ use trueup_store::{ConnectionState, StoreError};
 
 use crate::backoff;
 use crate::engine::EngineError;
-use crate::link::Link;
+use crate::link::{Link, Trouble};
 use crate::plan;
 use crate::shared::Shared;
 
@@ -35,8 +35,6 @@ const FAREWELL_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Known {
     /// When subscriptions were last seen to be there.
     seen: Option<Instant>,
-    /// The topics that were subscribed then.
-    topics: Option<Vec<String>>,
     /// Whether it was told that they cannot be.
     told: bool,
 }
@@ -100,16 +98,17 @@ pub(crate) async fn look(shared: &Shared, link: &Link, why: Look) -> Result<(), 
         Ok((topics, made)) => {
             known.seen = Some(Instant::now());
             known.told = false;
-            let changed = made
-                .as_ref()
-                .map_or(known.topics.as_ref() != Some(&topics), |made| !made.is_empty());
-            // A channel may have nothing that could be subscribed.
-            let changed = changed && !(topics.is_empty() && known.topics.is_none());
+            *link.hooks_trouble.lock() = None;
             let detail = json!({ "subscribed": topics, "made": made });
-            known.topics = Some(topics);
+            let before = link.hooks_topics.lock().replace(topics.clone());
+            let changed =
+                made.map_or(before.as_ref() != Some(&topics), |made: Vec<String>| !made.is_empty());
+            // A channel may have nothing that could be subscribed.
+            let changed = changed && !(topics.is_empty() && before.is_none());
             changed.then(|| shared.entry(&link.id, "webhook_subscription", "ok", detail))
         }
         Err(error) => {
+            Trouble::note(&link.hooks_trouble, shared.now(), error.detail.clone());
             let detail = json!({
                 "code": plan::error_code(error.kind),
                 "detail": format!("webhooks could not be subscribed: {}", error.detail),

@@ -415,7 +415,7 @@ impl Store for Embedded {
         let (org, channel) = (org.clone(), channel.clone());
         self.read_ledger(move |conn| {
             Ok(ChannelCounts {
-                pending: rows::listings::count_dirty(conn, &org, &channel)?,
+                pending: rows::listings::count_pending(conn, &org, &channel)?,
                 conflicts: rows::conflicts::count_open(conn, &org, &channel)?,
             })
         })

@@ -81,8 +81,12 @@ async fn subscriptions_that_the_vendor_dropped_are_made_again() {
     assert_eq!(stall.house.history("webhook_subscription").await.len(), 1, "news only");
     stall.shop.drop_subscriptions();
     // A webhook that is heard of tells that they are there.
+    assert_eq!(stall.status().await.webhooks.last_at, None);
     stall.deliver("orders/create", "d-0", "{\"id\": 1}").await;
     assert!(stall.shop.subscriptions().is_empty());
+    let told = stall.status().await.webhooks;
+    assert!(told.last_at.is_some(), "{told:?}");
+    assert_eq!(told.topics.unwrap().len(), 9, "as they were last seen");
     // An order that only the poll found tells that they are not.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     stall.shop.sell("A", 2).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use trueup_core::{ChannelId, Timestamp};
 use trueup_store::Store;
+use trueup_sync::HealthState;
 
 use crate::fake::FakeShop;
 use crate::house::{House, until};
@@ -112,9 +113,23 @@ async fn a_queue_that_cannot_be_read_is_told_once_and_polls_take_over() {
     assert_eq!((told.len(), &told[0].detail["code"]), (1, &"queue".into()));
     let status = house.engine.status(&house.org, &id).await.unwrap();
     assert_eq!(status.status, "error");
+    assert_eq!(
+        (status.health.state, status.health.code),
+        (HealthState::Error, Some("queue".into()))
+    );
+    assert!(status.health.since.is_some() && status.health.detail.is_some());
+    let trouble = status.queue.unwrap().trouble.unwrap();
     let polls = shop.state().polls;
     house.count("A", 25, true).await;
     until("it is raised", || shop.shown("a") == Some(25)).await;
     assert!(shop.state().polls > polls, "orders were polled before");
+    let queue = async || house.engine.status(&house.org, &id).await.unwrap().queue.unwrap();
+    let later = queue().await.trouble.unwrap();
+    assert_eq!(later.0, trouble.0, "it is the same trouble");
+    shop.state().queue_down = false;
+    while queue().await.trouble.is_some() {
+        assert!(tokio::time::Instant::now() < end, "it is read again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     house.close().await;
 }

@@ -6,9 +6,12 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trueup_channels::Secret;
-use trueup_core::{ChannelId, Quantity, RestockPolicy, Strategy};
+use trueup_core::{ChannelId, Quantity, RestockPolicy, Strategy, Timestamp};
 use trueup_store::{Connection, ConnectionState, RuleSettings};
-use trueup_sync::{ChannelStatus, Enable, QuotaFigure, RateFigure};
+use trueup_sync::{
+    ChannelStatus, Enable, Health, HealthState, QueueHealth, QuotaFigure, RateFigure, TokenEnds,
+    Webhooks,
+};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -374,21 +377,90 @@ impl From<Connection> for ChannelView {
 struct StatusView {
     /// `ok`, `paused` or `error`.
     status: &'static str,
+    health: HealthView,
     /// Whether the last call to the vendor came through.
     connected: bool,
     last_sync: Option<Time>,
     last_error: Option<String>,
-    /// Listings that owe a push.
+    token: TokenView,
+    webhooks: WebhooksView,
+    /// Up to when its orders are booked; null before the first were read.
+    orders_heard_to: Option<Time>,
+    /// Its queue; null for a channel without one.
+    queue: Option<QueueView>,
+    /// Listings that owe a push, or whose push has no outcome yet, and that may be told.
     pending: u64,
-    /// Listings whose last reading is not what it should be.
+    /// Listings whose last reading is not what it should be, among the first 10 000 in question.
     drifted: u64,
     /// Conflicts that wait for an operator.
     conflicts: u64,
-    /// Of those that owe a push, how many wait because the vendor counts revisions (eBay: 250
-    /// of a listing in a day).
+    /// Listings that owe a push and wait because the vendor counts revisions (eBay: 250 of a
+    /// listing in a day), among the first 10 000 in question.
     postponed: u64,
+    /// Whether more than 10 000 listings were in question: `drifted` and `postponed` are then the
+    /// least there can be.
+    at_least: bool,
     /// Rate budgets and quotas by name.
     rate_limit: BTreeMap<String, RateView>,
+}
+
+/// What a channel does, or why it does not.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct HealthView {
+    /// `ok`; `error`: it is tried again; `paused`: nothing is sent; `waiting`: nobody has
+    /// authorized it at the vendor's page yet.
+    state: &'static str,
+    /// Why, such as `authorization_revoked`, `transient`, `queue`, `settings` or
+    /// `authorization_needed`; null while it is well, and where an operator paused it.
+    code: Option<String>,
+    detail: Option<String>,
+    /// Since when it has not been well for this reason.
+    since: Option<Time>,
+}
+
+/// When the channel's tokens end; null where the vendor does not say, or there is none.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TokenView {
+    /// The access token's end; a new one is asked for by itself.
+    expires_at: Option<Time>,
+    /// The refresh token's end: by then the account has to authorize the channel again, where
+    /// the vendor does not replace it with each use.
+    refresh_expires_at: Option<Time>,
+}
+
+/// What the channel tells by itself.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct WebhooksView {
+    /// When a webhook, or a message of its queue, last came since the server started.
+    last_at: Option<Time>,
+    /// What was subscribed when that was last looked at; null where it has not been.
+    topics: Option<Vec<String>>,
+    /// Why what is missing of them cannot be subscribed; orders are polled all along.
+    trouble: Option<TroubleView>,
+}
+
+/// The channel's own queue.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct QueueView {
+    /// Why it cannot be read: orders are polled meanwhile. Null while it can.
+    trouble: Option<TroubleView>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct TroubleView {
+    detail: String,
+    since: Time,
+}
+
+impl TroubleView {
+    fn of((since, detail): (Timestamp, String)) -> Self {
+        Self { detail, since: Time(since) }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -428,18 +500,62 @@ impl From<RateFigure> for RateView {
     }
 }
 
+impl From<Health> for HealthView {
+    fn from(health: Health) -> Self {
+        Self {
+            state: match health.state {
+                HealthState::Ok => "ok",
+                HealthState::Paused => "paused",
+                HealthState::Error => "error",
+                HealthState::Waiting => "waiting",
+            },
+            code: health.code,
+            detail: health.detail,
+            since: health.since.map(Time),
+        }
+    }
+}
+
+impl From<TokenEnds> for TokenView {
+    fn from(token: TokenEnds) -> Self {
+        Self { expires_at: token.access.map(Time), refresh_expires_at: token.refresh.map(Time) }
+    }
+}
+
+impl From<Webhooks> for WebhooksView {
+    fn from(webhooks: Webhooks) -> Self {
+        Self {
+            last_at: webhooks.last_at.map(Time),
+            topics: webhooks.topics,
+            trouble: webhooks.trouble.map(TroubleView::of),
+        }
+    }
+}
+
+impl From<QueueHealth> for QueueView {
+    fn from(queue: QueueHealth) -> Self {
+        Self { trouble: queue.trouble.map(TroubleView::of) }
+    }
+}
+
 impl From<ChannelStatus> for StatusView {
     fn from(status: ChannelStatus) -> Self {
         let rate = |(name, figure)| (name, RateView::from(figure));
         Self {
             status: status.status,
+            health: status.health.into(),
             connected: status.connected,
             last_sync: status.last_sync.map(Time),
             last_error: status.last_error,
+            token: status.token.into(),
+            webhooks: status.webhooks.into(),
+            orders_heard_to: status.orders_heard_to.map(Time),
+            queue: status.queue.map(QueueView::from),
             pending: status.pending,
             drifted: status.drifted,
             conflicts: status.conflicts,
             postponed: status.postponed,
+            at_least: status.at_least,
             rate_limit: status.rate.into_iter().map(rate).collect(),
         }
     }

@@ -342,3 +342,88 @@ async fn enabling_says_everything_that_is_missing_and_keeps_nothing() {
     api.get("/channels/ebay").await.is_problem(404, "channel_not_found");
     api.stop().await;
 }
+
+/// Waits until a channel's health has a state.
+async fn until_health(api: &Api, vendor: &Vendor, state: &str) -> Value {
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let status = status(api, vendor).await;
+        if status["health"]["state"] == state {
+            return status;
+        }
+        assert!(tokio::time::Instant::now() < end, "{status}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_says_what_a_channel_waits_for_and_when_its_tokens_end() {
+    // The clock stands at 2026-04-25T10:00:00Z until it is advanced.
+    let (api, vendor) = (Api::start_public(PUBLIC).await, Vendor::open("shopify").await);
+    let AnySimulator::Shopify(sim) = vendor.sim.clone() else { unreachable!() };
+    api.stock("A", 7).await;
+    enable(&api, &vendor, &vendor.config()).await.is(200);
+    let got = status(&api, &vendor).await;
+    assert_eq!((&got["status"], &got["health"]["state"]), (&json!("paused"), &json!("waiting")));
+    assert_eq!(got["health"]["code"], "authorization_needed");
+    assert_eq!(got["health"]["since"], "2026-04-25T10:00:00Z");
+    assert_eq!(got["health"]["detail"], got["lastError"]);
+    assert_eq!(got["token"], json!({"expiresAt": null, "refreshExpiresAt": null}));
+    assert_eq!(got["webhooks"], json!({"lastAt": null, "topics": null, "trouble": null}));
+    assert_eq!((&got["ordersHeardTo"], &got["queue"]), (&Value::Null, &Value::Null));
+
+    let back = vendor.consent(&auth_url(&api, &vendor).await).await;
+    callback(&api, &back).await.is(200);
+    let got = status(&api, &vendor).await;
+    let well = json!({"state": "ok", "code": null, "detail": null, "since": null});
+    assert_eq!((&got["status"], &got["health"]), (&json!("ok"), &well));
+    // Shopify: an hour, and 90 days.
+    let ends = json!({
+        "expiresAt": "2026-04-25T11:00:00Z", "refreshExpiresAt": "2026-07-24T10:00:00Z",
+    });
+    assert_eq!(got["token"], ends);
+    // The simulator takes no address but on loopback.
+    let trouble = &got["webhooks"]["trouble"];
+    assert!(trouble["detail"].as_str().unwrap().contains("loopback"), "{got}");
+    assert_eq!(
+        (&got["webhooks"]["topics"], &trouble["since"]),
+        (&Value::Null, &json!("2026-04-25T10:00:00Z"))
+    );
+    assert_eq!(
+        (&got["pending"], &got["drifted"], &got["atLeast"]),
+        (&json!(0), &json!(0), &json!(false))
+    );
+    let discover = "/channels/shopify/mappings/discover";
+    api.call("POST", discover, "{}").await.is(200);
+    api.advance(60);
+    api.call("POST", "/inventory/pull/shopify", "").await.is(200);
+    assert_eq!(status(&api, &vendor).await["ordersHeardTo"], "2026-04-25T10:01:00Z");
+
+    // Half an hour later the vendor wants a new one.
+    api.advance(29 * 60);
+    sim.expire_tokens();
+    api.call("POST", "/inventory/pull/shopify", "").await.is(200);
+    let ends = json!({
+        "expiresAt": "2026-04-25T11:30:00Z", "refreshExpiresAt": "2026-07-24T10:30:00Z",
+    });
+    assert_eq!(status(&api, &vendor).await["token"], ends);
+
+    api.call("POST", "/channels/shopify/disable", "").await.is(200);
+    let paused = json!({
+        "state": "paused", "code": null, "detail": null, "since": "2026-04-25T10:30:00Z",
+    });
+    assert_eq!(status(&api, &vendor).await["health"], paused, "an operator gives no reason");
+    api.call("POST", "/channels/shopify/resume", "").await.is(200);
+    api.advance(60);
+    sim.revoke();
+    let put = r#"{"quantity": 3, "syncToChannels": true}"#;
+    api.call("PUT", "/inventory/A", put).await.is(200);
+    let got = until_health(&api, &vendor, "paused").await;
+    assert_eq!((&got["status"], &got["connected"]), (&json!("paused"), &json!(false)));
+    assert_eq!(got["health"]["code"], "authorization_revoked", "{got}");
+    assert_eq!(got["health"]["detail"], got["lastError"]);
+    assert_eq!(got["health"]["since"], "2026-04-25T10:31:00Z");
+    assert_eq!(got["pending"], 1, "it is owed still");
+    api.stop().await;
+    vendor.server.shutdown().await;
+}

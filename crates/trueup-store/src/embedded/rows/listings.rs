@@ -404,16 +404,29 @@ WHERE l.org = ?";
     list.page(conn, "l.sku, l.listing_key, l.channel", limit, read_row)
 }
 
-/// Counts a channel's listings that owe a push.
-pub(crate) fn count_dirty(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
+/// Counts a channel's listings that owe a push or whose push has no outcome yet. Those that are
+/// told nothing meanwhile do not count: of no SKU, disabled, the channel's own, followers, in
+/// conflict, and parked until their value changes.
+pub(crate) fn count_pending(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
     const SQL: &str = "
         SELECT count(*)
         FROM listing l
-        LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
+        JOIN sku s ON s.org = l.org AND s.sku = l.sku
         WHERE l.org = ?
           AND l.channel = ?
+          AND l.enabled = 1
+          AND l.channel_fulfilled = 0
           AND l.follows = 0
-          AND (l.forced = 1 OR l.acked_version < s.publish_version)";
+          AND l.in_conflict = 0
+          AND (
+            l.parked_code IS NULL
+            OR (l.parked_code = 'invalid_value' AND s.updated_at > l.parked_at)
+          )
+          AND (
+            l.forced = 1
+            OR l.acked_version < s.publish_version
+            OR l.in_flight_quantity IS NOT NULL
+          )";
     count(conn, SQL, [org.as_str(), channel.as_str()])
 }
 
