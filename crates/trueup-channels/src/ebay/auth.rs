@@ -22,22 +22,20 @@ const TOKEN_URL: &str = "https://api.ebay.com/identity/v1/oauth2/token";
 const TOKEN_SECONDS_DEFAULT: u64 = 7_200;
 
 const APPLICATION_SCOPE: &str = "https://api.ebay.com/oauth/api_scope";
+pub(super) const INVENTORY_SCOPE: &str = "https://api.ebay.com/oauth/api_scope/sell.inventory";
+pub(super) const ORDERS_SCOPE: &str = "https://api.ebay.com/oauth/api_scope/sell.fulfillment";
+const NOTIFICATIONS_SCOPE: &str =
+    "https://api.ebay.com/oauth/api_scope/commerce.notification.subscription";
 
-/// Returns the scopes that a topic of notifications may ask for.
-pub(super) fn topic_scopes() -> Vec<&'static str> {
-    let mut scopes: Vec<&str> = Grant::Notifications.scope().split(' ').collect();
-    scopes.push(APPLICATION_SCOPE);
-    scopes
-}
+/// The scopes that a topic of notifications may ask for.
+pub(super) const TOPIC_SCOPES: [&str; 4] =
+    [APPLICATION_SCOPE, INVENTORY_SCOPE, ORDERS_SCOPE, NOTIFICATIONS_SCOPE];
 
 /// In whose name a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grant {
-    /// The seller's: inventory and orders.
+    /// The seller's: inventory, orders, and subscriptions to notifications about the seller.
     User,
-    /// The seller's: subscriptions to notifications about the seller. A scope of its own, so
-    /// that a refresh token without it still does the rest.
-    Notifications,
     /// The application's: public keys and destinations.
     Application,
 }
@@ -47,24 +45,7 @@ impl Grant {
     pub(super) fn token_name(self) -> &'static str {
         match self {
             Self::User => "user",
-            Self::Notifications => "notifications",
             Self::Application => "application",
-        }
-    }
-
-    fn scope(self) -> &'static str {
-        match self {
-            Self::User => {
-                "https://api.ebay.com/oauth/api_scope/sell.inventory \
-                 https://api.ebay.com/oauth/api_scope/sell.fulfillment"
-            }
-            // A topic may ask for the scope of what it tells of, too.
-            Self::Notifications => {
-                "https://api.ebay.com/oauth/api_scope/commerce.notification.subscription \
-                 https://api.ebay.com/oauth/api_scope/sell.inventory \
-                 https://api.ebay.com/oauth/api_scope/sell.fulfillment"
-            }
-            Self::Application => APPLICATION_SCOPE,
         }
     }
 }
@@ -83,13 +64,15 @@ pub(super) async fn token(
         return Ok(token);
     }
     let body = match grant {
-        Grant::User | Grant::Notifications => form(&[
+        // Without a scope the token is good for all that the seller consented to. A scope beyond
+        // that would be refused, and with it the whole request.
+        // <https://developer.ebay.com/api-docs/static/oauth-scopes.html>
+        Grant::User => form(&[
             ("grant_type", "refresh_token"),
             ("refresh_token", oauth::refresh_token(caller)?.expose()),
-            ("scope", grant.scope()),
         ]),
         Grant::Application => {
-            form(&[("grant_type", "client_credentials"), ("scope", grant.scope())])
+            form(&[("grant_type", "client_credentials"), ("scope", APPLICATION_SCOPE)])
         }
     };
     let answer = ask(config, caller, body, Repeat::Yes).await?;
@@ -128,13 +111,8 @@ async fn ask(
     parse_json("the token request", &response.body)
 }
 
-/// What a seller's token is asked for with: inventory and orders.
-pub(super) const SELLER_SCOPES: [&str; 2] = [
-    "https://api.ebay.com/oauth/api_scope/sell.inventory",
-    "https://api.ebay.com/oauth/api_scope/sell.fulfillment",
-];
-
 /// Returns whether the refresh token was granted a scope: eBay refuses a token for others.
+/// <https://developer.ebay.com/api-docs/static/oauth-scopes.html>
 pub(super) async fn is_granted(
     config: &Config,
     caller: &dyn Caller,
@@ -153,9 +131,10 @@ pub(super) async fn is_granted(
     }
 }
 
-/// Every scope that a connection may need, as its consent page asks for them.
-fn consent_scopes() -> String {
-    let all = SELLER_SCOPES.into_iter().chain([Grant::Notifications.scope()]);
+/// Returns the scopes that a seller is asked for.
+fn consent_scopes(wants_orders: bool) -> String {
+    let orders = wants_orders.then_some(ORDERS_SCOPE);
+    let all = [INVENTORY_SCOPE].into_iter().chain(orders).chain([NOTIFICATIONS_SCOPE]);
     all.collect::<Vec<_>>().join(" ")
 }
 
@@ -174,7 +153,7 @@ impl Consent for Page {
             ("client_id", config.client_id.expose()),
             ("redirect_uri", ru_name),
             ("response_type", "code"),
-            ("scope", &consent_scopes()),
+            ("scope", &consent_scopes(ask.wants_orders)),
             ("state", ask.state),
         ]);
         Ok(format!("https://auth.ebay.com/oauth2/authorize?{query}"))

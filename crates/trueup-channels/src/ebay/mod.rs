@@ -184,12 +184,13 @@ impl Channel for Seller {
         wants: Wants,
     ) -> Result<Vec<Missing>, ChannelError> {
         let mut missing = Vec::new();
-        for scope in auth::SELLER_SCOPES {
+        let orders = wants.orders.then_some(auth::ORDERS_SCOPE);
+        for scope in [auth::INVENTORY_SCOPE].into_iter().chain(orders) {
             if !auth::is_granted(&self.config, caller, scope).await? {
                 missing.push(Missing::scope(scope.rsplit('/').next().unwrap_or(scope)));
             }
         }
-        // The seller's token is asked for with all of them at once.
+        // Nothing more can be asked without them.
         if !missing.is_empty() {
             return Ok(missing);
         }
@@ -391,7 +392,7 @@ impl Channel for Seller {
             let body = wire::build_subscription(&topic, &destination);
             let request =
                 Outgoing::new(NOTIFICATIONS, Method::POST, wire::subscription_url()).json(&body);
-            let response = self.send(caller, Grant::Notifications, request).await?;
+            let response = self.send(caller, Grant::User, request).await?;
             // 409: it is there already.
             if response.status.is_success() || response.status.as_u16() == 409 {
                 subscribed.push(topic.id);
@@ -743,7 +744,7 @@ impl Seller {
     async fn open_topics(&self, caller: &dyn Caller) -> Result<Vec<Topic>, ChannelError> {
         let request = Outgoing::new(NOTIFICATIONS, Method::GET, wire::topics_url());
         let response = succeeded(self.send(caller, Grant::Application, request).await?)?;
-        let mut topics = wire::parse_topics(&response.body, &auth::topic_scopes())?;
+        let mut topics = wire::parse_topics(&response.body, &auth::TOPIC_SCOPES)?;
         topics.retain(|topic| webhook::TOPICS.contains(&topic.id.as_str()));
         if topics.is_empty() {
             let detail = "eBay opens none of the topics that tell of stock and sales to us";

@@ -190,6 +190,9 @@ async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
         ]
     );
     let asked = fake.asked();
+    // No scope is named: the token has those that were consented to.
+    let grant = "grant_type=refresh_token&refresh_token=v%5E1.1%23refresh";
+    assert_eq!(std::str::from_utf8(&asked[0].body), Ok(grant));
     assert_eq!(asked[0].headers["authorization"], "Basic aWQ6aHVzaA==");
     assert!(asked[0].headers["authorization"].is_sensitive());
     assert_eq!(asked[3].headers["authorization"], "Bearer v^1.1#granted");

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::scopes::{self, Scopes};
 use super::state::{day_end, day_of};
 use super::wire::{self, BULK_MAX};
 use super::{
@@ -27,6 +28,9 @@ use crate::time::millis_text;
 pub(super) const PAGE_MAX: usize = 200;
 /// The most destinations and subscriptions.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 100;
+
+/// The scope that the topics here ask for.
+const TOPIC_SCOPE: &str = scopes::FULFILLMENT;
 
 const INVENTORY: &str = "/sell/inventory/v1";
 const NOTIFICATION: &str = "/commerce/notification/v1";
@@ -103,7 +107,11 @@ async fn authorize(Handle(sim): Handle<Simulator>, RawQuery(query): RawQuery) ->
     else {
         return consent::refuse("the RuName is not known");
     };
+    let Some(scopes) = Scopes::read(field("scope")) else {
+        return consent::refuse("invalid_scope");
+    };
     let code = sim.engine().give_code(RU_NAME);
+    sim.0.scopes.lock().note_code(&code, scopes);
     let back = [("state", field("state")), ("code", code.as_str()), ("expires_in", "60")];
     consent::send_back(&to, &back)
 }
@@ -121,14 +129,7 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
     }
     let fields = pairs(&body);
     let field = |name| value(&fields, name).unwrap_or_default();
-    let withheld = sim.0.withheld.lock().clone();
-    let is_withheld = |scope: &str| withheld.iter().any(|name| scope.ends_with(name));
-    if field("grant_type") == "refresh_token" && field("scope").split(' ').any(is_withheld) {
-        let words = "The requested scope is invalid, unknown, malformed, or exceeds the scope \
-                     granted to the client";
-        return refuse(StatusCode::BAD_REQUEST, "invalid_scope", words);
-    }
-    let kind = match field("grant_type") {
+    let (kind, scopes) = match field("grant_type") {
         "authorization_code" => {
             let redirect = Some(field("redirect_uri"));
             if !sim.engine().take_code(field("code"), redirect) {
@@ -136,21 +137,33 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
                              another client";
                 return refuse(StatusCode::BAD_REQUEST, "invalid_grant", words);
             }
-            "User Access Token"
+            ("User Access Token", Some(sim.0.scopes.lock().consent(field("code"))))
         }
-        "refresh_token" if field("refresh_token") == REFRESH_TOKEN => "User Access Token",
+        "refresh_token" if field("refresh_token") == REFRESH_TOKEN => {
+            ("User Access Token", sim.0.scopes.lock().refresh(field("scope")))
+        }
         "refresh_token" => {
             let words = "the provided authorization refresh token is invalid or was issued to \
                          another client";
             return refuse(StatusCode::BAD_REQUEST, "invalid_grant", words);
         }
-        "client_credentials" => "Application Access Token",
+        "client_credentials" => {
+            let asked = Scopes::read(field("scope"));
+            let scopes = asked.filter(|all| all.iter().all(|scope| *scope == scopes::APPLICATION));
+            ("Application Access Token", scopes)
+        }
         _ => {
             let words = "grant type in request is not supported by the authorization server";
             return refuse(StatusCode::BAD_REQUEST, "unsupported_grant_type", words);
         }
     };
+    let Some(scopes) = scopes else {
+        let words = "The requested scope is invalid, unknown, malformed, or exceeds the scope \
+                     granted to the client";
+        return refuse(StatusCode::BAD_REQUEST, "invalid_scope", words);
+    };
     let token = sim.engine().issue_token("v^1.1#i^1#sim#", TOKEN_SECONDS);
+    sim.0.scopes.lock().note_token(&token, scopes);
     let mut body = json!({"access_token": token, "expires_in": TOKEN_SECONDS, "token_type": kind});
     if field("grant_type") == "authorization_code" {
         body["refresh_token"] = REFRESH_TOKEN.into();
@@ -159,17 +172,39 @@ async fn token(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: Bytes) 
     answer(StatusCode::OK, &body)
 }
 
-/// Checks the token and the daily quota of an API, then does the work.
+/// Returns the token that a request shows.
+fn bearer(headers: &HeaderMap) -> &str {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default()
+}
+
+/// Returns whether a request's token has these scopes.
+fn has_scopes(sim: &Simulator, headers: &HeaderMap, needed: &[&str]) -> bool {
+    let scopes = sim.0.scopes.lock();
+    needed.iter().all(|scope| scopes.opens(bearer(headers), scope))
+}
+
+fn forbidden() -> Response {
+    error(StatusCode::FORBIDDEN, 1_100, "Insufficient permissions to fulfill the request.")
+}
+
+/// Checks the token, its scopes and the daily quota of an API, then does the work.
 fn serve(
     sim: &Simulator,
     headers: &HeaderMap,
     api: &'static str,
     work: impl FnOnce() -> Result<Response, Wrong>,
 ) -> Response {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-    if !sim.engine().token_good(token) {
+    if !sim.engine().token_good(bearer(headers)) {
         return unauthorized();
+    }
+    let needed: &[&str] = match api {
+        "Inventory" => &[scopes::INVENTORY],
+        "Fulfillment" => &[scopes::FULFILLMENT],
+        _ => &[],
+    };
+    if !has_scopes(sim, headers, needed) {
+        return forbidden();
     }
     let calls = sim.0.state.lock().count_call(api, sim.now());
     if calls > sim.0.settings.calls_max && api != "Analytics" {
@@ -523,6 +558,10 @@ async fn create_subscription(
                 "Invalid destination id.",
             )));
         }
+        // Subscribing has a scope, and each topic asks for one of its own.
+        if !has_scopes(&sim, &headers, &[scopes::SUBSCRIPTION, TOPIC_SCOPE]) {
+            return Err(Box::new(forbidden()));
+        }
         let wanted = (text("topicId").to_owned(), text("destinationId").to_owned());
         if state.subscriptions.contains(&wanted) {
             return Err(Box::new(error(StatusCode::CONFLICT, 195_016, "Subscription exists.")));
@@ -547,7 +586,7 @@ async fn topics(Handle(sim): Handle<Simulator>, headers: HeaderMap) -> Response 
             json!({
                 "topicId": topic, "description": topic, "status": "ENABLED", "context": "USER",
                 "scope": "USER",
-                "authorizationScopes": ["https://api.ebay.com/oauth/api_scope/sell.fulfillment"],
+                "authorizationScopes": [TOPIC_SCOPE],
                 "supportedPayloads": [{
                     "deliveryProtocol": "HTTPS", "format": ["JSON"], "schemaVersion": "1.0",
                     "deprecated": false,

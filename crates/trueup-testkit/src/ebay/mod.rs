@@ -5,11 +5,11 @@
 
 pub mod events;
 mod http;
+mod scopes;
 pub mod state;
 pub mod trading;
 pub mod wire;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,6 +23,7 @@ use crate::faults::Trouble;
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
 use crate::time::SimClock;
 pub use events::{ChallengeError, Check, KEY_ID, challenge};
+use scopes::Scopes;
 use state::State;
 
 /// The client id that the token endpoint accepts.
@@ -67,7 +68,7 @@ struct Inner {
     state: Mutex<State>,
     key: SigningKey,
     accept_url: Mutex<Option<String>>,
-    withheld: Mutex<BTreeSet<&'static str>>,
+    scopes: Mutex<Scopes>,
 }
 
 impl Default for Simulator {
@@ -88,7 +89,7 @@ impl Simulator {
             state: Mutex::default(),
             key,
             accept_url: Mutex::default(),
-            withheld: Mutex::default(),
+            scopes: Mutex::default(),
         }))
     }
 
@@ -98,8 +99,8 @@ impl Simulator {
     }
 
     /// Takes a scope from the refresh token, such as `sell.fulfillment`.
-    pub fn withhold_scope(&self, scope: &'static str) {
-        self.0.withheld.lock().insert(scope);
+    pub fn withhold_scope(&self, scope: &str) {
+        self.0.scopes.lock().withhold(scope);
     }
 
     /// Sets the address that [`RU_NAME`] stands for: where merchants are sent after their consent.

@@ -212,3 +212,43 @@ async fn a_bad_refresh_token_is_an_invalid_grant() {
     seller.sim.expire_tokens();
     assert_eq!(seller.send("/sell/inventory/v1/inventory_item", None).await.0, 401);
 }
+
+#[tokio::test]
+async fn a_token_opens_what_was_granted_and_asked_for() {
+    let seller = seller(Settings::default(), vec![SeedItem::new("A", 5)]).await;
+    let basic = STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"));
+    let grant = async |kind: &str, scope: &str| {
+        let mut fields = vec![("grant_type", kind), ("refresh_token", REFRESH_TOKEN)];
+        fields.extend((!scope.is_empty()).then_some(("scope", scope)));
+        let request = client()
+            .post(format!("{}/identity/v1/oauth2/token", seller.server.url))
+            .header("authorization", format!("Basic {basic}"))
+            .body(
+                url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish(),
+            );
+        request.send().await.unwrap().json::<Value>().await.unwrap()
+    };
+    let opens = async |answer: &Value, path: &str| {
+        let request = client()
+            .get(format!("{}{path}", seller.server.url))
+            .bearer_auth(answer["access_token"].as_str().unwrap());
+        request.send().await.unwrap().status().as_u16()
+    };
+    let (items, orders) = ("/sell/inventory/v1/inventory_item", "/sell/fulfillment/v1/order");
+    let inventory = "https://api.ebay.com/oauth/api_scope/sell.inventory";
+    let both = format!("{inventory} https://api.ebay.com/oauth/api_scope/sell.fulfillment");
+    let refresh = "refresh_token";
+    let all = grant(refresh, "").await;
+    assert_eq!((opens(&all, items).await, opens(&all, orders).await), (200, 200));
+    let narrow = grant(refresh, inventory).await;
+    assert_eq!((opens(&narrow, items).await, opens(&narrow, orders).await), (200, 403));
+    seller.sim.withhold_scope("sell.fulfillment");
+    assert_eq!(grant(refresh, &both).await["error"], "invalid_scope");
+    let rest = grant(refresh, "").await;
+    assert_eq!((opens(&rest, items).await, opens(&rest, orders).await), (200, 403));
+    let application = "client_credentials";
+    assert_eq!(grant(application, inventory).await["error"], "invalid_scope");
+    assert_eq!(grant(application, "").await["error"], "invalid_scope");
+    let own = grant(application, "https://api.ebay.com/oauth/api_scope").await;
+    assert_eq!(opens(&own, items).await, 403);
+}

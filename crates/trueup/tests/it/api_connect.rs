@@ -427,3 +427,30 @@ async fn the_status_says_what_a_channel_waits_for_and_when_its_tokens_end() {
     api.stop().await;
     vendor.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ebay_seller_is_asked_for_what_is_needed_and_works_with_what_it_granted() {
+    let (api, vendor) = (Api::start_public(PUBLIC).await, Vendor::open("ebay").await);
+    api.stock("A", 7).await;
+    let mut config = vendor.config();
+    config["syncOrders"] = json!(false);
+    enable(&api, &vendor, &config).await.is(200);
+    let url = auth_url(&api, &vendor).await;
+    let asked = value_of(&url, "scope");
+    assert!(asked.contains("/sell.inventory") && !asked.contains("/sell.fulfillment"), "{asked}");
+    callback(&api, &vendor.consent(&url).await).await.is(200);
+    // The token is no good for orders, and all the same for everything else.
+    api.call("POST", "/channels/ebay/mappings/discover", "{}").await.is(200);
+    api.advance(1);
+    let run = api.call("POST", "/inventory/sync/ebay", "{}").await.is(200);
+    assert_eq!((&run["pushed"], &run["failed"]), (&json!(1), &json!(0)), "{run}");
+    assert_eq!(vendor.sim.quantity("A"), Some(7));
+    let got = status(&api, &vendor).await;
+    assert_eq!(got["token"]["refreshExpiresAt"], "2027-10-24T22:00:00Z", "18 months");
+    assert!(got["token"]["expiresAt"].is_string(), "{got}");
+    config["syncOrders"] = json!(true);
+    let scope = ["/scopes/sell.fulfillment scope_missing"];
+    assert_eq!(lacking(&enable(&api, &vendor, &config).await), scope);
+    api.stop().await;
+    vendor.server.shutdown().await;
+}
