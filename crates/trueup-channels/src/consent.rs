@@ -34,6 +34,23 @@ pub struct ConsentCode {
     pub verifier: Option<Secret>,
 }
 
+/// What a vendor sent a merchant back with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callback {
+    /// The code.
+    pub code: Secret,
+    /// Settings that it told and that the connection lacks, by name.
+    pub found: BTreeMap<String, String>,
+}
+
+impl Callback {
+    /// Wraps a code that came with nothing else of use.
+    #[must_use]
+    pub fn of(code: Secret) -> Self {
+        Self { code, found: BTreeMap::new() }
+    }
+}
+
 /// Why a callback is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallbackError {
@@ -65,7 +82,7 @@ pub trait Consent: Send + Sync {
     /// Every setting that is missing for it.
     fn url(&self, settings: &Settings, ask: &ConsentAsk<'_>) -> Result<String, Vec<SettingError>>;
 
-    /// Checks what came back, decoded, and returns the code.
+    /// Checks what came back, decoded, and returns the code and what else it tells.
     ///
     /// # Errors
     /// [`CallbackError`]: nothing of it may be used then.
@@ -73,7 +90,7 @@ pub trait Consent: Send + Sync {
         &self,
         settings: &Settings,
         query: &[(String, String)],
-    ) -> Result<Secret, CallbackError>;
+    ) -> Result<Callback, CallbackError>;
 
     /// Exchanges a code for credentials by name. They replace all tokens of before.
     ///

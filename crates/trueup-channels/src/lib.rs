@@ -13,7 +13,7 @@ mod exchange;
 mod oauth;
 mod settings;
 
-pub use consent::{CallbackError, Consent, ConsentAsk, ConsentCode};
+pub use consent::{Callback, CallbackError, Consent, ConsentAsk, ConsentCode};
 pub use exchange::retry_after;
 pub use port::*;
 

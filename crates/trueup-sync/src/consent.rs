@@ -4,12 +4,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use trueup_channels::credential::{
     ACCESS_TOKEN, ACCESS_TOKEN_ENDS, REFRESH_TOKEN, REFRESH_TOKEN_ENDS,
 };
-use trueup_channels::{ConsentAsk, ConsentCode, Secret};
+use trueup_channels::{Callback, ConsentAsk, ConsentCode, Secret};
 use trueup_core::{ChannelId, Org, Timestamp};
 use trueup_store::{Connection, ConnectionState, Consent};
 
@@ -113,7 +113,12 @@ impl Engine {
         let page = (shared.find_kind)(kind).and_then(|kind| kind.consent());
         let page = page.ok_or_else(|| EngineError::NoConsent(kind.to_owned()))?;
         let mut settings = shared.settings_of(&row)?;
-        let code = page.read_callback(&settings, query).map_err(EngineError::Callback)?;
+        let Callback { code, found } =
+            page.read_callback(&settings, query).map_err(EngineError::Callback)?;
+        for (name, value) in found {
+            settings.fields.entry(name).or_insert(Value::String(value));
+        }
+        let row = Connection { settings: settings.fields.clone(), ..row };
         let verifier = page.pkce().then(|| self.verifier(state));
         let code = ConsentCode { code, redirect: consent.redirect, verifier };
         let link = shared.open(&org, &row, settings.clone(), Vault::of_draft())?;

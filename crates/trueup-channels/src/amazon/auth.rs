@@ -10,7 +10,7 @@ use http::Method;
 
 use super::config::{self, Config};
 use super::error;
-use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of, only};
+use crate::consent::{Callback, CallbackError, Consent, ConsentAsk, ConsentCode, code_of, only};
 use crate::exchange::{Outgoing, form, parse_json};
 use crate::oauth::{self, Granted, wrong_settings};
 use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
@@ -118,11 +118,19 @@ impl Consent for Page {
         &self,
         settings: &Settings,
         query: &[(String, String)],
-    ) -> Result<Secret, CallbackError> {
+    ) -> Result<Callback, CallbackError> {
         let code = code_of(query, "spapi_oauth_code")?;
         let seller = only(query, "selling_partner_id").ok_or(CallbackError::Malformed)?;
         let config = Config::read(settings).map_err(|_| CallbackError::Malformed)?;
-        if seller == config.seller_id { Ok(code) } else { Err(CallbackError::OtherAccount) }
+        if !config.seller_id.is_empty() {
+            let is_ours = seller == config.seller_id;
+            return if is_ours { Ok(Callback::of(code)) } else { Err(CallbackError::OtherAccount) };
+        }
+        if !config::is_seller_id(seller) {
+            return Err(CallbackError::Malformed);
+        }
+        let found = BTreeMap::from([(config::SELLER_ID.to_owned(), seller.to_owned())]);
+        Ok(Callback { code, found })
     }
 
     async fn exchange(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use trueup_core::ListingKey;
 
+use crate::credential::REFRESH_TOKEN;
 use crate::oauth;
 use crate::port::{Secret, SettingError, Settings};
 use crate::settings::{Reader, listing_fields};
@@ -11,8 +12,13 @@ use crate::settings::{Reader, listing_fields};
 /// A feed names at most this many marketplaces (feeds model, `CreateFeedSpecification`).
 const MARKETPLACES_MAX: usize = 25;
 
+/// The setting that names the seller.
+pub(super) const SELLER_ID: &str = "sellerId";
+/// The longest seller id, in bytes; they are about 14.
+const SELLER_ID_BYTES_MAX: usize = 64;
+
 pub(super) const SETTING_NAMES: &[&str] = &[
-    "sellerId",
+    SELLER_ID,
     "marketplaceIds",
     "region",
     "applicationId",
@@ -40,6 +46,7 @@ pub(super) const LISTING_NAMES: &[&str] = &["sellerSku", "asin"];
 /// The settings of one seller account in one region.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
+    /// Empty until the seller has given its consent, where it is told by that only.
     pub(super) seller_id: String,
     pub(super) marketplace_ids: Vec<String>,
     /// `https://sellingpartnerapi-na.amazon.com`.
@@ -94,7 +101,14 @@ pub(super) struct EventBus {
 impl Config {
     pub(super) fn read(settings: &Settings) -> Result<Self, Vec<SettingError>> {
         let mut reader = Reader::new(settings);
-        let seller_id = reader.required_text("sellerId");
+        let application_id = reader.text("applicationId");
+        let has_page = application_id.is_some();
+        // Who gives the consent says who it is; nothing is sent before.
+        let seller_id = if has_page && !oauth::has_credential(settings, REFRESH_TOKEN) {
+            reader.text(SELLER_ID).unwrap_or_default()
+        } else {
+            reader.required_text(SELLER_ID)
+        };
         let marketplace_ids = reader.required_texts("marketplaceIds");
         let illegal = |text: &String| !text.chars().all(|c| c.is_ascii_alphanumeric());
         if marketplace_ids.iter().any(illegal) {
@@ -121,10 +135,9 @@ impl Config {
                 .collect(),
             queue: queue(&mut reader),
             event_bus: event_bus(&mut reader),
-            application_id: reader.text("applicationId"),
+            application_id,
             is_draft: reader.flag("draftApplication"),
         };
-        let has_page = config.application_id.is_some();
         // The newest is asked of the caller.
         oauth::require_refresh_token(&mut reader, "applicationId", has_page);
         reader.finish(config)
@@ -134,6 +147,12 @@ impl Config {
     pub(super) fn home_marketplace(&self) -> &str {
         self.marketplace_ids.first().map_or("", String::as_str)
     }
+}
+
+/// Returns whether a text can be a seller's id: letters and digits.
+pub(super) fn is_seller_id(text: &str) -> bool {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric());
+    is_plain && !text.is_empty() && text.len() <= SELLER_ID_BYTES_MAX
 }
 
 /// Reads the queue; its keys are needed only with it.
@@ -247,7 +266,7 @@ fn host(region: &str) -> Option<&'static str> {
 /// See [`crate::port::Kind::account`]: a seller in a region, whatever the marketplaces.
 pub(super) fn account(settings: &Settings) -> Option<String> {
     let mut reader = Reader::new(settings);
-    let (region, seller) = (reader.text("region")?, reader.text("sellerId")?);
+    let (region, seller) = (reader.text("region")?, reader.text(SELLER_ID)?);
     Some(format!("{}/{seller}", region.to_ascii_lowercase()))
 }
 

@@ -11,7 +11,7 @@ use http::Method;
 
 use super::config::Config;
 use super::error;
-use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of};
+use crate::consent::{Callback, CallbackError, Consent, ConsentAsk, ConsentCode, code_of};
 use crate::exchange::{Outgoing, form, parse_json};
 use crate::oauth::{self, Granted, wrong_settings};
 use crate::port::{Caller, ChannelError, ChannelErrorKind, Secret, SettingError, Settings};
@@ -163,8 +163,8 @@ impl Consent for Page {
         &self,
         _settings: &Settings,
         query: &[(String, String)],
-    ) -> Result<Secret, CallbackError> {
-        code_of(query, "code")
+    ) -> Result<Callback, CallbackError> {
+        code_of(query, "code").map(Callback::of)
     }
 
     /// <https://developer.ebay.com/api-docs/static/oauth-auth-code-grant-request.html>

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::config::{Access, Config};
 use super::error;
-use crate::consent::{CallbackError, Consent, ConsentAsk, ConsentCode, code_of, only};
+use crate::consent::{Callback, CallbackError, Consent, ConsentAsk, ConsentCode, code_of, only};
 use crate::exchange::{Outgoing, form, parse_json};
 use crate::oauth::{self, Granted, wrong_settings};
 use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
@@ -172,7 +172,7 @@ impl Consent for Page {
         &self,
         settings: &Settings,
         query: &[(String, String)],
-    ) -> Result<Secret, CallbackError> {
+    ) -> Result<Callback, CallbackError> {
         // A merchant who says no is sent back without a signature.
         let code = code_of(query, "code")?;
         let config = Config::read(settings).map_err(|_| CallbackError::Malformed)?;
@@ -183,7 +183,7 @@ impl Consent for Page {
         }
         let shop = only(query, "shop").ok_or(CallbackError::Malformed)?;
         let is_ours = shop.eq_ignore_ascii_case(&config.host);
-        if is_ours { Ok(code) } else { Err(CallbackError::OtherAccount) }
+        if is_ours { Ok(Callback::of(code)) } else { Err(CallbackError::OtherAccount) }
     }
 
     async fn exchange(

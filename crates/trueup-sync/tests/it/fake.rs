@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::time::{Duration, Instant};
 use trueup_channels::{
-    CallbackError, Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind,
-    Connected, Consent, ConsentAsk, ConsentCode, Kind, LineState, Listing, Notice, OrderLine,
-    OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice, Reading, Secret,
-    SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    Callback, CallbackError, Caller, Capabilities, CatalogueEntry, Channel, ChannelError,
+    ChannelErrorKind, Connected, Consent, ConsentAsk, ConsentCode, Kind, LineState, Listing,
+    Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice,
+    Reading, Secret, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
 };
 use trueup_core::{ListingKey, Timestamp};
 
@@ -233,9 +233,10 @@ impl Consent for AskingPage {
         &self,
         _: &Settings,
         query: &[(String, String)],
-    ) -> Result<Secret, CallbackError> {
+    ) -> Result<Callback, CallbackError> {
         let code = query.iter().find(|(name, _)| name == "code");
-        code.map(|(_, code)| Secret::new(code.as_str())).ok_or(CallbackError::Denied)
+        let code = code.map(|(_, code)| Secret::new(code.as_str()));
+        code.map(Callback::of).ok_or(CallbackError::Denied)
     }
 
     /// Gives the verifier as the token, so that a test can look at it.

@@ -454,3 +454,27 @@ async fn an_ebay_seller_is_asked_for_what_is_needed_and_works_with_what_it_grant
     api.stop().await;
     vendor.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_amazon_seller_who_is_not_named_is_told_by_its_consent() {
+    let (api, vendor) = (Api::start_public(PUBLIC).await, Vendor::open("amazon").await);
+    let mut config = vendor.config();
+    config.as_object_mut().unwrap().remove("sellerId");
+    let mut pasted = config.clone();
+    pasted["credentials"]["refreshToken"] = json!(amazon::REFRESH_TOKEN);
+    let problem = enable(&api, &vendor, &pasted).await.is_problem(400, "invalid_settings");
+    assert_eq!(problem["errors"][0]["pointer"], "/sellerId", "no page would tell it");
+    let view = enable(&api, &vendor, &config).await.is(200);
+    assert_eq!(view["sellerId"], Value::Null);
+    let fresh = async || vendor.consent(&auth_url(&api, &vendor).await).await;
+    let odd = with(&fresh().await, "selling_partner_id", "A/../B");
+    callback(&api, &odd).await.is_problem(400, "consent_malformed");
+    callback(&api, &fresh().await).await.is(200);
+    let view = api.get("/channels/amazon").await.is(200);
+    assert_eq!((&view["sellerId"], &view["state"]), (&json!(amazon::SELLER_ID), &json!("active")));
+    // From now on it is that seller's.
+    let other = with(&fresh().await, "selling_partner_id", "AOTHER");
+    callback(&api, &other).await.is_problem(400, "consent_other_account");
+    api.stop().await;
+    vendor.server.shutdown().await;
+}
