@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use trueup_core::{Org, Timestamp};
+use trueup_channels::Secret;
+use trueup_core::{ChannelId, Org, Timestamp};
 use trueup_store::embedded::Embedded;
 use trueup_store::{Store, Subscription};
-use trueup_sync::{Clock, Engine, EngineOptions, KeyRing, SecretKey};
+use trueup_sync::{Clock, Enable, Engine, EngineOptions, KeyRing, SecretKey};
 
 use crate::process::Server;
 
@@ -39,30 +40,54 @@ async fn open(dir: &Path) -> Arc<dyn Store> {
     Arc::new(Embedded::open(dir, Arc::new(|| Still.now())).unwrap())
 }
 
-/// Puts signing secrets into a store, sealed with a key.
-async fn seal(dir: &Path, key: &SecretKey, names: &[&str]) {
-    let store = open(dir).await;
-    let options = EngineOptions {
+fn options(key: &SecretKey) -> EngineOptions {
+    EngineOptions {
         allow_private_endpoints: false,
         keys: key.clone().into(),
         request_timeout: Duration::from_secs(1),
         orders_overlap: trueup_sync::ORDERS_OVERLAP,
-        public_url: None,
+        public_url: Some("https://trueup.example".to_owned()),
         clock: Arc::new(Still),
-    };
-    let engine = Engine::start(store.clone(), options).await.unwrap();
+    }
+}
+
+/// Puts signing secrets into a store, sealed with a key.
+async fn seal(dir: &Path, key: &SecretKey, names: &[&str]) {
+    let store = open(dir).await;
+    let engine = Engine::start(store.clone(), options(key)).await.unwrap();
     for name in names {
         let row = Subscription {
             id: (*name).to_owned(),
             url: "https://example.com/hook".to_owned(),
             events: vec!["*".to_owned()],
-            sealed_secret: engine.seal(&trueup_channels::Secret::new(*name)),
+            sealed_secret: engine.seal(&Secret::new(*name)),
             enabled: true,
             description: None,
             created_at: Timestamp::from_micros(1),
         };
         store.put_subscription(&Org::new("acme").unwrap(), row).await.unwrap();
     }
+    engine.stop().await;
+    store.close().await.unwrap();
+}
+
+/// Enables a channel that waits for its account: its credentials are kept, and nothing is sent.
+async fn enable(dir: &Path, key: &SecretKey) {
+    let store = open(dir).await;
+    let engine = Engine::start(store.clone(), options(key)).await.unwrap();
+    let secret = |(name, text): (&str, &str)| (name.to_owned(), Secret::new(text));
+    let enable = Enable {
+        kind: Some("ebay".to_owned()),
+        settings: [("marketplaceId", "EBAY_US"), ("ruName", "a-b-c")]
+            .map(|(name, text)| (name.to_owned(), text.into()))
+            .into(),
+        credentials: [("clientId", "id"), ("clientSecret", "hush")].map(secret).into(),
+        ..Enable::default()
+    };
+    let (org, channel) = (Org::new("acme").unwrap(), ChannelId::new("ebay").unwrap());
+    engine.enable(&org, &channel, enable).await.unwrap();
+    let page = engine.consent_page(&org, &channel, "ebay").await.unwrap();
+    assert!(page.url.contains("client_id=id"), "the credentials can be opened");
     engine.stop().await;
     store.close().await.unwrap();
 }
@@ -149,6 +174,26 @@ async fn a_key_of_the_environment_is_changed_there() {
     keep(dir, "secret.key", &key(2));
     assert_eq!(answered(&rekey(dir, &[], &[given("TRUEUP_SECRET_KEY", 3)])), (2, 0));
     assert_eq!(sealed_with(dir, &key(3)).await, 2);
+}
+
+#[tokio::test]
+async fn credentials_and_signing_secrets_are_sealed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    seal(dir, &key(1), &["a"]).await;
+    enable(dir, &key(1)).await;
+    keep(dir, "secret.key", &key(1));
+    assert_eq!(answered(&rekey(dir, &[], &[])), (2, 0));
+    let new = kept(dir);
+    assert_ne!(new, key(1));
+    assert_eq!(sealed_with(dir, &new).await, 2);
+    let store = open(dir).await;
+    let engine = Engine::start(store.clone(), options(&new)).await.unwrap();
+    let (org, channel) = (Org::new("acme").unwrap(), ChannelId::new("ebay").unwrap());
+    let page = engine.consent_page(&org, &channel, "ebay").await.unwrap();
+    assert!(page.url.contains("client_id=id"), "the new key alone opens them");
+    engine.stop().await;
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
