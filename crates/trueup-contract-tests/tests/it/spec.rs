@@ -6,14 +6,43 @@ use jsonschema::Draft;
 use serde_json::{Map, Value, json};
 
 /// Returns where a specification lies, or says that the test is skipped.
+///
+/// # Panics
+/// Where it is missing and `TRUEUP_REQUIRE_SPECS` is set to anything but the empty text.
 pub(crate) fn path(name: &str) -> Option<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/specs");
-    let path = PathBuf::from(root).join(name);
+    let needed = std::env::var_os("TRUEUP_REQUIRE_SPECS").is_some_and(|text| !text.is_empty());
+    found(PathBuf::from(root).join(name), if needed { Missing::Fails } else { Missing::Skips })
+}
+
+/// What becomes of a test whose specification is missing.
+#[derive(Clone, Copy)]
+enum Missing {
+    Fails,
+    Skips,
+}
+
+fn found(path: PathBuf, missing: Missing) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("SKIPPED: no specification at {}", path.display());
+    let words = format!("no specification at {}", path.display());
+    match missing {
+        Missing::Fails => panic!("{words}"),
+        Missing::Skips => eprintln!("SKIPPED: {words}"),
+    }
     None
+}
+
+#[test]
+fn a_missing_specification_skips_a_test() {
+    assert_eq!(found("no/such.json".into(), Missing::Skips), None);
+}
+
+#[test]
+#[should_panic(expected = "no specification at no/such.json")]
+fn a_missing_specification_fails_where_all_are_required() {
+    found("no/such.json".into(), Missing::Fails);
 }
 
 /// A Swagger, OpenAPI or JSON Schema file.
