@@ -6,7 +6,7 @@ use base64::Engine as _;
 use sha2::Digest as _;
 use trueup_channels::{CatalogueEntry, Reading, Secret};
 use trueup_store::Store;
-use trueup_sync::{Enable, Engine, EngineError};
+use trueup_sync::{Enable, Engine, EngineError, STATUS_LISTINGS_MAX};
 
 use crate::fake;
 use crate::house::{House, PATIENCE, channel, draft, enabling, fresh_shop, options, sku, until};
@@ -322,5 +322,21 @@ async fn a_vendor_that_offers_pkce_is_sent_a_challenge_that_its_verifier_answers
     let none = engine.consent_page(&house.org, &channel("plain"), "plain").await;
     assert_eq!(none, Err(EngineError::NoConsent("plain".to_owned())));
     engine.stop().await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_looks_at_so_many_listings_and_says_when_there_are_more() {
+    let house = House::open().await;
+    let (id, _) = house.connect("plain", &[], |enable| enable.sync_inventory = false).await;
+    house.settle().await;
+    // One SKU with many listings, none of which was told anything yet.
+    house.count("A", 5, false).await;
+    let drafts = (0..STATUS_LISTINGS_MAX).map(|at| draft("A", &format!("{at}"))).collect();
+    house.engine.map(&house.org, &id, drafts).await.unwrap();
+    let status = async || house.engine.status(&house.org, &id).await.unwrap();
+    assert!(!status().await.at_least, "all were looked at");
+    house.engine.map(&house.org, &id, vec![draft("A", "one more")]).await.unwrap();
+    assert!(status().await.at_least);
     house.close().await;
 }
