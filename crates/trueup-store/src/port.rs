@@ -288,6 +288,36 @@ pub struct Consent {
     pub expires_at: Timestamp,
 }
 
+/// A bulk batch that the vendor has and whose end is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// Its id with us.
+    pub id: String,
+    /// The connection.
+    pub channel: ChannelId,
+    /// What the vendor is asked by.
+    pub ticket: String,
+    /// What it tells, in the order in which it was handed over.
+    pub items: Vec<FeedItem>,
+    /// When it was handed over.
+    pub created_at: Timestamp,
+}
+
+/// What a bulk batch tells of one listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedItem {
+    /// The SKU.
+    pub sku: Sku,
+    /// The listing.
+    pub key: ListingKey,
+    /// The number, as the ledger notes what was sent.
+    pub quantity: i64,
+    /// The SKU's version that it was computed from.
+    pub version: u64,
+    /// The number of a push before it whose application was not seen, if there was one.
+    pub earlier: Option<i64>,
+}
+
 /// A line of a channel's order: the vendor's ids of the order and of the line.
 pub type OrderLineId = (String, String);
 
@@ -973,7 +1003,7 @@ pub trait Store: Send + Sync + 'static {
     /// take over.
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError>;
 
-    /// Removes a connection with its mappings and its inbox; the ledger and history stay.
+    /// Removes a connection with its mappings, its inbox and its bulk batches; the ledger and history stay.
     /// Returns whether it was there. Listings that followed one of its take over.
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError>;
 
@@ -983,6 +1013,24 @@ pub trait Store: Send + Sync + 'static {
     /// Takes the consent of a state's digest away and returns it with its org; once only,
     /// whether it has run out or not.
     async fn take_consent(&self, digest: [u8; 32]) -> Result<Option<(Org, Consent)>, StoreError>;
+
+    /// Keeps a bulk batch that the vendor has.
+    async fn put_feed(&self, org: &Org, row: Feed) -> Result<(), StoreError>;
+
+    /// Lists a connection's bulk batches whose end is not known, oldest first.
+    async fn feeds(&self, org: &Org, channel: &ChannelId) -> Result<Vec<Feed>, StoreError>;
+
+    /// Returns one of them.
+    async fn feed(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        id: &str,
+    ) -> Result<Option<Feed>, StoreError>;
+
+    /// Forgets a bulk batch, all of whose items are settled.
+    async fn delete_feed(&self, org: &Org, channel: &ChannelId, id: &str)
+    -> Result<(), StoreError>;
 
     /// Makes or replaces mappings; what is known of a listing (base, readings) stays where its
     /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it.

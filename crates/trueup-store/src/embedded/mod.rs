@@ -28,7 +28,7 @@ use trueup_core::{
 
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
-    Conflict, Connection, Consent, Delivery, FieldsNote, Health, HeldLine, HistoryEntry,
+    Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote,
     MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
     RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures,
@@ -793,6 +793,36 @@ impl Store for Embedded {
 
     async fn take_consent(&self, digest: [u8; 32]) -> Result<Option<(Org, Consent)>, StoreError> {
         self.write(move |conn| rows::consents::take(conn, &digest)).await
+    }
+
+    async fn put_feed(&self, org: &Org, row: Feed) -> Result<(), StoreError> {
+        let org = org.clone();
+        self.write(move |conn| rows::feeds::put(conn, &org, &row)).await
+    }
+
+    async fn feeds(&self, org: &Org, channel: &ChannelId) -> Result<Vec<Feed>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.read(move |conn| rows::feeds::list(conn, &org, &channel)).await
+    }
+
+    async fn feed(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        id: &str,
+    ) -> Result<Option<Feed>, StoreError> {
+        let (org, channel, id) = (org.clone(), channel.clone(), id.to_owned());
+        self.read(move |conn| rows::feeds::get(conn, &org, &channel, &id)).await
+    }
+
+    async fn delete_feed(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        id: &str,
+    ) -> Result<(), StoreError> {
+        let (org, channel, id) = (org.clone(), channel.clone(), id.to_owned());
+        self.write(move |conn| rows::feeds::delete(conn, &org, &channel, &id)).await
     }
 
     async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 7;
+pub(super) const VERSION: i64 = 8;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -253,4 +253,14 @@ const MIGRATIONS: [&str; 7] = [
      CREATE INDEX listing_by_scope
        ON listing (org, scope)
        WHERE scope IS NOT NULL",
+    // Bulk batches that a vendor has and whose end is not known yet.
+    "CREATE TABLE feed (
+       org TEXT NOT NULL,
+       channel TEXT NOT NULL,
+       id TEXT NOT NULL,
+       ticket TEXT NOT NULL,
+       items TEXT NOT NULL,
+       created_at INTEGER NOT NULL,
+       PRIMARY KEY (org, channel, id)
+     ) STRICT",
 ];

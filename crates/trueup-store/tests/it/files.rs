@@ -118,6 +118,7 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE connection DROP COLUMN reason_code;
         ALTER TABLE connection DROP COLUMN reason_since;
         DROP TABLE consent;
+        DROP TABLE feed;
         DROP INDEX order_line_held;
         ALTER TABLE order_line DROP COLUMN voided;
         ALTER TABLE order_line DROP COLUMN held;

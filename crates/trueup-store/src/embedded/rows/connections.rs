@@ -124,7 +124,8 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Removes a connection with its listings, its catalogue and its inbox; returns whether it was there.
+/// Removes a connection with its listings, its catalogue, its feeds and its inbox;
+/// returns whether it was there.
 ///
 /// Order lines stay, lest its orders be booked again when it is connected again. Follow with
 /// [`super::conflicts::close_orphans`].
@@ -153,10 +154,15 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         DELETE FROM consent
         WHERE org = ?
           AND channel = ?";
+    const FEEDS: &str = "
+        DELETE FROM feed
+        WHERE org = ?
+          AND channel = ?";
     super::scopes::hand_over(conn, org, id, |_| true)?;
     execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
     execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
     execute(conn, CONSENTS, params![org.as_str(), id.as_str()])?;
+    execute(conn, FEEDS, params![org.as_str(), id.as_str()])?;
     execute(conn, UNMAPPED, params![org.as_str(), id.as_str()])?;
     execute(conn, CATALOGUE, params![org.as_str(), id.as_str()])?;
     Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)

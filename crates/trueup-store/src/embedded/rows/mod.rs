@@ -1,5 +1,5 @@
 //! The records of the sync engine as SQL rows: connections, listings, catalogues, order lines,
-//! runs, history, conflicts, consents, inbox, deliveries, keys and recorded answers.
+//! runs, history, conflicts, consents, feeds, inbox, deliveries, keys and recorded answers.
 //!
 //! One file per table, plain functions over a `&Connection`. They decide nothing and open no
 //! transaction: the caller runs them inside its own, or on a read-only connection. Every
@@ -15,6 +15,7 @@ pub(crate) mod conflicts;
 pub(crate) mod connections;
 pub(crate) mod consents;
 pub(crate) mod deliveries;
+pub(crate) mod feeds;
 pub(crate) mod history;
 pub(crate) mod inbox;
 pub(crate) mod keys;

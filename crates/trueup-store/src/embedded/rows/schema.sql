@@ -336,6 +336,18 @@ CREATE TABLE IF NOT EXISTS consent (
 CREATE INDEX IF NOT EXISTS consent_by_channel
   ON consent (org, channel);
 
+-- Bulk batches that a vendor has and whose end is not known yet; the items as
+-- [[sku, listing_key, quantity, version, earlier], …], in the order in which they were sent.
+CREATE TABLE IF NOT EXISTS feed (
+  org TEXT NOT NULL,
+  channel TEXT NOT NULL,
+  id TEXT NOT NULL,
+  ticket TEXT NOT NULL,
+  items TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  PRIMARY KEY (org, channel, id)
+) STRICT;
+
 CREATE TABLE IF NOT EXISTS recorded_answer (
   org TEXT NOT NULL,
   idempotency_key TEXT NOT NULL,

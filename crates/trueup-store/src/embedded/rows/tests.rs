@@ -1603,3 +1603,35 @@ fn a_consent_is_taken_once_and_belongs_to_its_org_and_channel() {
     connections::delete(&conn, &org(), &channel("a")).unwrap();
     assert_eq!(consents::take(&conn, &[50; 32]).unwrap(), None);
 }
+
+#[test]
+fn feeds_are_kept_in_order_and_go_with_their_connection() {
+    let conn = rows();
+    let item = |name: &str, earlier: Option<i64>| crate::FeedItem {
+        sku: sku(name),
+        key: key(name),
+        quantity: 7,
+        version: 9,
+        earlier,
+    };
+    let feed = |id: &str, on: &str, micros: i64| crate::Feed {
+        id: id.to_owned(),
+        channel: channel(on),
+        ticket: format!("ticket-{id}"),
+        items: vec![item("B", None), item("A", Some(3))],
+        created_at: at(micros),
+    };
+    for row in [feed("2", "a", 20), feed("1", "a", 10), feed("3", "b", 5)] {
+        feeds::put(&conn, &org(), &row).unwrap();
+    }
+    feeds::put(&conn, &other(), &feed("1", "a", 1)).unwrap();
+    let listed = |org: &Org, on: &str| feeds::list(&conn, org, &channel(on)).unwrap();
+    assert_eq!(listed(&org(), "a"), [feed("1", "a", 10), feed("2", "a", 20)]);
+    assert_eq!(feeds::get(&conn, &org(), &channel("b"), "3").unwrap(), Some(feed("3", "b", 5)));
+    assert_eq!(feeds::get(&conn, &org(), &channel("b"), "1").unwrap(), None);
+    feeds::delete(&conn, &org(), &channel("a"), "1").unwrap();
+    assert_eq!(listed(&org(), "a"), [feed("2", "a", 20)]);
+    connections::delete(&conn, &org(), &channel("a")).unwrap();
+    assert_eq!(listed(&org(), "a"), []);
+    assert_eq!((listed(&org(), "b").len(), listed(&other(), "a").len()), (1, 1));
+}
