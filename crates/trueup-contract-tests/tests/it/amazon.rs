@@ -85,6 +85,8 @@ async fn feeds_and_their_reports_are_as_specified() {
     let Some(spec) = Spec::load("amazon_feeds.json") else { return };
     let folder = "amazon_schemas/feeds";
     let feed_schema = Spec::load_schema(&format!("{folder}/listings-feed-schema-v2.json")).unwrap();
+    let ended = "amazon_schemas/notifications/FeedProcessingFinishedNotification.json";
+    let ended = Spec::load_schema(ended).unwrap();
     let report_schema = format!("{folder}/listings-feed-processing-report-schema-v2.json");
     let report_schema = Spec::load_schema(&report_schema).unwrap();
     let seller = seller().await;
@@ -105,12 +107,19 @@ async fn feeds_and_their_reports_are_as_specified() {
     spec.check("CreateFeedDocumentResponse", &document);
     let put = client().put(document["url"].as_str().unwrap()).header("content-type", kind);
     put.body(feed.to_string()).send().await.unwrap().error_for_status().unwrap();
+    let mut hook = crate::hook().await;
+    seller.sim.set_webhook(&hook.0, "hush").unwrap();
     let wanted = json!({"feedType": "JSON_LISTINGS_FEED", "marketplaceIds": [MARKETPLACE_ID],
                         "inputFeedDocumentId": document["feedDocumentId"]});
     spec.check("CreateFeedSpecification", &wanted);
     let (_, made) = seller.ask("POST", "/feeds/2021-06-30/feeds", wanted).await;
     spec.check("CreateFeedResponse", &made);
     let id = made["feedId"].as_str().unwrap();
+    // Nobody has looked at the feed.
+    let told = hook.1.recv().await.unwrap();
+    ended.check_whole(&told);
+    let told = &told["payload"]["feedProcessingFinishedNotification"];
+    assert_eq!([&told["feedId"], &told["processingStatus"]], [&json!(id), &json!("DONE")]);
     let feed = seller.get(&format!("/feeds/2021-06-30/feeds/{id}")).await;
     spec.check("Feed", &feed);
     assert_eq!(feed["processingStatus"], "DONE");

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::notifications::QUEUE_TYPES;
+use super::state::Feed;
 use super::{QUEUE_REGION, SECRET_HEADER, Simulator, wire};
 use crate::outbox::{Parcel, Rendered};
 use crate::shop::{FulfilledBy, Shop, SimOrder};
@@ -36,6 +37,11 @@ pub(super) fn cancelled(sim: &Simulator, order: &SimOrder) {
     let notification = wire::order_change(order, by, "Canceled", order.updated_at);
     post(sim, &order.order_id, 0, &notification);
     quantity(sim, &order.sku);
+}
+
+/// Tells that a feed has ended.
+pub(super) fn feed_ended(sim: &Simulator, id: u64, feed: &Feed) {
+    post(sim, "", 0, &wire::feed_ended(id, feed));
 }
 
 /// Tells what a listing shows now, if that is wanted.

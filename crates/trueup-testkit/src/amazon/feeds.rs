@@ -16,8 +16,14 @@ pub const MESSAGES_MAX: usize = 25_000;
 /// How long the address of a document is good, in milliseconds.
 pub const DOCUMENT_MS_MAX: u64 = 300_000;
 
-/// Processes every feed that has run its time.
-pub(crate) fn settle(state: &mut State, faults: &FaultDial, gzip: bool, now: Timestamp) {
+/// Processes every feed that has run its time; returns those that have ended now.
+pub(crate) fn settle(
+    state: &mut State,
+    faults: &FaultDial,
+    gzip: bool,
+    now: Timestamp,
+) -> Vec<(u64, Feed)> {
+    let mut ended = Vec::new();
     let due: Vec<u64> = state
         .feeds
         .iter()
@@ -43,8 +49,10 @@ pub(crate) fn settle(state: &mut State, faults: &FaultDial, gzip: bool, now: Tim
         if let Some(feed) = state.feeds.get_mut(&id) {
             feed.fatal = result.is_none();
             feed.result = result;
+            ended.push((id, feed.clone()));
         }
     }
+    ended
 }
 
 fn zipped(bytes: &[u8]) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! Amazon's Selling Partner API over HTTP, and Login with Amazon.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Handle};
@@ -12,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::feeds::{self, DOCUMENT_MS_MAX};
+use super::feeds::DOCUMENT_MS_MAX;
 use super::state::{Change, Document, FEEDS_MAX, Feed, Listing};
 use super::wire::{self, BadPatch, Issue};
 use super::{
@@ -368,12 +370,6 @@ fn submission(sim: &Simulator, sku: &str, status: &str, issue: Option<&Issue>) -
     answer(StatusCode::OK, &body)
 }
 
-/// Settles feeds, so that whoever looks next sees what has been applied by now.
-fn settle_feeds(sim: &Simulator) {
-    let gzip = sim.0.settings.feed_gzip;
-    feeds::settle(&mut sim.0.state.lock(), &sim.engine().faults, gzip, sim.now());
-}
-
 /// `GET /listings/2021-08-01/items/{sellerId}/{sku}`.
 async fn get_item(
     Handle(sim): Handle<Simulator>,
@@ -384,7 +380,7 @@ async fn get_item(
     let query = query_of(query);
     serve(&sim, &headers, Operation::GetItem, || {
         check_seller(&seller, &query)?;
-        settle_feeds(&sim);
+        sim.settle_feeds();
         let mut state = sim.0.state.lock();
         let words = format!("SKU '{sku}' not found in marketplace");
         let listing = state.settled(&sku, sim.now()).ok_or_else(|| not_found(&words))?;
@@ -403,7 +399,7 @@ async fn search_items(
     let query = query_of(query);
     serve(&sim, &headers, Operation::SearchItems, || {
         check_seller(&seller, &query)?;
-        settle_feeds(&sim);
+        sim.settle_feeds();
         search(&sim, &query)
     })
 }
@@ -578,17 +574,26 @@ async fn create_feed(Handle(sim): Handle<Simulator>, headers: HeaderMap, body: B
         }
         state.next_feed += 1;
         let id = 50_000_000_000 + state.next_feed;
+        let ends_at = plus_ms(starts_at, sim.0.settings.feed_run_ms);
         let feed = Feed {
             feed_type: "JSON_LISTINGS_FEED".into(),
             marketplace_ids,
             input,
             created_at: now,
             starts_at,
-            ends_at: plus_ms(starts_at, sim.0.settings.feed_run_ms),
+            ends_at,
             result: None,
             fatal: false,
         };
         state.feeds.insert(id, feed);
+        let millis = ends_at.as_millisecond().saturating_sub(now.as_millisecond());
+        let wait = Duration::from_millis(u64::try_from(millis).unwrap_or(0) + 1);
+        let ending = sim.clone();
+        // Nobody needs to look for it to end.
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            ending.settle_feeds();
+        });
         Ok(wrote(answer(StatusCode::ACCEPTED, &json!({"feedId": id.to_string()}))))
     })
 }
@@ -600,7 +605,7 @@ async fn get_feed(
     headers: HeaderMap,
 ) -> Response {
     serve(&sim, &headers, Operation::GetFeed, || {
-        settle_feeds(&sim);
+        sim.settle_feeds();
         let now = sim.now();
         let state = sim.0.state.lock();
         let feed = id.parse().ok().and_then(|number: u64| state.feeds.get(&number));

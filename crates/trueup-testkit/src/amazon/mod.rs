@@ -159,6 +159,17 @@ impl Simulator {
         (rate, admitted)
     }
 
+    /// Settles feeds, so that whoever looks next sees what has been applied by now, and tells of
+    /// those that have ended.
+    fn settle_feeds(&self) {
+        let gzip = self.0.settings.feed_gzip;
+        let faults = &self.0.engine.faults;
+        let ended = feeds::settle(&mut self.0.state.lock(), faults, gzip, self.now());
+        for (id, feed) in ended {
+            events::feed_ended(self, id, &feed);
+        }
+    }
+
     fn fulfilled_by(&self, sku: &str) -> FulfilledBy {
         let state = self.0.state.lock();
         state.listings.get(sku).map_or(FulfilledBy::Merchant, |listing| listing.fulfilled_by)
@@ -198,9 +209,9 @@ impl Shop for Simulator {
     }
 
     fn quantity(&self, sku: &str) -> Option<i64> {
+        self.settle_feeds();
         let now = self.now();
         let mut state = self.0.state.lock();
-        feeds::settle(&mut state, &self.0.engine.faults, self.0.settings.feed_gzip, now);
         state.settled(sku, now).map(|listing| listing.shown())
     }
 

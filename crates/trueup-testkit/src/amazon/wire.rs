@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::state::{Change, Listing};
+use super::state::{Change, Feed, Listing};
 use super::{MARKETPLACE_ID, SELLER_ID};
 use crate::shop::{FulfilledBy, OrderStatus, SimOrder};
 use crate::time::{millis_text, plus_ms};
@@ -302,6 +302,32 @@ pub(crate) fn fba_change(sku: &str, listing: &Listing, at: Timestamp) -> Value {
         }],
     });
     notification("FBA_INVENTORY_AVAILABILITY_CHANGES", &payload, at)
+}
+
+/// Returns a `FEED_PROCESSING_FINISHED` notification.
+pub(crate) fn feed_ended(id: u64, feed: &Feed) -> Value {
+    let mut ended = json!({
+        "sellerId": SELLER_ID, "accountId": format!("amzn1.merchant.o.{SELLER_ID}"),
+        "feedId": id.to_string(), "feedType": feed.feed_type,
+        "processingStatus": if feed.fatal { "FATAL" } else { "DONE" },
+    });
+    if let Some(result) = &feed.result {
+        ended["resultFeedDocumentId"] = result.as_str().into();
+    }
+    let at = millis_text(feed.ends_at);
+    json!({
+        "notificationVersion": "2020-09-04",
+        "notificationType": "FEED_PROCESSING_FINISHED",
+        "payloadVersion": "2020-09-04",
+        "eventTime": at,
+        "payload": {"feedProcessingFinishedNotification": ended},
+        "notificationMetadata": {
+            "applicationId": "amzn1.sellerapps.app.sim",
+            "subscriptionId": "subscription-sim",
+            "publishTime": at,
+            "notificationId": Uuid::new_v4().to_string(),
+        },
+    })
 }
 
 fn fnsku(listing: &Listing) -> String {
