@@ -46,13 +46,16 @@ pub struct Capabilities {
     /// How many pushes may be under way at once, at least 1; no two of them have a listing in
     /// common. Enough to use the vendor's budget up at the time that an answer takes.
     pub pushes_at_once_max: usize,
-    /// The most listings in one [`Channel::push_bulk`]; 0 where there is no bulk way.
+    /// The most listings in one [`Channel::bulk_start`]; 0 where there is no bulk way.
     pub bulk_items_max: usize,
     /// How many dirty listings make the bulk way the better one.
     pub bulk_from: usize,
     /// Numbers up to this one never go the bulk way, which may take the vendor long: what could
     /// be oversold goes by itself.
     pub bulk_above: u64,
+    /// How long after [`Channel::bulk_start`] the vendor is first asked what became of it, in
+    /// milliseconds.
+    pub bulk_look_ms: u64,
     /// The most listings in one [`Channel::read`].
     pub read_items_max: usize,
     /// The most listings on a page of [`Channel::catalogue`], where reading all of them page by
@@ -166,6 +169,37 @@ pub enum PushOutcome {
     Unknown(ChannelError),
 }
 
+/// What became of handing a batch over by the vendor's bulk way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BulkStart {
+    /// The items that are not in what was handed over, by their place in the batch.
+    pub left_out: BTreeMap<usize, PushOutcome>,
+    /// Whether the vendor has the others.
+    pub handed_over: HandedOver,
+}
+
+/// Whether the vendor has a bulk batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HandedOver {
+    /// It has: what becomes of it is asked for by this ticket.
+    Ticket(String),
+    /// Surely not; nothing was changed.
+    No(ChannelError),
+    /// It is not known, and there is no ticket to ask by.
+    Unclear(ChannelError),
+}
+
+/// How far a bulk batch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BulkState {
+    /// Not processed yet.
+    Waiting,
+    /// Processed: one outcome per item that was handed over, in order.
+    Done(Vec<PushOutcome>),
+    /// It broke off, or the vendor knows nothing of it: any part of it may have been applied.
+    Lost(ChannelError),
+}
+
 /// What a channel shows for one listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
@@ -216,6 +250,11 @@ pub enum Notice {
         shows: Option<i64>,
         /// When the vendor says it happened.
         at: Option<Timestamp>,
+    },
+    /// A bulk batch has ended, it says: ask what became of it.
+    BulkEnded {
+        /// The ticket that [`Channel::bulk_start`] returned.
+        ticket: String,
     },
     /// The merchant took our access away. A hint like all others: the vendor is asked.
     Disconnected,
@@ -611,10 +650,6 @@ pub trait Caller: Send + Sync {
 
     /// Returns the instant, for date headers and signatures.
     fn now(&self) -> Timestamp;
-
-    /// Waits so many milliseconds before a channel asks again (a feed being processed); returns
-    /// early when the work is being stopped. Channels own no timers, and bound their own asking.
-    async fn pause(&self, millis: u64);
 }
 
 /// A vendor's translator, made for one connection.
@@ -651,9 +686,27 @@ pub trait Channel: Send + Sync {
     /// Tells the channel absolute quantities; one outcome per item, in order.
     async fn push(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome>;
 
-    /// The same for very many items by the vendor's bulk way (a feed). Outcomes come when the
-    /// vendor has processed it; `Accepted` items are verified by reading.
-    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome>;
+    /// Hands very many absolute quantities over by the vendor's bulk way (a feed), which may take
+    /// the vendor hours; at most [`Capabilities::bulk_items_max`] of them. Never called where that
+    /// is 0.
+    async fn bulk_start(&self, _caller: &dyn Caller, _batch: &PushBatch) -> BulkStart {
+        let error = ChannelError::new(ChannelErrorKind::Bug, "there is no bulk way");
+        BulkStart { left_out: BTreeMap::new(), handed_over: HandedOver::No(error) }
+    }
+
+    /// Asks once how far a bulk batch is, by its ticket; `count` is how many items were handed
+    /// over.
+    ///
+    /// # Errors
+    /// When it cannot be told now; the same question may be asked again.
+    async fn bulk_look(
+        &self,
+        _caller: &dyn Caller,
+        _ticket: &str,
+        _count: usize,
+    ) -> Result<BulkState, ChannelError> {
+        Err(ChannelError::new(ChannelErrorKind::Bug, "there is no bulk way"))
+    }
 
     /// Reads what the channel shows for these listings; one reading per listing, in order.
     ///

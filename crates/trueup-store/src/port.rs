@@ -314,6 +314,8 @@ pub struct FeedItem {
     pub quantity: i64,
     /// The SKU's version that it was computed from.
     pub version: u64,
+    /// The listing's count of refusals when it was handed over.
+    pub epoch: u32,
     /// The number of a push before it whose application was not seen, if there was one.
     pub earlier: Option<i64>,
 }

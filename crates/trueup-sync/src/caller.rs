@@ -417,11 +417,6 @@ impl Caller for Transport {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
-
-    async fn pause(&self, millis: u64) {
-        // Being stopped only ends the pause early; the next call then says so.
-        let _ = self.sleep(Duration::from_millis(millis)).await;
-    }
 }
 
 impl Transport {

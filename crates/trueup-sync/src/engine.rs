@@ -536,6 +536,15 @@ impl Engine {
         })
     }
 
+    /// Returns since when a listing has been in a bulk batch that its vendor has not processed;
+    /// until it has, the listing is told nothing else.
+    #[must_use]
+    pub fn in_feed_since(&self, org: &Org, view: &trueup_store::ListingView) -> Option<Timestamp> {
+        let link = self.shared.link(org, &view.mapping.channel)?;
+        let fed = link.fed.lock();
+        fed.get(&view.mapping.key).copied()
+    }
+
     /// Checks mapping drafts against the channel's kind, all or none, and keeps them.
     ///
     /// # Errors

@@ -127,6 +127,10 @@ async fn work_on(shared: &Shared, org: &Org, item: InboxItem) -> Result<(), Engi
                     link.ring_hint(view.mapping.key, view.mapping.sku);
                 }
             }
+            Notice::BulkEnded { ticket } => {
+                words.push("a bulk batch has ended".to_owned());
+                link.ring_ended(ticket);
+            }
             Notice::Disconnected => {
                 words.push("disconnected".to_owned());
                 if let Some(error) = shared.check_access(&link).await? {

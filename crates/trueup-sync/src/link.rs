@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ use crate::upkeep;
 pub(crate) const DIRTY_MAX: usize = 50_000;
 /// The most hints that wait at one connection; beyond, the next pull finds them.
 pub(crate) const HINTS_MAX: usize = 50_000;
+/// The most ended bulk batches that wait at one connection; beyond, they are looked at in time.
+pub(crate) const ENDED_MAX: usize = 1_000;
 /// The most runs that wait at one connection.
 pub(crate) const JOBS_MAX: usize = 100;
 
@@ -57,6 +60,8 @@ pub(crate) struct Mail {
     pub(crate) sweep: bool,
     /// Listings to read again.
     pub(crate) hints: BTreeMap<ListingKey, Sku>,
+    /// Tickets of bulk batches that are said to have ended.
+    pub(crate) ended: BTreeSet<String>,
     /// Runs.
     pub(crate) jobs: VecDeque<Job>,
     /// Whether the worker has work of its own.
@@ -161,6 +166,8 @@ pub(crate) struct Link {
     pub(crate) known_lines: Mutex<BTreeMap<String, (Sku, ListingKey)>>,
     /// What the channel was last told, where it asks for it while a shopper pays.
     pub(crate) told: Mutex<Told>,
+    /// The listings that are in a bulk batch whose end is not known, and since when.
+    pub(crate) fed: Mutex<FxHashMap<ListingKey, Timestamp>>,
     /// Order states that were booked lately, by order id: repeats need not be submitted.
     pub(crate) booked: Mutex<BTreeMap<String, u64>>,
 }
@@ -203,6 +210,7 @@ impl Link {
             discovery: Mutex::new(None),
             known_lines: Mutex::new(BTreeMap::new()),
             told: Mutex::new(BTreeMap::new()),
+            fed: Mutex::default(),
             booked: Mutex::new(BTreeMap::new()),
         }
     }
@@ -255,6 +263,21 @@ impl Link {
         }
         drop(mail);
         self.bell.notify_one();
+    }
+
+    /// Says that a bulk batch is said to have ended.
+    pub(crate) fn ring_ended(&self, ticket: String) {
+        let mut mail = self.mail.lock();
+        if mail.ended.len() < ENDED_MAX {
+            mail.ended.insert(ticket);
+        }
+        drop(mail);
+        self.bell.notify_one();
+    }
+
+    /// Returns whether a listing is in a bulk batch whose end is not known.
+    pub(crate) fn is_fed(&self, key: &ListingKey) -> bool {
+        self.fed.lock().contains_key(key)
     }
 
     /// Hands a run to the worker; false = too many wait.
@@ -369,6 +392,7 @@ impl Link {
         let quiet = mail.dirty.is_empty()
             && !mail.sweep
             && mail.hints.is_empty()
+            && mail.ended.is_empty()
             && mail.jobs.is_empty()
             && !mail.busy;
         drop(mail);

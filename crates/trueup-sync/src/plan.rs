@@ -54,6 +54,8 @@ pub(crate) enum Skip {
     WaitsForOrders,
     /// The vendor's day has few revisions of this listing left, or few calls.
     Postponed,
+    /// It is in a bulk batch that the vendor has not processed yet.
+    InFeed,
 }
 
 impl Skip {
@@ -69,6 +71,7 @@ impl Skip {
             Self::DryRun => "dry_run",
             Self::WaitsForOrders => "waits_for_orders",
             Self::Postponed => "postponed",
+            Self::InFeed => "in_feed",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! a batch of verifying readings, a batch of readings that were asked for, a step of a run.
 //! State that matters is in the store; what is kept here may be lost with the process.
 
+mod feed;
 mod pull;
 mod push;
 mod read;
@@ -27,6 +28,7 @@ use crate::engine::EngineError;
 use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Wish};
 use crate::shared::Shared;
+use feed::OpenFeed;
 use push::Flight;
 
 pub use run::RUN_ITEMS_MAX;
@@ -144,7 +146,6 @@ struct Later {
 #[derive(Debug)]
 struct Unclear {
     at: Instant,
-    way: push::Way,
     run: Option<String>,
     wants: Vec<push::Want>,
 }
@@ -193,6 +194,10 @@ pub(crate) struct Worker {
     airborne: BTreeSet<ListingKey>,
     /// Listings that owed a push while one of theirs was under way.
     landing: BTreeSet<Sku>,
+    /// Bulk batches that the vendor has.
+    feeds: Vec<OpenFeed>,
+    /// Bulk batches that are said to have ended and whose tickets have not landed.
+    ended: BTreeSet<String>,
     /// Since when reading has waited for pushes to land.
     reading_waits: Option<Instant>,
     /// Whether the last batch was of a run, so that the next is of what is owed.
@@ -232,6 +237,8 @@ impl Worker {
             air: JoinSet::new(),
             airborne: BTreeSet::new(),
             landing: BTreeSet::new(),
+            feeds: Vec::new(),
+            ended: BTreeSet::new(),
             reading_waits: None,
             run_went_last: false,
             pushed_at: None,
@@ -255,11 +262,12 @@ impl Worker {
         }
     }
 
-    /// Puts a listing in line, once its push that is under way has landed.
+    /// Puts a listing in line, once its push that is under way has landed. One in a feed is put
+    /// in line when that has ended.
     fn line_up(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
         if self.airborne.contains(&key) {
             self.landing.insert(sku);
-        } else {
+        } else if !self.link.is_fed(&key) {
             self.queue.put(lane, sku, key);
         }
     }
@@ -317,7 +325,8 @@ impl Worker {
             self.started = true;
         }
         self.schedule(&row).await?;
-        let mut worked = self.push_step(&row).await?;
+        let mut worked = self.feed_step(&row).await?;
+        worked |= self.push_step(&row).await?;
         if self.air.is_empty() {
             // Nothing is read while a push is under way: what it shows would be anybody's guess.
             self.reading_waits = None;
@@ -359,35 +368,41 @@ impl Worker {
     fn may_check(&self) -> bool {
         let now = Instant::now();
         let overdue = |check: &Check| check.due + CHECK_DELAY_MAX <= now;
-        let is_quiet = self.queue.is_empty() && self.quiet_from() <= now;
+        let is_quiet = self.queue.is_empty() && self.quiet_from(now) <= now;
         is_quiet || self.checks.values().any(overdue)
     }
 
     /// Returns from when on there has been no push for a moment.
-    fn quiet_from(&self) -> Instant {
+    fn quiet_from(&self, now: Instant) -> Instant {
         let quiet = self.settle_time().min(CHECK_QUIET_MAX);
-        self.pushed_at.map_or_else(Instant::now, |at| at + quiet)
+        self.pushed_at.map_or(now, |at| at + quiet)
     }
 
     /// Looks for pushes that a stop or a crash left without an outcome.
     async fn begin(&mut self) -> Result<(), EngineError> {
+        self.find_feeds().await?;
         let query = ListingQuery {
             channel: Some(self.link.id.clone()),
             suspicious: true,
             ..ListingQuery::default()
         };
         let (shared, org) = (self.shared.clone(), self.link.org.clone());
-        let expect = |view: ListingView| self.expect_applied(&view, Vec::new());
+        let expect = |view: ListingView| {
+            if !self.link.is_fed(&view.mapping.key) {
+                self.expect_applied(&view, Vec::new());
+            }
+        };
         shared.each_listing(&org, query, expect).await
     }
 
     async fn take_mail(&mut self, row: &Connection) -> Result<(), EngineError> {
-        let (dirty, sweep, hints) = {
+        let (dirty, sweep, hints, ended) = {
             let mut mail = self.link.mail.lock();
             mail.busy = true;
             self.jobs.append(&mut mail.jobs);
             let dirty = std::mem::take(&mut mail.dirty);
-            (dirty, std::mem::take(&mut mail.sweep), std::mem::take(&mut mail.hints))
+            let ended = std::mem::take(&mut mail.ended);
+            (dirty, std::mem::take(&mut mail.sweep), std::mem::take(&mut mail.hints), ended)
         };
         let now = Instant::now();
         if row.state == ConnectionState::Active {
@@ -401,6 +416,7 @@ impl Worker {
                 });
             }
         }
+        self.note_ended(ended);
         if !publishes(row) {
             // What is owed stays owed in the store.
             self.queue.clear();
@@ -489,6 +505,7 @@ impl Worker {
         self.queue.clear();
         self.rereads.clear();
         self.checks.clear();
+        self.leave_feeds();
         let mut worked = false;
         while self.next_run(row).await? {
             worked = true;
@@ -628,6 +645,7 @@ impl Worker {
             && self.raising.is_empty()
             && self.rereads.is_empty()
             && self.checks.is_empty()
+            && self.feeds.is_empty()
             && self.jobs.is_empty()
             && self.run.is_none();
         self.link.mail.lock().busy = !idle;
@@ -643,7 +661,8 @@ impl Worker {
         }
         self.later.values().for_each(|later| at(later.at));
         self.unclear.iter().for_each(|unclear| at(unclear.at.max(out_until)));
-        let checks_from = spared_until.max(self.quiet_from());
+        self.feeds.iter().for_each(|feed| at(feed.due.max(out_until)));
+        let checks_from = spared_until.max(self.quiet_from(now));
         self.checks.values().for_each(|check| at(check.due.max(checks_from)));
         for reread in self.rereads.values() {
             let due =

@@ -23,10 +23,10 @@ use crate::exchange::{
 };
 use crate::oauth;
 use crate::port::{
-    Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
-    Listing, Missing, Notice, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue,
-    QueuedNotice, RateHint, Reading, Response, SettingError, Settings, VerifiedWebhook, Wants,
-    WebhookError, WebhookRequest,
+    BulkStart, BulkState, Caller, Capabilities, CatalogueEntry, Channel, ChannelError,
+    ChannelErrorKind, Connected, HandedOver, Kind, Listing, Missing, Notice, OrderNotice, Page,
+    PushBatch, PushItem, PushOutcome, Queue, QueuedNotice, RateHint, Reading, Response,
+    SettingError, Settings, VerifiedWebhook, Wants, WebhookError, WebhookRequest,
 };
 
 use self::auth::Grant;
@@ -54,11 +54,8 @@ const BULK_FROM: usize = 1_500;
 /// Feeds may wait for hours behind others: numbers up to this one are patched.
 /// <https://github.com/amzn/selling-partner-api-models/issues/4823>
 const NEAR_ZERO_MAX: u64 = 5;
-/// How often a feed is looked at, and how long between, twice as long each time: five minutes in
-/// all. What is not processed by then is verified by reading.
-const FEED_POLLS_MAX: usize = 33;
-const FEED_PAUSE_MS_FIRST: u64 = 1_000;
-const FEED_PAUSE_MS_MAX: u64 = 10_000;
+/// A feed of some thousands is seldom processed sooner.
+const FEED_LOOK_MS: u64 = 15_000;
 /// How many pages an answer about named SKUs may have.
 const READ_PAGES_MAX: usize = 5;
 
@@ -140,6 +137,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     bulk_items_max: wire::FEED_MESSAGES_MAX,
     bulk_from: BULK_FROM,
     bulk_above: NEAR_ZERO_MAX,
+    bulk_look_ms: FEED_LOOK_MS,
     read_items_max: wire::IDENTIFIERS_MAX,
     sweep_items_max: 0,
     compare_and_set: false,
@@ -259,34 +257,62 @@ impl Channel for Seller {
         outcomes
     }
 
-    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
-        let mut outcomes: Vec<Option<PushOutcome>> = Vec::with_capacity(batch.items.len());
-        let mut messages: Vec<(usize, &str, u64)> = Vec::new();
+    async fn bulk_start(&self, caller: &dyn Caller, batch: &PushBatch) -> BulkStart {
+        let mut left_out = BTreeMap::new();
+        let mut quantities: Vec<(&str, u64)> = Vec::new();
         for (at, item) in batch.items.iter().enumerate() {
-            outcomes.push(match pushable(item) {
-                Err(refusal) => Some(PushOutcome::Refused(refusal)),
-                Ok(_) if messages.len() >= wire::FEED_MESSAGES_MAX => {
-                    Some(PushOutcome::NotSent(too_many(wire::FEED_MESSAGES_MAX)))
+            match pushable(item) {
+                Err(refusal) => {
+                    left_out.insert(at, PushOutcome::Refused(refusal));
                 }
-                Ok(sku) => {
-                    messages.push((at, sku, item.quantity));
-                    None
+                Ok(_) if quantities.len() >= wire::FEED_MESSAGES_MAX => {
+                    let error = too_many(wire::FEED_MESSAGES_MAX);
+                    left_out.insert(at, PushOutcome::NotSent(error));
                 }
-            });
-        }
-        if !messages.is_empty() {
-            let quantities: Vec<(&str, u64)> =
-                messages.iter().map(|(_, sku, quantity)| (*sku, *quantity)).collect();
-            let fed = self.feed(caller, &quantities).await;
-            for (number, (at, _, _)) in messages.iter().enumerate() {
-                outcomes[*at] = Some(fed.outcome(number));
+                Ok(sku) => quantities.push((sku, item.quantity)),
             }
         }
-        let lost = || {
-            let detail = "a message without an outcome";
-            PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Bug, detail))
+        let handed_over = if quantities.is_empty() {
+            let detail = "a feed without a message";
+            HandedOver::No(ChannelError::new(ChannelErrorKind::Bug, detail))
+        } else {
+            self.feed(caller, &quantities).await
         };
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect()
+        BulkStart { left_out, handed_over }
+    }
+
+    async fn bulk_look(
+        &self,
+        caller: &dyn Caller,
+        ticket: &str,
+        count: usize,
+    ) -> Result<BulkState, ChannelError> {
+        let url = format!("{}/feeds/2021-06-30/feeds/{}", self.config.host, encode(ticket));
+        let lost = |detail: String| {
+            Ok(BulkState::Lost(ChannelError::new(ChannelErrorKind::UnknownOutcome, detail)))
+        };
+        let state = match self.get(caller, FEEDS_GET, url).await {
+            Ok(response) => wire::parse_feed(&response.body)?,
+            // A 400 or 404: there is no such feed.
+            Err(error) if !is_passing(error.kind) => {
+                return lost(format!("Amazon knows nothing of the feed: {}", error.detail));
+            }
+            Err(error) => return Err(error),
+        };
+        match state {
+            FeedState::Waiting => Ok(BulkState::Waiting),
+            FeedState::Cancelled => lost("Amazon cancelled the feed".to_owned()),
+            FeedState::Fatal => {
+                lost("Amazon broke the feed off; some quantities may be applied".to_owned())
+            }
+            FeedState::Done(None) => Ok(BulkState::Done(Report::default().outcomes(count))),
+            FeedState::Done(Some(id)) => match self.report(caller, &id).await {
+                Ok(report) => Ok(BulkState::Done(report.outcomes(count))),
+                Err(error) if is_passing(error.kind) => Err(error),
+                // It was processed; what a report that cannot be read says, readings will.
+                Err(_) => Ok(BulkState::Done(Report::default().outcomes(count))),
+            },
+        }
     }
 
     async fn read(
@@ -418,31 +444,23 @@ impl Seller {
         Err(if is_unclear(response.status) { unclear(error) } else { error })
     }
 
-    /// Makes a feed of these quantities, sends it and follows it for a while.
-    async fn feed(&self, caller: &dyn Caller, quantities: &[(&str, u64)]) -> Fed {
+    /// Makes a feed of these quantities and hands it over.
+    async fn feed(&self, caller: &dyn Caller, quantities: &[(&str, u64)]) -> HandedOver {
         let document = match self.upload(caller, quantities).await {
             Ok(document) => document,
-            Err(error) => return Fed::NotSent(held_back(&error)),
+            Err(error) => return HandedOver::No(held_back(&error)),
         };
-        let feed_id = match self.create_feed(caller, &document).await {
-            Ok(feed_id) => feed_id,
-            Err(error) => return Fed::of_refusal(error),
-        };
-        // From here on Amazon has it. Whatever goes wrong in watching, reading will tell.
-        match self.follow(caller, &feed_id).await {
-            Ok(FeedState::Done(Some(report))) => match self.report(caller, &report).await {
-                Ok(report) => Fed::Done(report),
-                Err(_) => Fed::Taken,
+        match self.create_feed(caller, &document).await {
+            Ok(feed_id) => HandedOver::Ticket(feed_id),
+            // No single message is to blame.
+            Err(error) => match failed_push(error) {
+                PushOutcome::NotSent(error) | PushOutcome::Refused(error) => HandedOver::No(error),
+                PushOutcome::Unknown(error) => HandedOver::Unclear(error),
+                PushOutcome::Applied | PushOutcome::Accepted | PushOutcome::Stale => {
+                    let detail = "a failure without an error";
+                    HandedOver::Unclear(ChannelError::new(ChannelErrorKind::Bug, detail))
+                }
             },
-            Ok(FeedState::Done(None) | FeedState::Waiting) | Err(_) => Fed::Taken,
-            Ok(FeedState::Cancelled) => {
-                let detail = "Amazon cancelled the feed before it started";
-                Fed::NotSent(ChannelError::new(ChannelErrorKind::Transient, detail))
-            }
-            Ok(FeedState::Fatal) => {
-                let detail = "Amazon broke the feed off; some quantities may be applied";
-                Fed::Unknown(ChannelError::new(ChannelErrorKind::UnknownOutcome, detail))
-            }
         }
     }
 
@@ -486,22 +504,6 @@ impl Seller {
         }
         let error = error::classify(&response);
         Err(if is_unclear(response.status) { unclear(error) } else { error })
-    }
-
-    async fn follow(&self, caller: &dyn Caller, feed_id: &str) -> Result<FeedState, ChannelError> {
-        let feed_id = encode(feed_id);
-        let url = format!("{}/feeds/2021-06-30/feeds/{feed_id}", self.config.host);
-        let mut pause = FEED_PAUSE_MS_FIRST;
-        for _ in 0..FEED_POLLS_MAX {
-            let response = self.get(caller, FEEDS_GET, url.clone()).await?;
-            let state = wire::parse_feed(&response.body)?;
-            if state != FeedState::Waiting {
-                return Ok(state);
-            }
-            caller.pause(pause).await;
-            pause = (pause * 2).min(FEED_PAUSE_MS_MAX);
-        }
-        Ok(FeedState::Waiting)
     }
 
     async fn report(&self, caller: &dyn Caller, id: &str) -> Result<Report, ChannelError> {
@@ -640,40 +642,6 @@ impl Seller {
     }
 }
 
-/// What became of a feed.
-enum Fed {
-    NotSent(ChannelError),
-    Unknown(ChannelError),
-    /// Amazon has it and has not said yet, or not readably, what became of it.
-    Taken,
-    Done(Report),
-}
-
-impl Fed {
-    /// A feed that could not be made: no single message is to blame.
-    fn of_refusal(error: ChannelError) -> Self {
-        match failed_push(error) {
-            PushOutcome::Unknown(error) => Self::Unknown(error),
-            PushOutcome::NotSent(error) | PushOutcome::Refused(error) => Self::NotSent(error),
-            PushOutcome::Applied | PushOutcome::Accepted | PushOutcome::Stale => Self::Taken,
-        }
-    }
-
-    /// Returns the outcome of a message by its index.
-    fn outcome(&self, at: usize) -> PushOutcome {
-        match self {
-            Self::NotSent(error) => PushOutcome::NotSent(error.clone()),
-            Self::Unknown(error) => PushOutcome::Unknown(error.clone()),
-            Self::Taken => PushOutcome::Accepted,
-            Self::Done(report) => match (report.refused.get(&at), &report.rejected) {
-                (Some(error), _) => PushOutcome::Refused(error.clone()),
-                (None, Some(error)) => PushOutcome::NotSent(error.clone()),
-                (None, None) => PushOutcome::Accepted,
-            },
-        }
-    }
-}
-
 /// What was read, by seller SKU.
 struct Shown {
     merchant: BTreeMap<String, Reading>,
@@ -692,6 +660,25 @@ impl Shown {
 /// The seller and the marketplaces are in a search's address: a 400 or 404 is about the settings.
 fn is_about_settings(error: &ChannelError) -> bool {
     matches!(error.kind, ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue)
+}
+
+/// Returns whether the same request may be answered later.
+fn is_passing(kind: ChannelErrorKind) -> bool {
+    match kind {
+        ChannelErrorKind::Transient
+        | ChannelErrorKind::Throttled
+        | ChannelErrorKind::Auth
+        | ChannelErrorKind::Forbidden
+        | ChannelErrorKind::AccountBlocked
+        | ChannelErrorKind::UnknownOutcome
+        | ChannelErrorKind::Config => true,
+        ChannelErrorKind::ListingNotFound
+        | ChannelErrorKind::NotPushable
+        | ChannelErrorKind::InvalidValue
+        | ChannelErrorKind::Stale
+        | ChannelErrorKind::Protocol
+        | ChannelErrorKind::Bug => false,
+    }
 }
 
 /// Returns whether a probe was forbidden; that nothing was found is no failure.

@@ -17,7 +17,8 @@ use crate::port::{Caller, ChannelError, ChannelErrorKind, Response};
 pub(super) const BUCKET: &str = "notifications";
 /// What Amazon sends to queues only, and to event buses only.
 /// <https://developer-docs.amazon.com/sp-api/docs/notification-type-values>
-const QUEUE_TYPES: [&str; 2] = ["ORDER_CHANGE", "FBA_INVENTORY_AVAILABILITY_CHANGES"];
+const QUEUE_TYPES: [&str; 3] =
+    ["ORDER_CHANGE", "FBA_INVENTORY_AVAILABILITY_CHANGES", "FEED_PROCESSING_FINISHED"];
 const BUS_TYPES: [&str; 1] = ["LISTINGS_ITEM_MFN_QUANTITY_CHANGE"];
 const PAYLOAD_VERSION: &str = "1.0";
 /// What our destinations are called; `name` has at most 256 characters.

@@ -97,6 +97,7 @@ pub(super) fn parse(topic: &str, body: &[u8]) -> Result<Vec<Notice>, ChannelErro
         "LISTINGS_ITEM_MFN_QUANTITY_CHANGE" => Ok(vec![hint(&notification, "Sku")]),
         "FBA_INVENTORY_AVAILABILITY_CHANGES" => Ok(vec![hint(&notification, "SKU")]),
         "ORDER_CHANGE" => parse_order_change(&notification),
+        "FEED_PROCESSING_FINISHED" => parse_feed_ended(&notification),
         _ => Ok(vec![Notice::Ignored(format!("the topic {topic} is not for us"))]),
     }
 }
@@ -113,6 +114,23 @@ fn hint(notification: &Notification, member: &str) -> Notice {
         },
         None => Notice::Ignored("an inventory notification without a SKU".to_owned()),
     }
+}
+
+/// How it ended is asked for: a notification may be forged where it comes over HTTPS.
+/// `FeedProcessingFinishedNotification.json`
+fn parse_feed_ended(notification: &Notification) -> Result<Vec<Notice>, ChannelError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload {
+        feed_processing_finished_notification: Ended,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ended {
+        feed_id: String,
+    }
+    let payload: Payload = parse_value("FEED_PROCESSING_FINISHED", notification.payload.clone())?;
+    Ok(vec![Notice::BulkEnded { ticket: payload.feed_processing_finished_notification.feed_id }])
 }
 
 #[derive(Deserialize)]

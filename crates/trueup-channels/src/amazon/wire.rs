@@ -658,6 +658,27 @@ pub(super) struct Report {
     pub(super) refused: BTreeMap<usize, ChannelError>,
     /// An error of the feed as a whole, with no message accepted.
     pub(super) rejected: Option<ChannelError>,
+    /// How many messages it is of, where it says so.
+    processed: Option<usize>,
+}
+
+impl Report {
+    /// Returns what became of each of so many messages, in order. A report names only what is
+    /// wrong; where it is of fewer messages than there were, the others may be any.
+    pub(super) fn outcomes(&self, count: usize) -> Vec<PushOutcome> {
+        let is_whole = self.processed.is_none_or(|processed| processed >= count);
+        let outcome = |at: usize| match (self.refused.get(&at), &self.rejected) {
+            (Some(error), _) => PushOutcome::Refused(error.clone()),
+            (None, Some(error)) => PushOutcome::NotSent(error.clone()),
+            (None, None) if is_whole => PushOutcome::Accepted,
+            (None, None) => {
+                let detail = "the feed's report leaves messages out";
+                let kind = ChannelErrorKind::UnknownOutcome;
+                PushOutcome::Unknown(ChannelError::new(kind, detail))
+            }
+        };
+        (0..count).map(outcome).collect()
+    }
 }
 
 /// Reads a processing report, packed or not; issues name messages by their number.
@@ -671,6 +692,7 @@ pub(super) fn parse_report(body: &[u8]) -> Result<Report, ChannelError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Summary {
+        messages_processed: Option<usize>,
         messages_accepted: Option<u64>,
     }
     let content: Content = parse_json("a processing report", &unpacked(body)?)?;
@@ -684,8 +706,9 @@ pub(super) fn parse_report(body: &[u8]) -> Result<Report, ChannelError> {
             None => report.rejected = Some(error),
         }
     }
-    let accepted = content.summary.and_then(|summary| summary.messages_accepted).unwrap_or(0);
-    if accepted > 0 {
+    let summary = content.summary;
+    report.processed = summary.as_ref().and_then(|summary| summary.messages_processed);
+    if summary.and_then(|summary| summary.messages_accepted).unwrap_or(0) > 0 {
         report.rejected = None;
     }
     Ok(report)

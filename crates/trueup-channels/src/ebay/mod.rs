@@ -82,6 +82,7 @@ impl Kind for Ebay {
             bulk_items_max: 0,
             bulk_from: 0,
             bulk_above: 0,
+            bulk_look_ms: 0,
             read_items_max: wire::READ_ITEMS_MAX,
             sweep_items_max: 200,
             compare_and_set: false,
@@ -252,11 +253,6 @@ impl Channel for Seller {
             PushOutcome::NotSent(ChannelError::new(ChannelErrorKind::Bug, detail))
         };
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(left_over)).collect()
-    }
-
-    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
-        // No bulk way (`bulk_items_max` is 0).
-        self.push(caller, batch).await
     }
 
     async fn read(

@@ -117,6 +117,7 @@ const CAPABILITIES: Capabilities = Capabilities {
     bulk_items_max: 0,
     bulk_from: 0,
     bulk_above: 0,
+    bulk_look_ms: 0,
     read_items_max: wire::ARRAY_ITEMS_MAX,
     sweep_items_max: 0,
     compare_and_set: true,
@@ -211,11 +212,6 @@ impl Channel for Shop {
             self.activate(caller, &mut push, &unstocked, &key).await;
         }
         push.finish()
-    }
-
-    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
-        // No bulk way (`bulk_items_max` is 0): the ordinary one takes 250 at once.
-        self.push(caller, batch).await
     }
 
     async fn read(

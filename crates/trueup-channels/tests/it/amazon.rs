@@ -2,8 +2,8 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 use trueup_channels::{
-    ChannelErrorKind, LineState, Listing, Notice, PushItem, Reading, Secret, Settings,
-    WebhookRequest,
+    BulkStart, BulkState, ChannelError, ChannelErrorKind, HandedOver, LineState, Listing, Notice,
+    PushItem, PushOutcome, Reading, Secret, Settings, WebhookRequest,
 };
 use trueup_core::Timestamp;
 
@@ -215,43 +215,33 @@ fn report(issues: Value, accepted: u64) -> Value {
            "messagesAccepted": accepted, "messagesInvalid": 1}})
 }
 
-async fn feed(script: Vec<Answer>) -> (Vec<String>, Fake) {
+/// Hands three items over, of which the second is refused without a call.
+async fn start(script: Vec<Answer>) -> (BulkStart, Fake) {
     let fake = Fake::granted(script);
     let mut items = items(&["A", "B"]);
     items.insert(1, item(fba("F"), 5, None));
-    let outcomes = channel("amazon", &seller()).push_bulk(&fake, &batch(items)).await;
-    (shorts(&outcomes), fake)
+    let started = channel("amazon", &seller()).bulk_start(&fake, &batch(items)).await;
+    (started, fake)
 }
 
 #[tokio::test]
-async fn a_feed_is_uploaded_followed_and_its_report_read() {
-    let issue = json!([{"messageId": 2, "sku": "B", "code": "90220", "severity": "ERROR",
-                        "message": "no"}, {"messageId": 1, "severity": "WARNING", "message": "x"}]);
-    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packed.write_all(report(issue, 1).to_string().as_bytes()).unwrap();
-    let (outcomes, fake) = feed(vec![
+async fn a_feed_is_uploaded_and_made_once() {
+    let (started, fake) = start(vec![
         document("https://storage.example/in?sig=1"),
         answer(200, &[], ""),
         reply(202, json!({"feedId": "f/1"})),
-        state("IN_QUEUE"),
-        state("IN_PROGRESS"),
-        state("DONE"),
-        document("https://storage.example/out?sig=2"),
-        answer(200, &[], packed.finish().unwrap()),
     ])
     .await;
-    assert_eq!(outcomes, ["Accepted", "Refused NotPushable -", "Refused InvalidValue 90220"]);
+    let left_out: Vec<PushOutcome> = started.left_out.values().cloned().collect();
+    assert_eq!(shorts(&left_out), ["Refused NotPushable -"]);
+    assert_eq!(started.left_out.keys().collect::<Vec<_>>(), [&1]);
+    assert_eq!(started.handed_over, HandedOver::Ticket("f/1".into()));
     assert_eq!(
         fake.urls(),
         [
             format!("POST {HOST}/feeds/2021-06-30/documents"),
             "PUT https://storage.example/in?sig=1".into(),
             format!("POST {HOST}/feeds/2021-06-30/feeds"),
-            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
-            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
-            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
-            format!("GET {HOST}/feeds/2021-06-30/documents/res-1"),
-            "GET https://storage.example/out?sig=2".into(),
         ]
     );
     let upload = &fake.asked()[1];
@@ -262,46 +252,104 @@ async fn a_feed_is_uploaded_followed_and_its_report_read() {
     assert_eq!(body["messages"][1]["messageId"], 2);
     assert_eq!(body["messages"][1]["sku"], "B");
     assert_eq!(body["messages"][1]["patches"][0]["op"], "merge");
-    assert!(!fake.asked()[2].repeatable);
-    assert_eq!(fake.paused_ms(), 1_000 + 2_000);
+    let create = &fake.asked()[2];
+    assert!(!create.repeatable);
+    // Every feed draws on the budget of five in five minutes.
+    let kind = trueup_channels::kind("amazon").unwrap();
+    let (_, budget) = kind.budgets().iter().find(|(name, _)| *name == create.bucket).unwrap();
+    assert_eq!((budget.per_second, budget.burst), (5.0 / 300.0, Some(5.0)));
 }
 
 #[tokio::test]
-async fn a_feed_that_ends_otherwise_is_told_apart() {
-    let made = || {
-        vec![
-            document("https://storage.example/in"),
-            answer(200, &[], ""),
-            reply(202, json!({"feedId": "f"})),
-        ]
-    };
-    let with = |more: Vec<Answer>| [made(), more].concat_answers();
-    let waiting: Vec<Answer> = (0..33).map(|_| state("IN_QUEUE")).collect();
-    let rejected = report(json!([{"severity": "ERROR", "code": "9", "message": "format"}]), 0);
+async fn it_is_told_apart_whether_amazon_has_a_feed() {
+    let uploaded = || vec![document("https://storage.example/in"), answer(200, &[], "")];
+    let with = |last: Answer| [uploaded(), vec![last]].concat_answers();
     let table: Vec<(Vec<Answer>, &str)> = vec![
-        (with(waiting), "Accepted"),
-        (with(vec![state("CANCELLED")]), "NotSent Transient -"),
-        (with(vec![state("FATAL")]), "Unknown UnknownOutcome -"),
-        (with(vec![lost()]), "Accepted"),
-        (
-            with(vec![
-                state("DONE"),
-                document("https://storage.example/out"),
-                reply(200, rejected),
-            ]),
-            "NotSent InvalidValue 9",
-        ),
-        (vec![errors(429, "QuotaExceeded", "x", "")], "NotSent Throttled QuotaExceeded"),
-        (vec![document("https://storage.example/in"), answer(403, &[], "")], "NotSent Transient -"),
-        (
-            vec![document("https://storage.example/in"), answer(200, &[], ""), lost()],
-            "Unknown UnknownOutcome -",
-        ),
+        (vec![errors(429, "QuotaExceeded", "x", "")], "No Throttled QuotaExceeded"),
+        (vec![document("https://storage.example/in"), answer(403, &[], "")], "No Transient -"),
+        (with(errors(400, "InvalidInput", "x", "")), "No InvalidValue InvalidInput"),
+        (with(errors(429, "QuotaExceeded", "x", "")), "No Throttled QuotaExceeded"),
+        (with(errors(500, "InternalFailure", "x", "")), "Unclear UnknownOutcome InternalFailure"),
+        (with(lost()), "Unclear UnknownOutcome -"),
     ];
     for (script, expected) in table {
         let shown = format!("{script:?}");
-        let (outcomes, fake) = feed(script).await;
-        assert_eq!(outcomes, [expected, "Refused NotPushable -", expected], "{shown}");
+        let (started, fake) = start(script).await;
+        let (word, error) = match started.handed_over {
+            HandedOver::Ticket(ticket) => panic!("{ticket}: {shown}"),
+            HandedOver::No(error) => ("No", error),
+            HandedOver::Unclear(error) => ("Unclear", error),
+        };
+        let code = error.vendor_code.as_deref().unwrap_or("-");
+        assert_eq!(format!("{word} {:?} {code}", error.kind), expected, "{shown}");
+        fake.asked();
+    }
+}
+
+async fn look(script: Vec<Answer>) -> (Result<BulkState, ChannelError>, Fake) {
+    let fake = Fake::granted(script);
+    let state = channel("amazon", &seller()).bulk_look(&fake, "f/1", 2).await;
+    (state, fake)
+}
+
+#[tokio::test]
+async fn a_feeds_report_says_what_became_of_each_message() {
+    let issue = json!([{"messageId": 2, "sku": "B", "code": "90220", "severity": "ERROR",
+                        "message": "no"}, {"messageId": 1, "severity": "WARNING", "message": "x"}]);
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(report(issue, 1).to_string().as_bytes()).unwrap();
+    let (state, fake) = look(vec![
+        state("DONE"),
+        document("https://storage.example/out?sig=2"),
+        answer(200, &[], packed.finish().unwrap()),
+    ])
+    .await;
+    let Ok(BulkState::Done(outcomes)) = state else { panic!("{state:?}") };
+    assert_eq!(shorts(&outcomes), ["Accepted", "Refused InvalidValue 90220"]);
+    assert_eq!(
+        fake.urls(),
+        [
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+            format!("GET {HOST}/feeds/2021-06-30/documents/res-1"),
+            "GET https://storage.example/out?sig=2".into(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_look_at_a_feed_says_how_far_it_is() {
+    let done = |last: Answer| vec![state("DONE"), document("https://storage.example/out"), last];
+    let rejected = report(json!([{"severity": "ERROR", "code": "9", "message": "format"}]), 0);
+    let mut partial = report(json!([]), 1);
+    partial["summary"]["messagesProcessed"] = json!(1);
+    let table: Vec<(Vec<Answer>, &str)> = vec![
+        (vec![state("IN_QUEUE")], "Waiting"),
+        (vec![state("IN_PROGRESS")], "Waiting"),
+        (vec![state("CANCELLED")], "Lost UnknownOutcome"),
+        (vec![state("FATAL")], "Lost UnknownOutcome"),
+        (vec![errors(404, "NotFound", "x", "")], "Lost UnknownOutcome"),
+        (vec![state("NEW_WORD")], "Err Protocol"),
+        (vec![errors(429, "QuotaExceeded", "x", "")], "Err Throttled"),
+        (vec![lost()], "Err UnknownOutcome"),
+        (done(reply(200, rejected)), "NotSent InvalidValue 9"),
+        (done(reply(200, partial)), "Unknown UnknownOutcome -"),
+        (done(reply(200, json!("no report"))), "Accepted"),
+        (done(errors(503, "ServiceUnavailable", "x", "")), "Err Transient"),
+    ];
+    for (script, expected) in table {
+        let shown = format!("{script:?}");
+        let (state, fake) = look(script).await;
+        let words = match state {
+            Ok(BulkState::Waiting) => "Waiting".to_owned(),
+            Ok(BulkState::Lost(error)) => format!("Lost {:?}", error.kind),
+            Ok(BulkState::Done(outcomes)) => {
+                let shorts = shorts(&outcomes);
+                assert_eq!(shorts[0], shorts[1], "{shown}");
+                shorts[0].clone()
+            }
+            Err(error) => format!("Err {:?}", error.kind),
+        };
+        assert_eq!(words, expected, "{shown}");
         fake.asked();
     }
 }
@@ -490,6 +538,10 @@ fn notifications_become_notices() {
         assert_eq!((order.order_id.as_str(), line.line_id.as_str()), ("903-1", "O1"));
         assert_eq!(line.state, state);
     }
+    let ended = json!({"feedProcessingFinishedNotification": {"accountId": "a", "feedId": "7",
+        "feedType": "JSON_LISTINGS_FEED", "processingStatus": "DONE"}});
+    let ended = parse("FEED_PROCESSING_FINISHED", &ended);
+    assert_eq!(ended, [Notice::BulkEnded { ticket: "7".into() }]);
     assert!(matches!(parse("REPORT_X", &json!({})).as_slice(), [Notice::Ignored(_)]));
 }
 
@@ -630,7 +682,7 @@ async fn subscribing_leaves_alone_what_is_there() {
     let ours = json!({"destinationId": "d-1", "name": "x", "resource": {"sqs": {"arn": arn}}});
     let to = |id: &str| json!({"payload": {"subscriptionId": "s", "payloadVersion": "1.0", "destinationId": id}});
     let settings = with_queue(QUEUE_URL);
-    let types = ["ORDER_CHANGE", "FBA_INVENTORY_AVAILABILITY_CHANGES"];
+    let types = ["ORDER_CHANGE", "FBA_INVENTORY_AVAILABILITY_CHANGES", "FEED_PROCESSING_FINISHED"];
     let known = |id: &str| types.map(|_| reply(200, to(id)));
 
     // Nothing is there yet: with the application's own token, then with the seller's.

@@ -26,7 +26,6 @@ pub(crate) struct Fake {
     learned: Mutex<Vec<(&'static str, RateHint)>>,
     remembered: Mutex<BTreeMap<String, String>>,
     noted: Mutex<Vec<ListingNote>>,
-    paused_ms: Mutex<u64>,
 }
 
 impl Fake {
@@ -96,10 +95,6 @@ impl Fake {
     pub(crate) fn learned(&self) -> Vec<(&'static str, RateHint)> {
         self.learned.lock().unwrap().clone()
     }
-
-    pub(crate) fn paused_ms(&self) -> u64 {
-        *self.paused_ms.lock().unwrap()
-    }
 }
 
 #[async_trait]
@@ -168,10 +163,6 @@ impl Caller for Fake {
     fn now(&self) -> Timestamp {
         // 2026-11-23T09:30:46Z
         Timestamp::from_micros(1_795_426_246_000_000)
-    }
-
-    async fn pause(&self, millis: u64) {
-        *self.paused_ms.lock().unwrap() += millis;
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use apollo_compiler::request::coerce_variable_values;
 use apollo_compiler::validation::Valid;
@@ -16,9 +15,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use trueup_channels::ebay as ebay_connector;
 use trueup_channels::{
-    Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Listing, ListingNote, Notice,
-    OrderNotice, PushBatch, PushItem, PushOutcome, RateHint, Reading, Request, Response, Secret,
-    Settings, Turn, Wants, WebhookRequest,
+    BulkStart, BulkState, Caller, CatalogueEntry, Channel, ChannelError, ChannelErrorKind,
+    HandedOver, Listing, ListingNote, Notice, OrderNotice, PushBatch, PushItem, PushOutcome,
+    RateHint, Reading, Request, Response, Secret, Settings, Turn, Wants, WebhookRequest,
 };
 use trueup_core::{Sku, Timestamp};
 use trueup_testkit::{AnySimulator, FulfilledBy, SeedItem, Shop, SimServer, amazon, ebay, shopify};
@@ -268,10 +267,6 @@ impl Caller for Checked {
 
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(1_795_426_246_000_000)
-    }
-
-    async fn pause(&self, _millis: u64) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -540,13 +535,22 @@ async fn amazon_keeps_to_its_models() {
     assert!(matches!(outcomes[1..], [PushOutcome::Refused(_), PushOutcome::Refused(_)]));
     assert_eq!((sim.lead_time_days("S002"), sim.flipped().len()), (Some(3), 0));
     let push = bench.batch(2, &[(&b, 8, None), (&fba, 1, None)]);
-    let outcomes = bench.channel.push_bulk(&bench.caller, &push).await;
-    assert_eq!(outcomes[0], PushOutcome::Accepted);
-    assert!(matches!(outcomes[1], PushOutcome::Refused(_)));
+    let BulkStart { left_out, handed_over } = bench.channel.bulk_start(&bench.caller, &push).await;
+    assert!(matches!(left_out[&1], PushOutcome::Refused(_)), "{left_out:?}");
+    let HandedOver::Ticket(ticket) = handed_over else { panic!("{handed_over:?}") };
+    let look = bench.channel.bulk_look(&bench.caller, &ticket, 1).await.unwrap();
+    assert_eq!(look, BulkState::Done(vec![PushOutcome::Accepted]));
+    let unknown = bench.channel.bulk_look(&bench.caller, "7", 1).await.unwrap();
+    assert!(matches!(unknown, BulkState::Lost(_)), "{unknown:?}");
     assert_eq!(bench.read(&[a, b, nope, fba]).await, [Some(7), Some(8), None, Some(1)]);
 
     let (url, mut hook) = raw_hook().await;
     sim.set_webhook(&url, "hush").unwrap();
+    let push = bench.batch(3, &[(&of("S004"), 9, None)]);
+    let started = bench.channel.bulk_start(&bench.caller, &push).await;
+    let HandedOver::Ticket(ticket) = started.handed_over else { panic!("{started:?}") };
+    let told = bench.told(&mut hook, "FEED_PROCESSING_FINISHED").await;
+    assert_eq!(told, [Notice::BulkEnded { ticket }]);
     let sold = sim.sell("S009", 2).unwrap();
     let (order_id, line_id, units, back) = order_line(&bench.told(&mut hook, "ORDER_CHANGE").await);
     assert_eq!((order_id.as_str(), units, back), (sold.order_id.as_str(), 2, 0));
@@ -589,7 +593,7 @@ async fn amazon_subscribes_as_its_model_says() {
         .unwrap_or_else(|wrong| panic!("{wrong:?}"));
     let mut types = channel.subscribe(&bench.caller, "").await.unwrap();
     types.sort();
-    assert_eq!(types.len(), 3);
+    assert_eq!(types.len(), 4);
     assert_eq!(sim.subscribed(), types);
     let again = channel.subscribe(&bench.caller, "").await.unwrap();
     assert_eq!(again.len(), types.len(), "what is there is left alone");

@@ -315,7 +315,7 @@ impl Worker {
         let on_its_way = self.checks.get(&view.mapping.key).is_some_and(|check| {
             observed != check.sent && check.earlier.contains(&observed) && !check.is_settled()
         });
-        if on_its_way {
+        if on_its_way || self.link.is_fed(&view.mapping.key) {
             let action = ReconcileAction::Pending;
             let item = self.compared(view, observed, expected.unwrap_or(0), action);
             self.close_pulled(&item);

@@ -12,11 +12,13 @@ use trueup_channels::{
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
 use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
 
+use super::feed::{self, Kept};
 use super::{Later, ORDERS_WAIT_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
 use crate::scopes::Claims;
+use crate::shared::Shared;
 
 /// One listing that is to be pushed, and who wants it.
 #[derive(Debug, Clone)]
@@ -58,10 +60,10 @@ pub(super) enum Way {
 }
 
 /// What is about to be sent for one listing.
-struct Outgoing {
-    want: Want,
-    view: ListingView,
-    sending: Sending,
+pub(super) struct Outgoing {
+    pub(super) want: Want,
+    pub(super) view: ListingView,
+    pub(super) sending: Sending,
 }
 
 /// A batch that is to go out.
@@ -93,17 +95,26 @@ pub(super) struct Flight {
     tried: Option<BTreeMap<ListingKey, u32>>,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
+    /// What it handed over by the bulk way; these items are no longer among the outgoing.
+    kept: Option<Kept>,
     /// Held until what became of it is noted.
     claims: Claims,
 }
 
 impl Flight {
-    /// Sends the batch and waits for what becomes of it.
-    async fn fly(mut self, link: Arc<Link>) -> Self {
+    /// Sends the batch and waits for what becomes of it; by the bulk way, only until the vendor
+    /// has it.
+    async fn fly(mut self, link: Arc<Link>, shared: Arc<Shared>) -> Self {
         let began = Instant::now();
         let mut outcomes = match self.way {
             Way::Ordinary => link.channel.push(&link.transport, &self.batch).await,
-            Way::Bulk => link.channel.push_bulk(&link.transport, &self.batch).await,
+            Way::Bulk => {
+                let outgoing = std::mem::take(&mut self.outgoing);
+                let (kept, rest, outcomes) =
+                    feed::hand_over(&link, &shared, &self.batch, outgoing).await;
+                (self.kept, self.outgoing) = (kept, rest);
+                outcomes
+            }
         };
         metrics::histogram!("trueup_push_batch_seconds", "kind" => link.kind.name())
             .record(began.elapsed().as_secs_f64());
@@ -159,7 +170,8 @@ impl Worker {
     /// oversold, then in turn what else is owed and what the run under way asks for.
     fn next_errand(&mut self) -> Option<Errand> {
         let is_out = self.is_out();
-        if !is_out && let Some(Unclear { way, run, wants, .. }) = self.due_unclear() {
+        if !is_out && let Some(Unclear { run, wants, .. }) = self.due_unclear() {
+            let way = Way::Ordinary;
             return Some(Errand { wants, way, run, of: Asker::Unclear });
         }
         let lands = self.should_land();
@@ -192,7 +204,7 @@ impl Worker {
         let (reports, flights) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.put_back_wants(wants, way, run, &of);
+                self.put_back_wants(wants, run, &of);
                 return Err(error);
             }
         };
@@ -212,16 +224,16 @@ impl Worker {
                 run.in_air += 1;
             }
             flight.tried.clone_from(&tried);
-            self.air.spawn(flight.fly(self.link.clone()));
+            self.air.spawn(flight.fly(self.link.clone(), self.shared.clone()));
         }
         Ok(())
     }
 
-    fn put_back_wants(&mut self, wants: Vec<Want>, way: Way, run: Option<String>, of: &Asker) {
+    fn put_back_wants(&mut self, wants: Vec<Want>, run: Option<String>, of: &Asker) {
         match *of {
             Asker::Unclear => {
                 let at = super::later(1);
-                self.unclear.push_back(Unclear { at, way, run, wants });
+                self.unclear.push_back(Unclear { at, run, wants });
             }
             Asker::Owed(lane) => {
                 for want in wants {
@@ -277,29 +289,45 @@ impl Worker {
     async fn take_flight(&mut self, mut flight: Flight) -> Result<(), EngineError> {
         let wants: Vec<Want> = flight.outgoing.iter().map(|out| out.want.clone()).collect();
         self.pushed_at = Some(Instant::now());
-        for want in &wants {
+        let kept = flight.kept.take();
+        if let Some(kept) = &kept {
+            let none = Claims::new(self.shared.clone(), self.link.org.clone());
+            let claims = std::mem::replace(&mut flight.claims, none);
+            // Before they leave the air: at no time may anything else be sent of them.
+            self.follow_kept(kept, claims);
+            self.came_through();
+        }
+        for want in wants.iter().chain(kept.iter().flat_map(|kept| &kept.wants)) {
             self.airborne.remove(&want.key);
         }
         let tried = flight.tried.take();
         if let (Some(_), Some(run)) = (&tried, &mut self.run) {
             run.in_air = run.in_air.saturating_sub(1);
         }
-        let (way, run) = (flight.way, flight.run.clone());
-        let kept = wants.iter().filter(|want| self.landing.contains(&want.sku));
-        let kept: BTreeSet<Sku> = kept.map(|want| want.sku.clone()).collect();
+        let waiting = wants.iter().filter(|want| self.landing.contains(&want.sku));
+        let waiting: BTreeSet<Sku> = waiting.map(|want| want.sku.clone()).collect();
+        if let (Some(kept), Some(tried)) = (kept, &tried) {
+            // For a run they are pushed: what the vendor makes of them may take it hours.
+            let sent = |(want, quantity): (&Want, i64)| Report {
+                want: want.clone(),
+                end: End::Sent(quantity),
+            };
+            self.take_reports(kept.told().map(sent).collect(), tried);
+        }
+        let run = flight.run.clone();
         match (self.take(flight).await, tried) {
             (Ok(reports), Some(tried)) => self.take_reports(reports, &tried),
             (Ok(_), None) => {}
             (Err(error), tried) => {
                 let of = tried.map_or(Asker::Owed(Lane::Decrease), Asker::Run);
-                self.put_back_wants(wants, way, run, &of);
+                self.put_back_wants(wants, run, &of);
                 return Err(error);
             }
         }
-        if !kept.is_empty() {
-            self.landing.retain(|sku| !kept.contains(sku));
+        if !waiting.is_empty() {
+            self.landing.retain(|sku| !waiting.contains(sku));
             // Another listing of the SKU that is still under way is kept waiting again.
-            self.enqueue_owed(&kept, false).await?;
+            self.enqueue_owed(&waiting, false).await?;
         }
         Ok(())
     }
@@ -414,6 +442,10 @@ impl Worker {
     fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
         let capabilities = self.link.channel.capabilities().clone();
         let key = &view.mapping.key;
+        if self.link.is_fed(key) {
+            // What is owed by then goes when the feed has ended.
+            return Planned::End(End::Skipped(Skip::InFeed));
+        }
         let never_read = view.state.base.is_none() && view.state.in_flight.is_none();
         let strategy_first = wish == Wish::Owed && never_read && !self.unreadable.contains_key(key);
         match plan::plan(view, wish, &capabilities) {
@@ -524,7 +556,8 @@ impl Worker {
             let run = run.map(str::to_owned);
             let scopes = outgoing.iter().filter_map(|out| self.scope_of(out)).collect();
             let claims = claims.split(&scopes);
-            Flight { outgoing, batch, way, run, tried: None, outcomes: Vec::new(), claims }
+            let (tried, outcomes, kept) = (None, Vec::new(), None);
+            Flight { outgoing, batch, way, run, tried, outcomes, kept, claims }
         };
         Ok(self.portions(outgoing, way).into_iter().map(&mut flight).collect())
     }
@@ -605,7 +638,7 @@ impl Worker {
         }
     }
 
-    async fn take_outcomes(
+    pub(super) async fn take_outcomes(
         &mut self,
         outgoing: Vec<Outgoing>,
         outcomes: Vec<PushOutcome>,
@@ -703,12 +736,15 @@ impl Worker {
                     settled.push((push, PushResult::Unknown));
                     notes.push(note(&want.key, attempts, view.parked.clone()));
                     // What is owed is sent again under the same token, together with what it was
-                    // sent with; what was only asked for is looked at.
-                    if view.is_dirty() {
+                    // sent with; what was only asked for is looked at. The bulk way has no
+                    // tokens: there it is read what is still owed.
+                    if view.is_dirty() && way == Way::Bulk {
+                        self.later.remove(&want.key);
+                        self.reread(&view, true, Instant::now());
+                    } else if view.is_dirty() {
                         self.later.remove(&want.key);
                         let unclear = again.get_or_insert_with(|| Unclear {
                             at: super::later(attempts),
-                            way,
                             run: run.map(str::to_owned),
                             wants: Vec::new(),
                         });

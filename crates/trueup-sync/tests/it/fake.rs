@@ -6,10 +6,11 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::time::{Duration, Instant};
 use trueup_channels::{
-    Callback, CallbackError, Caller, Capabilities, CatalogueEntry, Channel, ChannelError,
-    ChannelErrorKind, Connected, Consent, ConsentAsk, ConsentCode, Kind, LineState, Listing,
-    Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome, Queue, QueuedNotice,
-    Reading, Secret, SettingError, Settings, VerifiedWebhook, WebhookError, WebhookRequest,
+    BulkStart, BulkState, Callback, CallbackError, Caller, Capabilities, CatalogueEntry, Channel,
+    ChannelError, ChannelErrorKind, Connected, Consent, ConsentAsk, ConsentCode, HandedOver, Kind,
+    LineState, Listing, Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
+    Queue, QueuedNotice, Reading, Secret, SettingError, Settings, VerifiedWebhook, WebhookError,
+    WebhookRequest,
 };
 use trueup_core::{ListingKey, Timestamp};
 
@@ -56,6 +57,14 @@ pub(crate) struct State {
     pub(crate) catalogue_waits: bool,
     /// The numbers that came the bulk way.
     pub(crate) bulk: Vec<u64>,
+    /// Bulk batches by ticket; they are applied when they are looked at.
+    pub(crate) feeds: BTreeMap<String, PushBatch>,
+    /// Keeps bulk batches waiting.
+    pub(crate) hold_feeds: bool,
+    /// So many bulk batches break off before anything is applied.
+    pub(crate) lose_feeds: u32,
+    /// How often a bulk batch was asked after.
+    pub(crate) looks: u32,
     /// How often orders were asked for.
     pub(crate) polls: u64,
     /// Whether orders cannot be polled.
@@ -166,6 +175,7 @@ const PLAIN: Capabilities = Capabilities {
     bulk_items_max: 0,
     bulk_from: 0,
     bulk_above: 0,
+    bulk_look_ms: 10,
     read_items_max: 10,
     sweep_items_max: 0,
     compare_and_set: false,
@@ -429,9 +439,37 @@ impl Channel for FakeChannel {
         outcomes
     }
 
-    async fn push_bulk(&self, caller: &dyn Caller, batch: &PushBatch) -> Vec<PushOutcome> {
-        self.shop.state().bulk.extend(batch.items.iter().map(|item| item.quantity));
-        self.push(caller, batch).await
+    async fn bulk_start(&self, _: &dyn Caller, batch: &PushBatch) -> BulkStart {
+        let mut state = self.shop.state();
+        state.bulk.extend(batch.items.iter().map(|item| item.quantity));
+        let ticket = format!("feed-{}", state.bulk.len());
+        state.feeds.insert(ticket.clone(), batch.clone());
+        BulkStart { left_out: BTreeMap::new(), handed_over: HandedOver::Ticket(ticket) }
+    }
+
+    async fn bulk_look(
+        &self,
+        _: &dyn Caller,
+        ticket: &str,
+        count: usize,
+    ) -> Result<BulkState, ChannelError> {
+        let mut state = self.shop.state();
+        state.looks += 1;
+        if state.down {
+            return Err(down());
+        }
+        if state.hold_feeds {
+            return Ok(BulkState::Waiting);
+        }
+        let lost = || ChannelError::new(ChannelErrorKind::UnknownOutcome, "it broke off");
+        let Some(batch) = state.feeds.remove(ticket) else { return Ok(BulkState::Lost(lost())) };
+        assert_eq!(batch.items.len(), count);
+        if state.lose_feeds > 0 {
+            state.lose_feeds -= 1;
+            return Ok(BulkState::Lost(lost()));
+        }
+        let outcome = |item| self.push_one(&mut state, item, &batch.token);
+        Ok(BulkState::Done(batch.items.iter().map(outcome).collect()))
     }
 
     async fn read(

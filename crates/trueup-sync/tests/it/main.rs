@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod fake;
+mod feeds;
 mod hooks;
 mod house;
 

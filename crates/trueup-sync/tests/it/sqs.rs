@@ -169,7 +169,7 @@ async fn notifications_come_from_a_signed_queue_and_are_booked_once() {
     assert!(!format!("{error:?}").contains(&secret));
 
     house.engine.enable(&house.org, &id, enable(&secret)).await.unwrap();
-    let types = ["FBA_INVENTORY_AVAILABILITY_CHANGES", "ORDER_CHANGE"];
+    let types = ["FBA_INVENTORY_AVAILABILITY_CHANGES", "FEED_PROCESSING_FINISHED", "ORDER_CHANGE"];
     assert_eq!(sim.subscribed(), types);
     let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
     assert_eq!(found.mapped(), 1);

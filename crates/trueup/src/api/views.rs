@@ -262,6 +262,11 @@ struct ExplainedView {
     provisional: i64,
     /// Whether a push is owed.
     pending: bool,
+    /// Since when it has been in a bulk batch that the channel has not processed; until then it is
+    /// told nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    in_feed_since: Option<Time>,
     /// How often the listing was revised today, where the vendor counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
@@ -389,7 +394,9 @@ async fn explain(
         let lines = app.store.movements(&caller.org, &sku, since).await?.items;
         let lines = lines.into_iter().map(MovementView::from).collect();
         let revisions = app.engine.revisions(&caller.org, &view).map(RevisionsView::from);
-        listings.push(explained(&view, connection, &answer, revisions, lines));
+        let in_feed_since = app.engine.in_feed_since(&caller.org, &view).map(Time);
+        let explained = explained(&view, connection, &answer, revisions, lines);
+        listings.push(ExplainedView { in_feed_since, ..explained });
     }
     Ok(Reply::ok(&ExplainView {
         sku: sku.as_str().to_owned(),
@@ -432,6 +439,7 @@ fn explained(
         }),
         provisional: state.provisional.get(),
         pending: view.is_dirty(),
+        in_feed_since: None,
         revisions,
         error: cell.error,
         movements_since,

@@ -8,19 +8,20 @@ use super::columns::{Columns, parse_name};
 use super::{Result, all, execute, first, json};
 use crate::{Feed, FeedItem};
 
-/// A [`FeedItem`] as it is kept: SKU, listing, number, version, earlier number.
+/// A [`FeedItem`] as it is kept: SKU, listing, number, version, epoch, earlier number.
 #[derive(Serialize, Deserialize)]
-struct Item(String, String, i64, u64, Option<i64>);
+struct Item(String, String, i64, u64, u32, Option<i64>);
 
 impl Item {
     fn of(item: &FeedItem) -> Self {
         let (sku, key) = (item.sku.as_str().to_owned(), item.key.as_str().to_owned());
-        Self(sku, key, item.quantity, item.version, item.earlier)
+        Self(sku, key, item.quantity, item.version, item.epoch, item.earlier)
     }
 
     fn read(self) -> Result<FeedItem> {
-        let Self(sku, key, quantity, version, earlier) = self;
-        Ok(FeedItem { sku: parse_name(&sku)?, key: parse_name(&key)?, quantity, version, earlier })
+        let Self(sku, key, quantity, version, epoch, earlier) = self;
+        let (sku, key) = (parse_name(&sku)?, parse_name(&key)?);
+        Ok(FeedItem { sku, key, quantity, version, epoch, earlier })
     }
 }
 

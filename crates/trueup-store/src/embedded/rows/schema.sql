@@ -337,7 +337,7 @@ CREATE INDEX IF NOT EXISTS consent_by_channel
   ON consent (org, channel);
 
 -- Bulk batches that a vendor has and whose end is not known yet; the items as
--- [[sku, listing_key, quantity, version, earlier], …], in the order in which they were sent.
+-- [[sku, listing_key, quantity, version, epoch, earlier], …], in the order in which they were sent.
 CREATE TABLE IF NOT EXISTS feed (
   org TEXT NOT NULL,
   channel TEXT NOT NULL,

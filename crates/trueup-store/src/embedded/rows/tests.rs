@@ -1612,6 +1612,7 @@ fn feeds_are_kept_in_order_and_go_with_their_connection() {
         key: key(name),
         quantity: 7,
         version: 9,
+        epoch: 2,
         earlier,
     };
     let feed = |id: &str, on: &str, micros: i64| crate::Feed {
