@@ -122,6 +122,11 @@ impl Queue {
         taken
     }
 
+    /// Returns whether a listing stands in line.
+    fn contains(&self, key: &ListingKey) -> bool {
+        self.places.contains_key(key)
+    }
+
     /// Takes a listing out of line; returns whether it was in it.
     fn remove(&mut self, key: &ListingKey) -> bool {
         let Some((lane, _)) = self.places.remove(key) else { return false };

@@ -175,14 +175,13 @@ impl Worker {
             return Some(Errand { wants, way, run, of: Asker::Unclear });
         }
         let lands = self.should_land();
-        let is_spared = |(lane, _): &(Lane, usize)| *lane == Lane::Increase && self.is_sparing();
         // A zero waits for no reading.
         let may_go = |(lane, _): &(Lane, usize)| !is_out && (!lands || *lane == Lane::Zero);
-        let first = self.queue.first_lane().filter(|first| !is_spared(first));
+        let first = self.queue.first_lane().filter(|(lane, _)| !self.is_spared(*lane));
         let owed = first.filter(may_go);
         let is_urgent = matches!(owed, Some((Lane::Zero, _)));
         let runs_turn = !lands && !is_urgent && (owed.is_none() || !self.run_went_last);
-        if runs_turn && let Some(errand) = self.next_of_run() {
+        if runs_turn && let Some(errand) = self.next_of_run(owed.is_some()) {
             self.run_went_last = true;
             return Some(errand);
         }
@@ -193,9 +192,23 @@ impl Worker {
             Lane::Zero => self.way(0),
             Lane::Decrease | Lane::Increase => self.way(waiting),
         };
+        let mut taken = self.queue.take(lane, count);
+        // A batch costs the same however full it is: the next lanes fill it up.
+        while way == Way::Ordinary && taken.len() < count {
+            let next = self.queue.first_lane().filter(|next| !self.is_spared(next.0));
+            let Some((next, _)) = next.filter(|(next, _)| !lands || *next == Lane::Zero) else {
+                break;
+            };
+            taken.extend(self.queue.take(next, count - taken.len()));
+        }
         let want = |(sku, key)| Want { sku, key, wish: Wish::Owed };
-        let wants = self.queue.take(lane, count).into_iter().map(want).collect();
+        let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
+    }
+
+    /// Returns whether a lane waits because what is left of the vendor's quota is kept.
+    fn is_spared(&self, lane: Lane) -> bool {
+        lane == Lane::Increase && self.is_sparing()
     }
 
     /// Computes a batch and sends it off.

@@ -337,8 +337,9 @@ impl Worker {
         self.shared.note(&self.link.org, history).await;
     }
 
-    /// Takes the next batch of what the run pushes; what is under way already waits for its end.
-    pub(super) fn next_of_run(&mut self) -> Option<Errand> {
+    /// Takes the next batch of what the run pushes; what is under way already waits for its end,
+    /// and what stands in line, while the line moves, for its turn there.
+    pub(super) fn next_of_run(&mut self, line_moves: bool) -> Option<Errand> {
         let waiting = self.run.as_ref().filter(|run| run.is_due).map(|run| run.push.len())?;
         let (way, count) = self.way(waiting);
         let run = self.run.as_mut()?;
@@ -348,7 +349,8 @@ impl Worker {
                 break;
             }
             let Some((want, tried)) = run.push.pop_front() else { break };
-            if self.airborne.contains(&want.key) {
+            let has_turn = line_moves && want.wish == Wish::Due && self.queue.contains(&want.key);
+            if has_turn || self.airborne.contains(&want.key) {
                 run.push.push_back((want, tried));
             } else {
                 tries.insert(want.key.clone(), tried);
