@@ -127,6 +127,8 @@ async fn an_order_before_its_mapping_is_listed_and_booked_when_it_is_mapped() {
     api.get(&format!("{orders}?status=lost")).await.is_problem(400, "invalid_parameter");
     api.get("/channels/none/orders").await.is_problem(404, "channel_not_found");
     shop.simulator.sell("B", 2).unwrap();
+    // A poll that began before the sale must not count as one after it: this clock stands still.
+    api.advance(1);
     api.call("POST", "/inventory/pull/shopify", "").await.is(200);
     let listed = api.get(orders).await.is(200);
     let line = &listed["items"][0];
