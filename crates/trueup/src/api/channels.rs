@@ -19,6 +19,7 @@ use crate::api::body::{self, Units};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
 use crate::api::lists::{Listed, NoParams, PageParams, Params, seal_cursor};
+use crate::api::mappings::connection;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -637,8 +638,7 @@ async fn get(
     _: NoParams,
 ) -> Answered {
     let channel = path.channel()?;
-    let row = app.store.connection(&caller.org, &channel).await?;
-    answer(row.ok_or_else(|| Problem::channel_not_found(channel.as_str()))?)
+    answer(connection(&app, &caller.org, &channel).await?)
 }
 
 /// Removes a channel with its mappings; the ledger and the history stay.

@@ -19,6 +19,7 @@ use crate::api::body::{
 use crate::api::extract::{Caller, Read, Segments, Stock};
 use crate::api::idempotency::{Incoming, Render};
 use crate::api::lists::{Listed, NoParams, PageParams, Params};
+use crate::api::mappings::connection;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::runs::{self, SyncView};
@@ -374,10 +375,8 @@ async fn list(State(app): State<AppState>, caller: Caller<Read>, mut query: Para
         limit: query.limit()?,
     };
     query.finish()?;
-    if let Some(channel) = &query_.unlisted
-        && app.store.connection(&caller.org, channel).await?.is_none()
-    {
-        return Err(Problem::channel_not_found(channel.as_str()));
+    if let Some(channel) = &query_.unlisted {
+        connection(&app, &caller.org, channel).await?;
     }
     let page = app.store.skus(&caller.org, query_).await?;
     let (last, more) = (page.items.last().map(|last| last.sku.clone()), page.more);

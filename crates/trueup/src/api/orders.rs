@@ -11,7 +11,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::extract::{Caller, Read, Segments};
 use crate::api::lists::{Listed, PageParams, Params};
-use crate::api::problem::Problem;
+use crate::api::mappings::connection;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
 use crate::api::{Answered, AppState};
@@ -104,9 +104,7 @@ async fn list_orders(
     let limit = query.limit()?;
     query.finish()?;
     let (store, org) = (&app.store, &caller.org);
-    if store.connection(org, &channel).await?.is_none() {
-        return Err(Problem::channel_not_found(channel.as_str()));
-    }
+    connection(&app, org, &channel).await?;
     let position = |order: &str, line: &str| serde_json::json!([order, line]).to_string();
     let listed: Listed<OrderLineView> = match wanted.unwrap_or(Wanted::Unmapped) {
         Wanted::Unmapped => {

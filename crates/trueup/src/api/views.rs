@@ -395,8 +395,8 @@ async fn explain(
         let lines = lines.into_iter().map(MovementView::from).collect();
         let revisions = app.engine.revisions(&caller.org, &view).map(RevisionsView::from);
         let in_feed_since = app.engine.in_feed_since(&caller.org, &view).map(Time);
-        let explained = explained(&view, connection, &answer, revisions, lines);
-        listings.push(ExplainedView { in_feed_since, ..explained });
+        let explained = explained(&view, connection, &answer, lines);
+        listings.push(ExplainedView { revisions, in_feed_since, ..explained });
     }
     Ok(Reply::ok(&ExplainView {
         sku: sku.as_str().to_owned(),
@@ -410,7 +410,6 @@ fn explained(
     view: &ListingView,
     connection: &Connection,
     answer: &SkuAnswer,
-    revisions: Option<RevisionsView>,
     movements_since: Vec<MovementView>,
 ) -> ExplainedView {
     let state = &view.state;
@@ -440,7 +439,7 @@ fn explained(
         provisional: state.provisional.get(),
         pending: view.is_dirty(),
         in_feed_since: None,
-        revisions,
+        revisions: None,
         error: cell.error,
         movements_since,
     }

@@ -55,17 +55,19 @@ impl KeySettings {
     pub fn ring(&self, data_dir: &Path) -> Result<KeyRing, KeyError> {
         let own = data_dir.join(KEY_FILE);
         let mut older = self.previous.clone();
-        let active = match (&self.given, self.path(data_dir)) {
-            (Some(key), _) => key.clone(),
-            (None, Some(path)) => {
-                older.extend(read(&next(&path))?);
-                match read(&path)? {
+        let active = match &self.given {
+            Some(key) => key.clone(),
+            None => {
+                let path = self.file.as_ref().unwrap_or(&own);
+                older.extend(read(&next(path))?);
+                match read(path)? {
                     Some(key) => key,
-                    None if path == own => make(&path)?,
-                    None => return Err(KeyError::File(path, io::ErrorKind::NotFound.into())),
+                    None if *path == own => make(path)?,
+                    None => {
+                        return Err(KeyError::File(path.clone(), io::ErrorKind::NotFound.into()));
+                    }
                 }
             }
-            (None, None) => make(&own)?,
         };
         older.extend(read(&own)?);
         older.extend(read(&next(&own))?);

@@ -11,9 +11,9 @@ use trueup_testkit::{
 
 /// The most simulated channels.
 pub const CHANNELS_MAX: usize = 3;
-/// What signs the simulated channels' webhooks.
 /// How often a discovery under way is asked for again.
 const DISCOVERY_WAITS_MAX: usize = 60;
+/// What signs the simulated channels' webhooks.
 const WEBHOOK_SECRET: &str = "market-webhook-secret";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
 
