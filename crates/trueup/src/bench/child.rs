@@ -74,17 +74,17 @@ impl Served {
     /// Lets the peak of resident memory begin anew (proc(5), `clear_refs`).
     pub(super) fn forget_peak(&self) -> Result<(), BenchError> {
         let path = self.proc_file("clear_refs")?;
-        fs::write(&path, "5").map_err(|source| BenchError::Dir { path, source })
+        fs::write(&path, "5").map_err(|source| BenchError::Memory { path, source })
     }
 
     fn status(&self, name: &str) -> Result<f64, BenchError> {
         let path = self.proc_file("status")?;
         let text = fs::read_to_string(&path);
-        let text = text.map_err(|source| BenchError::Dir { path: path.clone(), source })?;
+        let text = text.map_err(|source| BenchError::Memory { path: path.clone(), source })?;
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
         let missing = || io::Error::other("the line is missing");
-        let kib = kib.ok_or_else(|| BenchError::Dir { path, source: missing() })?;
+        let kib = kib.ok_or_else(|| BenchError::Memory { path, source: missing() })?;
         Ok(kib / 1_024.0)
     }
 

@@ -108,6 +108,14 @@ pub enum BenchError {
         /// Why it failed.
         source: io::Error,
     },
+    /// What the system tells of the server's memory could not be read or begun anew.
+    #[error("look at the server's memory in {path}")]
+    Memory {
+        /// The file of `/proc`.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A process could not be started.
     #[error("start the {name}")]
     Spawn {
