@@ -34,7 +34,6 @@ pub(crate) fn routes(shop: Arc<dyn Shop>) -> Router {
         .route("/orders", get(orders))
         .route("/faults", get(faults).post(set_faults))
         .route("/webhook", post(webhook).delete(no_webhook))
-        .route("/hurry", post(hurry))
         .route("/log", get(log).delete(clear_log))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shop)
@@ -156,17 +155,6 @@ async fn faults(State(shop): Handle) -> Json<Value> {
 async fn set_faults(State(shop): Handle, Json(body): Json<Faults>) -> Json<Value> {
     shop.set_faults(body);
     faults(State(shop)).await
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Hurry {
-    times: u32,
-}
-
-async fn hurry(State(shop): Handle, Json(body): Json<Hurry>) -> StatusCode {
-    shop.set_hurry(body.times);
-    StatusCode::NO_CONTENT
 }
 
 #[derive(Deserialize)]

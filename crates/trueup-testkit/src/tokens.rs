@@ -60,9 +60,7 @@ struct Refresh {
 impl RefreshTokens {
     /// Lets a token be good until `ends`.
     pub(crate) fn add(&mut self, token: &str, ends: Timestamp) {
-        if self.known.len() < REFRESH_TOKENS_MAX {
-            self.known.insert(token.to_owned(), Refresh { ends, replaces: Vec::new() });
-        }
+        self.known.insert(token.to_owned(), Refresh { ends, replaces: Vec::new() });
     }
 
     /// Issues the first token of a new consent, which ends all others.
@@ -86,7 +84,9 @@ impl RefreshTokens {
             self.known.remove(&before);
         }
         let next = format!("{prefix}{}", Uuid::new_v4().simple());
-        self.known.insert(next.clone(), Refresh { ends, replaces: vec![token.to_owned()] });
+        if self.known.len() < REFRESH_TOKENS_MAX {
+            self.known.insert(next.clone(), Refresh { ends, replaces: vec![token.to_owned()] });
+        }
         Some(next)
     }
 

@@ -80,8 +80,13 @@ fn topic_path(topic: &str) -> String {
 
 /// Returns base64(HMAC-SHA256(secret, body)).
 fn sign(secret: &str, body: &[u8]) -> String {
+    STANDARD.encode(mac(secret, body))
+}
+
+/// Returns HMAC-SHA256(secret, bytes).
+pub(super) fn mac(secret: &str, bytes: &[u8]) -> [u8; 32] {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(body);
-    STANDARD.encode(mac.finalize().into_bytes())
+    mac.update(bytes);
+    mac.finalize().into_bytes().into()
 }

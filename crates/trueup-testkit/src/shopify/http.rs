@@ -6,7 +6,6 @@ use axum::extract::{Path, RawQuery, State as Handle};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
-use hmac::{Hmac, Mac as _};
 use serde_json::{Map, Value, json};
 
 use super::cost;
@@ -16,7 +15,7 @@ use super::state::{Event, SUBSCRIPTIONS_MAX, Subscription, gid};
 use super::writes::{self, Call, Refusal, Verb};
 use super::{
     ACCESS_TOKEN, Books, CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN_SECONDS, REFRESHED_TOKEN_SECONDS,
-    SHOP, Simulator, TOKEN_SECONDS, refresh_ends,
+    SHOP, Simulator, TOKEN_SECONDS, events, refresh_ends,
 };
 use crate::consent;
 use crate::edge::{json as answer, pairs, value, wrote};
@@ -75,11 +74,7 @@ async fn authorize(Handle(sim): Handle<Simulator>, RawQuery(query): RawQuery) ->
     let timestamp = sim.engine().clock.now().as_second().to_string();
     let state = field("state");
     let signed = format!("code={code}&shop={SHOP}&state={state}&timestamp={timestamp}");
-    let Ok(mut mac) = Hmac::<sha2::Sha256>::new_from_slice(CLIENT_SECRET.as_bytes()) else {
-        return consent::refuse("no secret");
-    };
-    mac.update(signed.as_bytes());
-    let hmac = hex::encode(mac.finalize().into_bytes());
+    let hmac = hex::encode(events::mac(CLIENT_SECRET, signed.as_bytes()));
     let back = [
         ("code", code.as_str()),
         ("hmac", &hmac),
@@ -121,14 +116,7 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             // Expiring tokens that were granted before end with this.
             let now = engine.clock.now();
             let refresh = sim.0.refresh_tokens.lock().begin("shprt_", refresh_ends(now));
-            let token = engine.issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
-            answer(
-                StatusCode::OK,
-                &json!({
-                    "access_token": token, "scope": scopes, "expires_in": REFRESHED_TOKEN_SECONDS,
-                    "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
-                }),
-            )
+            expiring(&sim, &scopes, &refresh)
         }
         "client_credentials" => {
             let token = engine.issue_token("shpca_", TOKEN_SECONDS);
@@ -145,17 +133,22 @@ async fn token(Handle(sim): Handle<Simulator>, body: Bytes) -> Response {
             let Some(refresh) = replaced else {
                 return refused("invalid_grant", "the refresh token is not known");
             };
-            let token = engine.issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
-            answer(
-                StatusCode::OK,
-                &json!({
-                    "access_token": token, "scope": scopes, "expires_in": REFRESHED_TOKEN_SECONDS,
-                    "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
-                }),
-            )
+            expiring(&sim, &scopes, &refresh)
         }
         _ => refused("unsupported_grant_type", "use client_credentials or refresh_token"),
     }
+}
+
+/// Issues an access token that expires, and answers with it and its refresh token.
+fn expiring(sim: &Simulator, scopes: &str, refresh: &str) -> Response {
+    let token = sim.engine().issue_token("shpat_", REFRESHED_TOKEN_SECONDS);
+    answer(
+        StatusCode::OK,
+        &json!({
+            "access_token": token, "scope": scopes, "expires_in": REFRESHED_TOKEN_SECONDS,
+            "refresh_token": refresh, "refresh_token_expires_in": REFRESH_TOKEN_SECONDS,
+        }),
+    )
 }
 
 fn refused(code: &str, words: &str) -> Response {
