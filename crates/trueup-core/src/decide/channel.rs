@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::order::{parts, product};
 use super::{Line, check_line, stock, write_line};
 use crate::{
     Answer, Book, ChannelId, ConflictFacts, Delta, Event, ListingKey, ListingPush, ListingState,
@@ -47,15 +48,11 @@ fn change_stock(
     if change.units == Delta::ZERO {
         return Ok(());
     }
-    let Some(state) = book.sku(change.sku) else { return Ok(()) };
-    let each: Vec<(Sku, Quantity)> = if state.is_bundle() {
-        state.parts.iter().map(|part| (part.sku.clone(), part.quantity)).collect()
-    } else {
-        vec![(change.sku.clone(), Quantity::ONE)]
-    };
-    for (sku, per_unit) in &each {
-        let units = change.units.get().checked_mul(per_unit.delta().get());
-        let units = units.and_then(Delta::new).ok_or(OutOfRange)?;
+    if book.sku(change.sku).is_none() {
+        return Ok(());
+    }
+    for (sku, per_unit) in &parts(book, change.sku) {
+        let units = product(change.units, *per_unit)?;
         for (location, delta) in spread(book, sku, units, change.home, rules, as_it_stands) {
             check_line(book.sku(sku), &location, delta, Delta::ZERO)?;
             let mut line = Line::new(sku, &location, change.kind);

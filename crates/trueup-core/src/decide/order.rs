@@ -84,7 +84,7 @@ fn growth(before: &LineBooked, line: &ChannelLine) -> Growth {
 
 /// A ledger line to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Step {
+struct Step {
     sku: Sku,
     location: Location,
     kind: MovementKind,
@@ -146,7 +146,7 @@ fn plan_line(
 }
 
 /// Returns what one unit of a SKU takes: a bundle's parts, or the SKU itself.
-fn parts(book: &Book, sku: &Sku) -> Vec<(Sku, Delta)> {
+pub(super) fn parts(book: &Book, sku: &Sku) -> Vec<(Sku, Delta)> {
     match book.sku(sku) {
         Some(state) if state.is_bundle() => {
             let part = |part: &crate::Part| (part.sku.clone(), part.quantity.delta());
@@ -336,7 +336,8 @@ fn times(count: u64, units: Delta) -> Result<Delta, OutOfRange> {
     product(count.delta(), units)
 }
 
-fn product(one: Delta, other: Delta) -> Result<Delta, OutOfRange> {
+/// Returns a change of units times a number of units.
+pub(super) fn product(one: Delta, other: Delta) -> Result<Delta, OutOfRange> {
     one.get().checked_mul(other.get()).and_then(Delta::new).ok_or(OutOfRange)
 }
 
