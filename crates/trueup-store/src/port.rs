@@ -253,6 +253,13 @@ pub struct Reason {
 }
 
 impl Connection {
+    /// Returns what decides whether it is told numbers: its state, whether stock publishes by
+    /// itself, and whether it is a dry run.
+    #[must_use]
+    pub fn sends(&self) -> (ConnectionState, bool, bool) {
+        (self.state, self.sync_inventory, self.dry_run)
+    }
+
     /// Notes what is wrong; the reason's instant stays while its code stays.
     pub fn note_trouble(&mut self, at: Timestamp, code: &str, words: String) {
         self.last_error = Some((at, words));
@@ -446,13 +453,6 @@ impl ListingView {
         let publish = self.sku.as_ref().map_or(0, |sku| sku.state.publish_version);
         !self.state.follows && (self.state.forced || self.state.acked_version < publish)
     }
-
-    /// Returns whether the SKU has changed since the channel was last told.
-    #[must_use]
-    pub fn is_behind(&self) -> bool {
-        let version = self.sku.as_ref().map_or(0, |sku| sku.state.version);
-        !self.state.follows && (self.state.forced || self.state.acked_version < version)
-    }
 }
 
 /// The listing that is told the number of a scope.
@@ -475,8 +475,6 @@ pub struct ListingQuery {
     pub channel: Option<ChannelId>,
     /// Only of these SKUs.
     pub skus: Option<Vec<Sku>>,
-    /// Only with this key.
-    pub key: Option<ListingKey>,
     /// Only with one of these keys.
     pub keys: Option<Vec<ListingKey>>,
     /// Only those that owe a push.
@@ -1005,8 +1003,9 @@ pub trait Store: Send + Sync + 'static {
     /// take over.
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError>;
 
-    /// Removes a connection with its mappings, its inbox and its bulk batches; the ledger and history stay.
-    /// Returns whether it was there. Listings that followed one of its take over.
+    /// Removes a connection with its mappings, its catalogue, its bulk batches, its inbox, its
+    /// unmapped lines and its open consents; the ledger and history stay. Returns whether it was
+    /// there. Listings that followed one of its take over.
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError>;
 
     /// Keeps a consent that a merchant is asked for.

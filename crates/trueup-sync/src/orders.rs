@@ -226,7 +226,7 @@ impl Shared {
         if let Some(key) = key {
             let query = ListingQuery {
                 channel: Some(link.id.clone()),
-                key: Some(key),
+                keys: Some(vec![key]),
                 limit: 1,
                 ..ListingQuery::default()
             };

@@ -132,8 +132,7 @@ impl Shared {
         known: Option<&Connection>,
         row: Connection,
     ) -> Result<(), StoreError> {
-        let sends = |row: &Connection| (row.state, row.sync_inventory, row.dry_run);
-        if known.is_none_or(|known| sends(known) == sends(&row)) {
+        if known.is_none_or(|known| known.sends() == row.sends()) {
             return self.store.put_connection(org, row).await;
         }
         let id = row.id.clone();

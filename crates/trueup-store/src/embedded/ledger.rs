@@ -8,13 +8,13 @@ use rustc_hash::FxHashMap;
 use serde_json::json;
 use smallvec::SmallVec;
 use trueup_core::{
-    Delta, Event, Hold, Item, Level, Location, Movement, OrderId, Org, Part, Quantity, Reservation,
+    Delta, Event, Item, Level, Location, Movement, OrderId, Org, Part, Quantity, Reservation,
     ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState, Timestamp,
     book::{Entries, Since},
 };
 
 use super::codec;
-use super::rows::{self, RowsError};
+use super::rows::{self, RowsError, holds};
 use crate::port::{MovementQuery, Page, ReservationQuery, SkuAt, SkuQuery, Verification};
 
 /// The most faults that a verification names.
@@ -390,8 +390,6 @@ fn write_held(
         .iter()
         .map(|i| (i.sku.as_str(), i.location.as_ref().map(Location::as_str), i.quantity.get()))
         .collect();
-    let holds: SmallVec<[_; 4]> =
-        r.holds.iter().map(|h| (h.sku.as_str(), h.location.as_str(), h.quantity.get())).collect();
     conn.prepare_cached(
         "INSERT OR REPLACE INTO reservation
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -402,7 +400,7 @@ fn write_held(
         r.order.as_str(),
         codec::status_code(row.ended.map_or(r.status, |(status, _)| status)),
         serde_json::to_string(&items[..]).map_err(corrupt)?,
-        serde_json::to_string(&holds[..]).map_err(corrupt)?,
+        holds::write(&r.holds)?,
         r.created_at.micros(),
         row.expires_at.unwrap_or(r.expires_at).micros(),
         row.ended.map(|(_, at)| at.micros()),
@@ -608,19 +606,11 @@ fn load_reservations(
 fn reservation_of(row: &Row<'_>) -> Result<Reservation, RowsError> {
     let items: Vec<(String, Option<String>, u64)> =
         serde_json::from_str(text(row, 4)?).map_err(corrupt)?;
-    let holds: Vec<(String, String, u64)> = serde_json::from_str(text(row, 5)?).map_err(corrupt)?;
-    let quantity = |units| Quantity::new(units).ok_or_else(|| corrupt("a hold is out of range"));
+    let quantity = |units| Quantity::new(units).ok_or_else(|| corrupt("an item is out of range"));
     let item = |(sku, location, units): (String, Option<String>, u64)| {
         Ok::<_, RowsError>(Item {
             sku: sku_of(&sku)?,
             location: location.as_deref().map(location_of).transpose()?,
-            quantity: quantity(units)?,
-        })
-    };
-    let hold = |(sku, location, units): (String, String, u64)| {
-        Ok::<_, RowsError>(Hold {
-            sku: sku_of(&sku)?,
-            location: location_of(&location)?,
             quantity: quantity(units)?,
         })
     };
@@ -629,7 +619,7 @@ fn reservation_of(row: &Row<'_>) -> Result<Reservation, RowsError> {
         order: OrderId::new(text(row, 2)?).map_err(corrupt)?,
         status: codec::status_of(row.get(3)?).map_err(corrupt)?,
         items: items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?,
-        holds: holds.into_iter().map(hold).collect::<Result<SmallVec<_>, _>>()?,
+        holds: holds::read(text(row, 5)?)?,
         created_at: Timestamp::from_micros(row.get(6)?),
         expires_at: Timestamp::from_micros(row.get(7)?),
         ended_at: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_micros),

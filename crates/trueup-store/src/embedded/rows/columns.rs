@@ -122,6 +122,7 @@ pub(super) fn parse_name<T: FromStr<Err = NameError>>(text: &str) -> Result<T> {
     text.parse().map_err(|error| RowsError::Corrupt(format!("the name {text:?} {error}")))
 }
 
-fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+/// Returns a value that was kept as JSON.
+pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| RowsError::Corrupt(format!("read JSON: {error}")))
 }

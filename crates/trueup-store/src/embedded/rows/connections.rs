@@ -1,6 +1,6 @@
 //! Connected accounts of channels.
 
-use rusqlite::{Connection as Sql, named_params, params};
+use rusqlite::{Connection as Sql, named_params};
 use trueup_core::{ChannelId, Org};
 
 use super::columns::Columns;
@@ -9,42 +9,27 @@ use super::words::Word;
 use super::{Result, all as all_rows, execute, first, json};
 use crate::{Connection, Reason};
 
+const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
+  poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
+  created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
+  restock_policy, reason_code, reason_since";
+
 /// Lists every connection of every org, for the workers.
 pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
-    const SQL: &str = "
-        SELECT org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
-          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy, reason_code, reason_since
-        FROM connection
-        ORDER BY org, id";
-    all_rows(conn, SQL, [], |columns| Ok((columns.name()?, read(columns)?)))
+    let sql = format!("SELECT org, {COLUMNS} FROM connection ORDER BY org, id");
+    all_rows(conn, &sql, [], |columns| Ok((columns.name()?, read(columns)?)))
 }
 
 /// Lists an org's connections by id.
 pub(crate) fn list(conn: &Sql, org: &Org) -> Result<Vec<Connection>> {
-    const SQL: &str = "
-        SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
-          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy, reason_code, reason_since
-        FROM connection
-        WHERE org = ?
-        ORDER BY id";
-    all_rows(conn, SQL, [org.as_str()], read)
+    let sql = format!("SELECT {COLUMNS} FROM connection WHERE org = ? ORDER BY id");
+    all_rows(conn, &sql, [org.as_str()], read)
 }
 
 /// Returns a connection.
 pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connection>> {
-    const SQL: &str = "
-        SELECT id, kind, state, sync_inventory, sync_orders, strategy, rules,
-          poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
-          created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy, reason_code, reason_since
-        FROM connection
-        WHERE org = ?
-          AND id = ?";
-    first(conn, SQL, [org.as_str(), id.as_str()], read)
+    let sql = format!("SELECT {COLUMNS} FROM connection WHERE org = ? AND id = ?");
+    first(conn, &sql, [org.as_str(), id.as_str()], read)
 }
 
 /// Makes or replaces a connection.
@@ -52,8 +37,15 @@ pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connec
 /// Where it may send no longer, or may again, others may take over: then it returns true, and
 /// [`super::conflicts::close_orphans`] must follow.
 pub(crate) fn put(conn: &Sql, org: &Org, row: &Connection) -> Result<bool> {
-    let sends = |row: &Connection| (row.state, row.sync_inventory, row.dry_run);
-    let changes = get(conn, org, &row.id)?.is_some_and(|known| sends(&known) != sends(row));
+    const SENDS: &str = "
+        SELECT state, sync_inventory, dry_run
+        FROM connection
+        WHERE org = ?
+          AND id = ?";
+    let sent = first(conn, SENDS, [org.as_str(), row.id.as_str()], |columns| {
+        Ok((columns.word()?, columns.take()?, columns.take()?))
+    })?;
+    let changes = sent.is_some_and(|sent| sent != row.sends());
     write(conn, org, row)?;
     if changes {
         super::scopes::settle(conn, org, &row.id)?;
@@ -124,48 +116,26 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Removes a connection with its listings, its catalogue, its feeds and its inbox;
-/// returns whether it was there.
+/// Removes a connection with its listings, its catalogue, its feeds, its inbox, its unmapped
+/// lines and its consents; returns whether it was there.
 ///
 /// Order lines stay, lest its orders be booked again when it is connected again. Follow with
 /// [`super::conflicts::close_orphans`].
 pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
-    const LISTINGS: &str = "
-        DELETE FROM listing
-        WHERE org = ?
-          AND channel = ?";
-    const INBOX: &str = "
-        DELETE FROM inbox
-        WHERE org = ?
-          AND channel = ?";
-    const UNMAPPED: &str = "
-        DELETE FROM unmapped_line
-        WHERE org = ?
-          AND channel = ?";
-    const CATALOGUE: &str = "
-        DELETE FROM channel_listing
-        WHERE org = ?
-          AND channel = ?";
-    const CONNECTION: &str = "
-        DELETE FROM connection
-        WHERE org = ?
-          AND id = ?";
-    const CONSENTS: &str = "
-        DELETE FROM consent
-        WHERE org = ?
-          AND channel = ?";
-    const FEEDS: &str = "
-        DELETE FROM feed
-        WHERE org = ?
-          AND channel = ?";
+    const OF_CHANNEL: [&str; 6] = [
+        "DELETE FROM listing WHERE org = ? AND channel = ?",
+        "DELETE FROM channel_listing WHERE org = ? AND channel = ?",
+        "DELETE FROM feed WHERE org = ? AND channel = ?",
+        "DELETE FROM inbox WHERE org = ? AND channel = ?",
+        "DELETE FROM unmapped_line WHERE org = ? AND channel = ?",
+        "DELETE FROM consent WHERE org = ? AND channel = ?",
+    ];
+    const CONNECTION: &str = "DELETE FROM connection WHERE org = ? AND id = ?";
     super::scopes::hand_over(conn, org, id, |_| true)?;
-    execute(conn, LISTINGS, params![org.as_str(), id.as_str()])?;
-    execute(conn, INBOX, params![org.as_str(), id.as_str()])?;
-    execute(conn, CONSENTS, params![org.as_str(), id.as_str()])?;
-    execute(conn, FEEDS, params![org.as_str(), id.as_str()])?;
-    execute(conn, UNMAPPED, params![org.as_str(), id.as_str()])?;
-    execute(conn, CATALOGUE, params![org.as_str(), id.as_str()])?;
-    Ok(execute(conn, CONNECTION, params![org.as_str(), id.as_str()])? > 0)
+    for sql in OF_CHANNEL {
+        execute(conn, sql, [org.as_str(), id.as_str()])?;
+    }
+    Ok(execute(conn, CONNECTION, [org.as_str(), id.as_str()])? > 0)
 }
 
 fn read_reason(columns: &mut Columns<'_, '_>) -> Result<Option<Reason>> {

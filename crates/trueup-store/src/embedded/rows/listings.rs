@@ -390,7 +390,6 @@ WHERE l.org = ?";
         let within = "l.listing_key IN (SELECT value FROM json_each(?))";
         list.by(within, Some(text(&json(&names)?)));
     }
-    list.by("l.listing_key = ?", query.key.as_ref().map(|key| text(key.as_str())));
     if query.dirty {
         list.when(IS_DIRTY);
     }

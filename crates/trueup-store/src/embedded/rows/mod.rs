@@ -17,6 +17,7 @@ pub(crate) mod consents;
 pub(crate) mod deliveries;
 pub(crate) mod feeds;
 pub(crate) mod history;
+pub(crate) mod holds;
 pub(crate) mod inbox;
 pub(crate) mod keys;
 pub(crate) mod listings;

@@ -2,11 +2,9 @@
 //! lines that could not be booked yet.
 
 use rusqlite::{Connection, named_params, params};
-use smallvec::SmallVec;
-use trueup_core::{ChannelId, Hold, LineBooked, Org, Sku, Timestamp};
+use trueup_core::{ChannelId, LineBooked, Org, Sku, Timestamp};
 
-use super::columns::{parse_name, parse_quantity};
-use super::{List, Result, all, at_most, count, execute, first, json, stored, text};
+use super::{List, Result, all, at_most, count, execute, first, holds, json, stored, text};
 use crate::{HeldLine, OrderLineId, Page, UnmappedLine};
 
 /// The place of a line: connection, the vendor's order, the vendor's line.
@@ -33,9 +31,6 @@ pub(crate) struct OrderLine<'a> {
     pub(crate) at: Timestamp,
 }
 
-/// A hold as it is kept: SKU, location, units.
-type HoldColumn = (String, String, u64);
-
 /// Returns what was booked of a line.
 pub(crate) fn get(conn: &Connection, org: &Org, id: LineId<'_>) -> Result<Option<LineBooked>> {
     const SQL: &str = "
@@ -48,15 +43,9 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: LineId<'_>) -> Result<Option
     first(conn, SQL, [org.as_str(), id.channel.as_str(), id.order, id.line], |columns| {
         let (sold, restocked) = (columns.count()?, columns.count()?);
         let (voided, held) = (columns.count()?, columns.count()?);
-        let holds: Vec<HoldColumn> = columns.json()?;
-        let holds: Result<SmallVec<[Hold; 1]>> = holds.into_iter().map(hold_of).collect();
-        Ok(LineBooked { sold, restocked, voided, held, holds: holds? })
+        let holds: String = columns.take()?;
+        Ok(LineBooked { sold, restocked, voided, held, holds: holds::read(&holds)? })
     })
-}
-
-fn hold_of((sku, location, units): HoldColumn) -> Result<Hold> {
-    let (sku, location) = (parse_name(&sku)?, parse_name(&location)?);
-    Ok(Hold { sku, location, quantity: parse_quantity(units)? })
 }
 
 /// Makes or replaces a line.
@@ -74,10 +63,6 @@ pub(crate) fn put(conn: &Connection, org: &Org, row: &OrderLine<'_>) -> Result<(
           voided = excluded.voided,
           held = excluded.held,
           holds = excluded.holds";
-    let hold = |hold: &Hold| -> HoldColumn {
-        (hold.sku.to_string(), hold.location.to_string(), hold.quantity.get())
-    };
-    let holds: Vec<HoldColumn> = row.booked.holds.iter().map(hold).collect();
     let params = params![
         org.as_str(),
         row.id.channel.as_str(),
@@ -89,7 +74,7 @@ pub(crate) fn put(conn: &Connection, org: &Org, row: &OrderLine<'_>) -> Result<(
         row.at.micros(),
         stored(row.booked.voided)?,
         stored(row.booked.held)?,
-        json(&holds)?,
+        holds::write(&row.booked.holds)?,
     ];
     execute(conn, SQL, params)?;
     Ok(())

@@ -500,10 +500,10 @@ fn listings_are_filtered() {
     check_listings(&conn, &all, &["a/1", "b/1", "a/3", "a/2"]);
     let on_a = ListingQuery { channel: Some(channel("a")), ..all.clone() };
     check_listings(&conn, &on_a, &["a/1", "a/3", "a/2"]);
-    let with_key = ListingQuery { key: Some(key("1")), ..all.clone() };
+    let with_key = ListingQuery { keys: Some(vec![key("1")]), ..all.clone() };
     check_listings(&conn, &with_key, &["a/1", "b/1"]);
-    check_listings(&conn, &ListingQuery { key: Some(key("1")), ..on_a.clone() }, &["a/1"]);
-    check_listings(&conn, &ListingQuery { key: Some(key("9")), ..all.clone() }, &[]);
+    check_listings(&conn, &ListingQuery { keys: Some(vec![key("1")]), ..on_a.clone() }, &["a/1"]);
+    check_listings(&conn, &ListingQuery { keys: Some(vec![key("9")]), ..all.clone() }, &[]);
     let of = |skus: &[&str]| ListingQuery {
         skus: Some(skus.iter().map(|name| sku(name)).collect()),
         ..all.clone()
