@@ -1010,7 +1010,7 @@ const VERIFICATIONS: [(&str, &str); 8] = [
                           WHERE r.org = ?1 AND r.status = 1
                           UNION ALL
                           SELECT j.value
-                          FROM order_line o, json_each(o.holds) j
+                          FROM order_line o INDEXED BY order_line_held, json_each(o.holds) j
                           WHERE o.org = ?1 AND o.held > 0)
                     GROUP BY 1, 2) h
            ON h.sku = l.sku AND h.location = l.location

@@ -123,7 +123,7 @@ pub(crate) fn close(
 /// Nobody could resolve them any more: the ledger knows no such listing in conflict.
 pub(crate) fn close_orphans(conn: &Connection, org: &Org, at: Timestamp) -> Result<usize> {
     const SQL: &str = "
-        UPDATE conflict
+        UPDATE conflict INDEXED BY conflict_open
         SET closed_at = :at,
           resolved_at = :at,
           resolved_by = 'trueup',

@@ -131,7 +131,7 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         "DELETE FROM consent WHERE org = ? AND channel = ?",
     ];
     const CONNECTION: &str = "DELETE FROM connection WHERE org = ? AND id = ?";
-    super::scopes::hand_over(conn, org, id, |_| true)?;
+    super::scopes::hand_over(conn, org, id, None, |_| true)?;
     for sql in OF_CHANNEL {
         execute(conn, sql, [org.as_str(), id.as_str()])?;
     }

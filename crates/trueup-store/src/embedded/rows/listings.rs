@@ -155,7 +155,8 @@ pub(crate) fn delete_mappings(
           AND channel = ?
           AND sku = ?
           AND listing_key NOT IN (SELECT value FROM json_each(?))";
-    super::scopes::hand_over(conn, org, channel, |row| row.sku == *sku && !but.contains(&row.key))?;
+    let goes = |row: &super::scopes::Member| row.sku == *sku && !but.contains(&row.key);
+    super::scopes::hand_over(conn, org, channel, Some(sku), goes)?;
     let but: Vec<&str> = but.iter().map(ListingKey::as_str).collect();
     execute(conn, SQL, params![org.as_str(), channel.as_str(), sku.as_str(), json(&but)?])
 }
@@ -400,7 +401,9 @@ WHERE l.org = ?";
         let after = [text(sku.as_str()), text(key.as_str())];
         list.by_all("(l.sku, l.listing_key) > (?, ?)", after);
     }
-    list.page(conn, "l.sku, l.listing_key, l.channel", limit, read_row)
+    // A few keys are looked up one by one; an index in this order holds the whole channel.
+    let order = if query.keys.is_some() { "+l.sku" } else { "l.sku" };
+    list.page(conn, &format!("{order}, l.listing_key, l.channel"), limit, read_row)
 }
 
 /// Counts a channel's listings that owe a push or whose push has no outcome yet. Those that are

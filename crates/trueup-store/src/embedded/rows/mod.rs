@@ -139,6 +139,15 @@ impl List {
         self.values.extend(values);
     }
 
+    /// Reads every row, in no order.
+    fn all<T>(
+        self,
+        conn: &Connection,
+        read: impl Fn(&mut Columns<'_, '_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        all(conn, &self.sql, rusqlite::params_from_iter(self.values), read)
+    }
+
     /// Reads the first rows in an order, and whether there are more.
     fn page<T>(
         mut self,
@@ -151,7 +160,7 @@ impl List {
         self.sql.push_str(order);
         self.sql.push_str("\nLIMIT ?");
         self.values.push(Value::Integer(at_most(limit.saturating_add(1))));
-        let mut items = all(conn, &self.sql, rusqlite::params_from_iter(self.values), read)?;
+        let mut items = self.all(conn, read)?;
         let more = items.len() > limit;
         items.truncate(limit);
         Ok(Page { items, more })

@@ -91,9 +91,9 @@ pub(crate) fn held(
     let mut list = List::of(
         org,
         "SELECT order_id, line_id, sku, held, at
-        FROM order_line
-        WHERE org = ?
-          AND held > 0",
+        FROM order_line INDEXED BY order_line_held
+        WHERE held > 0
+          AND org = ?",
     );
     narrow(&mut list, channel, after);
     list.page(conn, "order_id, line_id", limit, |columns| {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
 use super::columns::Columns;
-use super::{Result, all, execute, json};
+use super::{List, Result, all, execute, json, text};
 use crate::ScopeLeader;
 
 /// A listing of a scope with others.
@@ -81,36 +81,46 @@ fn of_listing(
 
 /// Settles who leads in the scopes that a connection shares with others.
 pub(crate) fn settle(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<()> {
-    let scopes = shared_by(conn, org, channel)?;
+    let scopes = shared_by(conn, org, channel, None)?;
     elect(conn, org, &scopes, |_| false)
 }
 
-/// Lets others take over from listings of a connection that are about to go.
+/// Lets others take over from listings of a connection, or of one SKU on it, that are about to
+/// go.
 pub(crate) fn hand_over(
     conn: &Connection,
     org: &Org,
     channel: &ChannelId,
+    sku: Option<&Sku>,
     goes: impl Fn(&Member) -> bool,
 ) -> Result<()> {
-    let scopes = shared_by(conn, org, channel)?;
+    let scopes = shared_by(conn, org, channel, sku)?;
     elect(conn, org, &scopes, |member| member.channel == *channel && goes(member))
 }
 
-fn shared_by(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<Vec<String>> {
+fn shared_by(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    sku: Option<&Sku>,
+) -> Result<Vec<String>> {
+    // The planner would take the index of scopes, and read every listing of the org.
     const SQL: &str = "
         SELECT DISTINCT l.scope
-        FROM listing l
-        WHERE l.org = ?
-          AND l.channel = ?
-          AND l.scope IS NOT NULL
+        FROM listing l INDEXED BY listing_by_channel_sku
+        WHERE l.scope IS NOT NULL
           AND EXISTS (
             SELECT 1
             FROM listing o
             WHERE o.org = l.org
               AND o.scope = l.scope
               AND o.channel <> l.channel
-          )";
-    all(conn, SQL, [org.as_str(), channel.as_str()], |columns| columns.take())
+          )
+          AND l.org = ?";
+    let mut list = List::of(org, SQL);
+    list.by("l.channel = ?", Some(text(channel.as_str())));
+    list.by("l.sku = ?", sku.map(|sku| text(sku.as_str())));
+    list.all(conn, |columns| columns.take())
 }
 
 /// Settles who leads in scopes, as if some listings were gone.

@@ -648,6 +648,15 @@ fn the_lists_are_read_in_the_order_of_an_index() {
     }
 }
 
+#[test]
+fn a_few_keys_are_looked_up_one_by_one() {
+    let sql = "SELECT * FROM listing l WHERE l.org = ? AND l.channel = ? \
+         AND l.listing_key IN (SELECT value FROM json_each(?)) \
+         ORDER BY +l.sku, l.listing_key, l.channel";
+    let plan = plan(&rows(), sql);
+    assert!(plan.contains("(org=? AND channel=? AND listing_key=?)"), "{plan}");
+}
+
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     let bound = vec!["x"; statement.parameter_count()];
