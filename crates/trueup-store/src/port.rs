@@ -455,6 +455,17 @@ impl ListingView {
     }
 }
 
+/// A listing and the number that it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingScope {
+    /// Its key.
+    pub key: ListingKey,
+    /// Whether the channel ships its stock.
+    pub channel_fulfilled: bool,
+    /// Its scope; `None` where its number is its own, or is not told.
+    pub scope: Option<String>,
+}
+
 /// The listing that is told the number of a scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScopeLeader {
@@ -1034,8 +1045,13 @@ pub trait Store: Send + Sync + 'static {
     -> Result<(), StoreError>;
 
     /// Makes or replaces mappings; what is known of a listing (base, readings) stays where its
-    /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it.
-    async fn put_mappings(&self, org: &Org, rows: Vec<Mapping>) -> Result<(), StoreError>;
+    /// key and SKU stay. A listing has one SKU: mapping its key to another SKU moves it. Each
+    /// comes with its scope; see [`Store::set_scopes`].
+    async fn put_mappings(
+        &self,
+        org: &Org,
+        rows: Vec<(Mapping, Option<String>)>,
+    ) -> Result<(), StoreError>;
 
     /// Removes a SKU's mappings on a channel but those of these listings; returns how many it
     /// removed.
@@ -1056,6 +1072,15 @@ pub trait Store: Send + Sync + 'static {
         channel: &ChannelId,
         scopes: Vec<(ListingKey, Option<String>)>,
     ) -> Result<(), StoreError>;
+
+    /// Lists a connection's listings with their scopes, by key.
+    async fn listing_scopes(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<ListingKey>,
+        limit: usize,
+    ) -> Result<Page<ListingScope>, StoreError>;
 
     /// Returns the listings that are told the numbers of scopes.
     async fn leaders(&self, org: &Org, scopes: Vec<String>)

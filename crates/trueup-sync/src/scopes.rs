@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, RwLock};
 use trueup_channels::SettingError;
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
-use trueup_store::{ListingQuery, ListingView, Mapping, StoreError};
+use trueup_store::{ListingScope, Mapping, StoreError};
 
 use crate::engine::EngineError;
 use crate::link::Link;
@@ -103,20 +103,23 @@ impl Shared {
 
     /// Notes the scopes of all of a connection's listings, as its settings make them.
     pub(crate) async fn name_scopes(&self, link: &Link) -> Result<(), EngineError> {
-        let mut wrong = Vec::new();
-        let query = ListingQuery { channel: Some(link.id.clone()), ..ListingQuery::default() };
-        let look = |view: ListingView| {
-            let scope = link.scope_of(&view.mapping.key, view.mapping.channel_fulfilled);
-            if view.scope != scope {
-                wrong.push((view.mapping.key, scope));
+        let mut after = None;
+        loop {
+            let page = self.store.listing_scopes(&link.org, &link.id, after, VIEWS_MAX).await?;
+            after = page.items.last().map(|listing| listing.key.clone());
+            let wrong = |listing: ListingScope| {
+                let scope = link.scope_of(&listing.key, listing.channel_fulfilled);
+                (listing.scope != scope).then_some((listing.key, scope))
+            };
+            let wrong: Vec<_> = page.items.into_iter().filter_map(wrong).collect();
+            if !wrong.is_empty() {
+                let _election = self.scopes.elections.write().await;
+                self.store.set_scopes(&link.org, &link.id, wrong).await?;
             }
-        };
-        self.each_listing(&link.org, query, look).await?;
-        for scopes in wrong.chunks(VIEWS_MAX) {
-            let _election = self.scopes.elections.write().await;
-            self.store.set_scopes(&link.org, &link.id, scopes.to_vec()).await?;
+            if !page.more {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Keeps mappings with their scopes.
@@ -125,15 +128,14 @@ impl Shared {
         link: &Link,
         mappings: Vec<Mapping>,
     ) -> Result<(), EngineError> {
-        let scope = |mapping: &Mapping| {
+        let scoped = |mapping: Mapping| {
             let scope = link.scope_of(&mapping.key, mapping.channel_fulfilled);
-            (mapping.key.clone(), scope)
+            (mapping, scope)
         };
-        let scopes: Vec<(ListingKey, Option<String>)> = mappings.iter().map(scope).collect();
+        let mappings = mappings.into_iter().map(scoped).collect();
         {
             let _election = self.scopes.elections.write().await;
             self.store.put_mappings(&link.org, mappings).await?;
-            self.store.set_scopes(&link.org, &link.id, scopes).await?;
         }
         self.wake_siblings(link);
         Ok(())

@@ -29,10 +29,10 @@ use trueup_core::{
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
-    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingView, Mapping, MatchNote,
-    MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery, Resolved,
-    RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError, StoreFigures,
-    Submission, Subscription, UnmappedLine, Verification,
+    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, ListingView, Mapping,
+    MatchNote, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery,
+    Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
+    StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
 use memory::Memory;
 use rows::RowsError;
@@ -343,10 +343,16 @@ impl Store for Embedded {
         .await
     }
 
-    async fn put_mappings(&self, org: &Org, rows: Vec<Mapping>) -> Result<(), StoreError> {
+    async fn put_mappings(
+        &self,
+        org: &Org,
+        rows: Vec<(Mapping, Option<String>)>,
+    ) -> Result<(), StoreError> {
         let (org, now) = (org.clone(), (self.shared.now)());
         self.write(move |conn| {
-            rows::listings::put_mappings(conn, &org, &rows)?;
+            rows::listings::put_mappings(conn, &org, rows.iter().map(|(mapping, _)| mapping))?;
+            let scopes = rows.iter().map(|(of, scope)| (&of.channel, &of.key, scope.as_deref()));
+            rows::scopes::set(conn, &org, scopes)?;
             rows::conflicts::close_orphans(conn, &org, now).map(|_| ())
         })
         .await
@@ -377,10 +383,22 @@ impl Store for Embedded {
     ) -> Result<(), StoreError> {
         let (org, channel, now) = (org.clone(), channel.clone(), (self.shared.now)());
         self.write(move |conn| {
-            rows::scopes::set(conn, &org, &channel, &scopes)?;
+            let scopes = scopes.iter().map(|(key, scope)| (&channel, key, scope.as_deref()));
+            rows::scopes::set(conn, &org, scopes)?;
             rows::conflicts::close_orphans(conn, &org, now).map(|_| ())
         })
         .await
+    }
+
+    async fn listing_scopes(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        after: Option<ListingKey>,
+        limit: usize,
+    ) -> Result<Page<ListingScope>, StoreError> {
+        let (org, channel) = (org.clone(), channel.clone());
+        self.read(move |conn| rows::scopes::list(conn, &org, &channel, after.as_ref(), limit)).await
     }
 
     async fn leaders(

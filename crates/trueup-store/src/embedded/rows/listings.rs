@@ -57,7 +57,11 @@ const IS_SUSPICIOUS: &str = "l.follows = 0 AND (
 /// if never pushed; only its epoch goes on, because versions of the two SKUs may be equal and a
 /// token must not be used twice. A mapping that changed is no longer parked; an unchanged one
 /// is not written. Follow with [`super::conflicts::close_orphans`].
-pub(crate) fn put_mappings(conn: &Connection, org: &Org, mappings: &[Mapping]) -> Result<()> {
+pub(crate) fn put_mappings<'a>(
+    conn: &Connection,
+    org: &Org,
+    mappings: impl IntoIterator<Item = &'a Mapping>,
+) -> Result<()> {
     for mapping in mappings {
         forget_other_sku(conn, org, mapping)?;
         put_mapping(conn, org, mapping)?;

@@ -8,7 +8,7 @@ use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
 use super::columns::Columns;
 use super::{List, Result, all, execute, json, text};
-use crate::ScopeLeader;
+use crate::{ListingScope, Page, ScopeLeader};
 
 /// A listing of a scope with others.
 #[derive(Debug, Clone)]
@@ -25,11 +25,10 @@ pub(crate) struct Member {
 const GONE: u8 = 3;
 
 /// Notes the scopes of listings and settles who leads.
-pub(crate) fn set(
+pub(crate) fn set<'a>(
     conn: &Connection,
     org: &Org,
-    channel: &ChannelId,
-    scopes: &[(ListingKey, Option<String>)],
+    scopes: impl IntoIterator<Item = (&'a ChannelId, &'a ListingKey, Option<&'a str>)>,
 ) -> Result<()> {
     // One that comes into a scope that is led follows; the election may change that.
     const SQL: &str = "
@@ -46,8 +45,8 @@ pub(crate) fn set(
           AND channel = :channel
           AND listing_key = :key
           AND scope IS NOT :scope";
-    let mut touched = Vec::with_capacity(scopes.len());
-    for (key, scope) in scopes {
+    let mut touched = Vec::new();
+    for (channel, key, scope) in scopes {
         let left = of_listing(conn, org, channel, key)?;
         let params = named_params! {
             ":org": org.as_str(),
@@ -56,7 +55,7 @@ pub(crate) fn set(
             ":scope": scope,
         };
         execute(conn, SQL, params)?;
-        touched.extend(left.into_iter().chain(scope.clone()));
+        touched.extend(left.into_iter().chain(scope.map(str::to_owned)));
     }
     touched.sort_unstable();
     touched.dedup();
@@ -252,6 +251,30 @@ fn take_over(conn: &Connection, org: &Org, from: Option<&Member>, to: &Member) -
     execute(conn, KNOW, params)?;
     execute(conn, FORGET, place(from))?;
     Ok(())
+}
+
+/// Lists a connection's listings with their scopes, by key.
+pub(crate) fn list(
+    conn: &Connection,
+    org: &Org,
+    channel: &ChannelId,
+    after: Option<&ListingKey>,
+    limit: usize,
+) -> Result<Page<ListingScope>> {
+    const SQL: &str = "
+        SELECT listing_key, channel_fulfilled, scope
+        FROM listing
+        WHERE org = ?";
+    let mut list = List::of(org, SQL);
+    list.by("channel = ?", Some(text(channel.as_str())));
+    list.by("listing_key > ?", after.map(|key| text(key.as_str())));
+    list.page(conn, "listing_key", limit, |columns| {
+        Ok(ListingScope {
+            key: columns.name()?,
+            channel_fulfilled: columns.take()?,
+            scope: columns.take()?,
+        })
+    })
 }
 
 /// Returns the listings that are told the numbers of scopes.

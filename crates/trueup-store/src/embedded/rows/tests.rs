@@ -15,8 +15,8 @@ use super::*;
 use crate::{
     ApiKey, AttemptNote, CatalogueFilter, CatalogueQuery, ChannelListing, Conflict,
     ConnectionState, Delivery, DeliveryState, FieldsNote, HistoryEntry, HistoryQuery, InboxItem,
-    InboxSettled, ListingQuery, Mapping, Match, MatchNote, Parked, RecordedAnswer, Resolved,
-    RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace, Subscription, UnmappedLine,
+    InboxSettled, ListingQuery, ListingScope, Mapping, Match, MatchNote, Parked, RecordedAnswer,
+    Resolved, RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace, Subscription, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -774,11 +774,14 @@ fn three_of_a_scope() -> Connection {
     for id in ["a", "b", "c"] {
         connections::put(&conn, &org(), &connection(id)).unwrap();
         put(&conn, &org(), &[mapping(id, "1", "A"), mapping(id, "2", "B")]);
-        let scope = |name: &str| Some(format!("s{name}"));
-        let named = [(key("1"), scope("1")), (key("2"), None)];
-        scopes::set(&conn, &org(), &channel(id), &named).unwrap();
+        set_scope(&conn, id, "1", Some("s1"));
+        set_scope(&conn, id, "2", None);
     }
     conn
+}
+
+fn set_scope(conn: &Connection, on: &str, listing: &str, scope: Option<&str>) {
+    scopes::set(conn, &org(), [(&channel(on), &key(listing), scope)]).unwrap();
 }
 
 #[test]
@@ -867,13 +870,23 @@ fn a_follower_owes_nothing_and_names_its_leader() {
     let rows = listings::query(&conn, &org(), &query).unwrap().items;
     assert_eq!(rows[0].leader, Some((channel("a"), key("1"))));
     assert_eq!((rows[0].scope.as_deref(), rows[1].scope.as_deref()), (Some("s1"), None));
+    let listed = |after: Option<&ListingKey>, limit: usize| {
+        let page = scopes::list(&conn, &org(), &channel("b"), after, limit).unwrap();
+        let row = |of: ListingScope| (of.key.to_string(), of.channel_fulfilled, of.scope);
+        (page.items.into_iter().map(row).collect::<Vec<_>>(), page.more)
+    };
+    let first = ("1".to_owned(), false, Some("s1".to_owned()));
+    let second = ("2".to_owned(), false, None);
+    assert_eq!(listed(None, 9), (vec![first.clone(), second.clone()], false));
+    assert_eq!(listed(None, 1), (vec![first], true));
+    assert_eq!(listed(Some(&key("1")), 9), (vec![second], false));
     // Out of its scope it stands alone; one that comes in follows, and of another SKU it begins
     // with that SKU's versions.
-    scopes::set(&conn, &org(), &channel("a"), &[(key("1"), None)]).unwrap();
+    set_scope(&conn, "a", "1", None);
     assert_eq!(leads(&conn, "s1"), ["b/1"]);
     assert_eq!(state(&conn, "a", "1").map(|state| state.follows), Some(false));
     change(&conn, "b", "1", know_everything);
-    scopes::set(&conn, &org(), &channel("a"), &[(key("2"), Some("s1".to_owned()))]).unwrap();
+    set_scope(&conn, "a", "2", Some("s1"));
     assert_eq!(state(&conn, "a", "2").map(|state| state.follows), Some(true));
     connections::delete(&conn, &org(), &channel("b")).unwrap();
     connections::delete(&conn, &org(), &channel("c")).unwrap();
