@@ -610,8 +610,8 @@ pub trait Caller: Send + Sync {
     /// Keeps a token for so many seconds.
     fn keep_token(&self, name: &str, token: Secret, expires_in_seconds: u64);
 
-    /// Forgets a token that was refused.
-    fn drop_token(&self, name: &str);
+    /// Forgets a token that was refused, unless another one is kept under this name by now.
+    fn drop_token(&self, name: &str, refused: &Secret);
 
     /// Returns what was remembered under this name and still holds. No secrets: see
     /// [`Caller::token`].

@@ -121,6 +121,16 @@ impl<T: Clone> Shelf<T> {
             self.order.remove(&kept.put);
         }
     }
+
+    /// Removes this thing, unless another one stands under the name by now.
+    fn remove_if(&mut self, name: &str, thing: &T)
+    where
+        T: PartialEq,
+    {
+        if self.items.get(name).is_some_and(|kept| kept.thing == *thing) {
+            self.remove(name);
+        }
+    }
 }
 
 /// The credentials of one connection that were renewed since it was opened. Links of one
@@ -375,8 +385,8 @@ impl Caller for Transport {
         self.tokens.lock().put(name, token, expires_in_seconds);
     }
 
-    fn drop_token(&self, name: &str) {
-        self.tokens.lock().remove(name);
+    fn drop_token(&self, name: &str, refused: &Secret) {
+        self.tokens.lock().remove_if(name, refused);
     }
 
     fn recall(&self, name: &str) -> Option<String> {
@@ -548,6 +558,18 @@ mod tests {
         }
         assert!(rebase("https://x.example/", Some(&endpoint), Reach::Public).is_err());
         assert!(rebase("http://10.0.0.1/", None, Reach::Public).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thing_that_was_replaced_is_not_taken_for_the_one_before() {
+        let mut shelf = Shelf::new(3);
+        shelf.put("a", "before", 100);
+        shelf.put("a", "after", 100);
+        shelf.remove_if("a", &"before");
+        assert_eq!(shelf.get("a", Duration::ZERO), Some("after"));
+        shelf.remove_if("a", &"after");
+        assert_eq!(shelf.get("a", Duration::ZERO), None);
+        assert_eq!(shelf.items.len(), shelf.order.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -633,7 +633,7 @@ impl Seller {
             if !error::refuses_token(&response) {
                 return Ok(response);
             }
-            caller.drop_token(grant.token_name());
+            caller.drop_token(grant.token_name(), &token);
             if renewals == RENEWALS_MAX {
                 return Err(error::classify_refused_token(&response));
             }

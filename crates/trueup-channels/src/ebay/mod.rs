@@ -804,7 +804,7 @@ impl Seller {
             if response.status.as_u16() != 401 {
                 return Ok(response);
             }
-            caller.drop_token(grant.token_name());
+            caller.drop_token(grant.token_name(), &token);
         }
         Err(refused_token())
     }
@@ -824,19 +824,16 @@ impl Seller {
             let token = auth::token(&self.config, caller, Grant::User).await?;
             let signed = request.clone().secret_header("x-ebay-api-iaf-token", token.expose())?;
             let response = caller.call(signed.build()).await?;
-            if response.status.as_u16() == 401 {
-                caller.drop_token(Grant::User.token_name());
-                continue;
-            }
-            if !response.status.is_success() {
+            if response.status.is_success() {
+                let answer = wire::parse_trading(&response.body)?;
+                if !answer.errors.iter().any(|error| error::refuses_token(&error.code)) {
+                    return Ok(answer);
+                }
+            } else if response.status.as_u16() != 401 {
                 let error = error::classify(&response);
                 return Err(if is_unclear(response.status) { unclear(error) } else { error });
             }
-            let answer = wire::parse_trading(&response.body)?;
-            if !answer.errors.iter().any(|error| error::refuses_token(&error.code)) {
-                return Ok(answer);
-            }
-            caller.drop_token(Grant::User.token_name());
+            caller.drop_token(Grant::User.token_name(), &token);
         }
         Err(refused_token())
     }

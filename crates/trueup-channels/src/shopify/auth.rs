@@ -15,7 +15,7 @@ use crate::oauth::{self, Granted, wrong_settings};
 use crate::port::{Caller, ChannelError, Secret, SettingError, Settings};
 
 /// The name that the access token is kept under.
-const TOKEN: &str = "access";
+pub(super) const TOKEN: &str = "access";
 /// A client-credentials token is good for a day.
 /// <https://shopify.dev/docs/apps/build/authentication-authorization>, client credentials.
 const TOKEN_SECONDS_DEFAULT: u64 = 86_399;
@@ -115,13 +115,6 @@ async fn ask(
         return Err(error::classify_grant(&response));
     }
     parse_json("the token request", &response.body)
-}
-
-/// Forgets a token that was refused, unless it has been replaced meanwhile.
-pub(super) fn forget(caller: &dyn Caller, refused: &Secret) {
-    if caller.token(TOKEN).as_ref() == Some(refused) {
-        caller.drop_token(TOKEN);
-    }
 }
 
 /// Returns whether asking again can bring another token.

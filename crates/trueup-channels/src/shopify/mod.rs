@@ -609,7 +609,7 @@ impl Shop {
             if response.status.as_u16() != 401 {
                 break response;
             }
-            auth::forget(caller, &token);
+            caller.drop_token(auth::TOKEN, &token);
             if renewals_left == 0 {
                 return Err(none(error::classify(&response)));
             }

@@ -197,6 +197,15 @@ async fn an_expired_token_is_renewed_once() {
     assert!(!format!("{outcomes:?}").contains("Atzr"));
 }
 
+#[tokio::test]
+async fn a_token_that_was_renewed_meanwhile_is_used() {
+    let fake = Fake::granted([expired(), submission("ACCEPTED", json!([]))])
+        .renewed_meanwhile("access", "newer-granted");
+    let outcomes = channel("amazon", &seller()).push(&fake, &batch(items(&["A"]))).await;
+    assert_eq!(shorts(&outcomes), ["Accepted"]);
+    assert_eq!(fake.asked()[1].headers["x-amz-access-token"], "newer-granted");
+}
+
 fn document(url: &str) -> Answer {
     reply(201, json!({"feedDocumentId": "doc-1", "url": url}))
 }

@@ -402,6 +402,23 @@ async fn a_refused_token_is_renewed_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_renewed_meanwhile_is_used() {
+    let told = updated(200, &[entry("A", 200, &[])]);
+    let ok = || revised("Success", &[], &["7"]);
+    let refuses = revised("Failure", &[("932", "RequestError")], &[]);
+    for (listing, header, newer, refusal, answer) in [
+        (offered("A", "1"), "authorization", "Bearer newer-granted", refused(401, 1001), told),
+        (by_number("7", None), "x-ebay-api-iaf-token", "newer-granted", refused(401, 0), ok()),
+        (by_number("7", None), "x-ebay-api-iaf-token", "newer-granted", refuses, ok()),
+    ] {
+        let fake = Fake::granted([refusal, answer]).renewed_meanwhile("user", "newer-granted");
+        let push = batch(vec![item(listing, 42, None)]);
+        assert_eq!(shorts(&channel("ebay", &seller()).push(&fake, &push).await), ["Applied"]);
+        assert_eq!(fake.asked()[1].headers[header], newer);
+    }
+}
+
+#[tokio::test]
 async fn old_listings_go_through_the_trading_api_four_at_a_time() {
     let fake = Fake::granted([revised("Success", &[], &[]), revised("Warning", &[], &[])]);
     let mut items: Vec<_> =

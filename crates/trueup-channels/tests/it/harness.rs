@@ -23,6 +23,7 @@ pub(crate) struct Fake {
     tokens: Mutex<BTreeMap<String, Secret>>,
     credentials: Mutex<BTreeMap<String, Secret>>,
     pub(crate) keeps_nothing: bool,
+    renewed_meanwhile: Mutex<Option<(String, Secret)>>,
     learned: Mutex<Vec<(&'static str, RateHint)>>,
     remembered: Mutex<BTreeMap<String, String>>,
     noted: Mutex<Vec<ListingNote>>,
@@ -42,6 +43,13 @@ impl Fake {
         let refresh = Secret::new("refresh-granted");
         fake.credentials.lock().unwrap().insert("refreshToken".into(), refresh);
         fake
+    }
+
+    /// With a token that another task puts in the place of the granted one before the first
+    /// answer comes.
+    pub(crate) fn renewed_meanwhile(self, name: &str, token: &str) -> Self {
+        *self.renewed_meanwhile.lock().unwrap() = Some((name.into(), Secret::new(token)));
+        self
     }
 
     pub(crate) fn keep(self, name: &str, text: &str) -> Self {
@@ -104,6 +112,8 @@ impl Caller for Fake {
         assert!(!shown.contains("-granted"), "a token in the Debug of a request: {shown}");
         let line = format!("{} {}", request.method, request.url);
         self.asked.lock().unwrap().push(request);
+        let renewed = self.renewed_meanwhile.lock().unwrap().take();
+        self.tokens.lock().unwrap().extend(renewed);
         let next = self.script.lock().unwrap().pop_front();
         next.unwrap_or_else(|| panic!("no answer left for {line}"))
     }
@@ -120,8 +130,8 @@ impl Caller for Fake {
         self.tokens.lock().unwrap().insert(name.into(), token);
     }
 
-    fn drop_token(&self, name: &str) {
-        self.tokens.lock().unwrap().remove(name);
+    fn drop_token(&self, name: &str, refused: &Secret) {
+        self.tokens.lock().unwrap().retain(|kept, token| kept != name || token != refused);
     }
 
     fn recall(&self, name: &str) -> Option<String> {

@@ -345,6 +345,14 @@ async fn a_refused_token_is_renewed_once() {
     assert!(!format!("{error:?}").contains("hush"));
 }
 
+#[tokio::test]
+async fn a_token_that_was_renewed_meanwhile_is_used() {
+    let fake = Fake::granted([reply(401, json!({"errors": "no"})), no_nodes()])
+        .renewed_meanwhile("access", "newer-granted");
+    channel("shopify", &client_shop()).read(&fake, &[level(1)]).await.unwrap();
+    assert_eq!(fake.asked()[1].headers["x-shopify-access-token"], "newer-granted");
+}
+
 fn offline_shop() -> Settings {
     settings(
         &[("shop", json!("acme")), ("defaultLocationId", json!("9"))],

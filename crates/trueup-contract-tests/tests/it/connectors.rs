@@ -230,8 +230,8 @@ impl Caller for Checked {
         self.tokens.lock().unwrap().insert(name.to_owned(), token);
     }
 
-    fn drop_token(&self, name: &str) {
-        self.tokens.lock().unwrap().remove(name);
+    fn drop_token(&self, name: &str, refused: &Secret) {
+        self.tokens.lock().unwrap().retain(|kept, token| kept != name || token != refused);
     }
 
     fn recall(&self, name: &str) -> Option<String> {
