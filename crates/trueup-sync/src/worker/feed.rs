@@ -323,7 +323,7 @@ fn outgoing_of(item: &FeedItem, mut view: ListingView) -> Outgoing {
         epoch: item.epoch,
     };
     Outgoing {
-        want: Want { sku: item.sku.clone(), key: item.key.clone(), wish: Wish::Owed },
+        want: Want { sku: item.sku.clone(), key: item.key.clone(), wish: Wish::Owed, tried: 0 },
         view,
         sending: Sending {
             push,

@@ -418,7 +418,7 @@ impl Worker {
                 && let Some(run) = &mut self.run
             {
                 let (sku, key) = (item.sku, item.key);
-                run.push.push_back((Want { sku, key, wish: Wish::Due }, 0));
+                run.push.push_back(Want { sku, key, wish: Wish::Due, tried: 0 });
             }
         }
     }

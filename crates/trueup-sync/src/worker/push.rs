@@ -26,6 +26,8 @@ pub(super) struct Want {
     pub(super) sku: Sku,
     pub(super) key: ListingKey,
     pub(super) wish: Wish,
+    /// How often the run under way has tried it; 0 where no run asks.
+    pub(super) tried: u32,
 }
 
 /// What became of a wanted push.
@@ -75,13 +77,14 @@ pub(super) struct Errand {
 }
 
 /// Who asks for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
     /// The listings of a lane owe it.
     Owed(Lane),
     /// It is sent again, as it was, because its outcome is unclear.
     Unclear,
-    /// The run under way, which has tried each listing so often.
-    Run(BTreeMap<ListingKey, u32>),
+    /// The run under way.
+    Run,
 }
 
 /// A batch under way.
@@ -91,8 +94,8 @@ pub(super) struct Flight {
     way: Way,
     /// The run that asked for it, for its token.
     run: Option<String>,
-    /// How often each listing was tried, where it is of the run under way.
-    tried: Option<BTreeMap<ListingKey, u32>>,
+    /// Whether it is of the run under way.
+    of_run: bool,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
     /// What it handed over by the bulk way; these items are no longer among the outgoing.
@@ -201,7 +204,7 @@ impl Worker {
             };
             taken.extend(self.queue.take(next, count - taken.len()));
         }
-        let want = |(sku, key)| Want { sku, key, wish: Wish::Owed };
+        let want = |(sku, key)| Want { sku, key, wish: Wish::Owed, tried: 0 };
         let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
     }
@@ -217,14 +220,13 @@ impl Worker {
         let (reports, flights) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.put_back_wants(wants, run, &of);
+                self.put_back_wants(wants, run, of);
                 return Err(error);
             }
         };
-        let mut tried = None;
-        if let Asker::Run(tries) = of {
-            self.take_reports(reports, &tries);
-            tried = Some(tries);
+        let of_run = of == Asker::Run;
+        if of_run {
+            self.take_reports(reports);
         }
         for mut flight in flights {
             for Outgoing { want, .. } in &flight.outgoing {
@@ -233,17 +235,17 @@ impl Worker {
                     self.landing.insert(want.sku.clone());
                 }
             }
-            if let (Some(_), Some(run)) = (&tried, &mut self.run) {
+            if let Some(run) = self.run.as_mut().filter(|_| of_run) {
                 run.in_air += 1;
             }
-            flight.tried.clone_from(&tried);
+            flight.of_run = of_run;
             self.air.spawn(flight.fly(self.link.clone(), self.shared.clone()));
         }
         Ok(())
     }
 
-    fn put_back_wants(&mut self, wants: Vec<Want>, run: Option<String>, of: &Asker) {
-        match *of {
+    fn put_back_wants(&mut self, wants: Vec<Want>, run: Option<String>, of: Asker) {
+        match of {
             Asker::Unclear => {
                 let at = super::later(1);
                 self.unclear.push_back(Unclear { at, run, wants });
@@ -253,9 +255,9 @@ impl Worker {
                     self.line_up(lane, want.sku, want.key);
                 }
             }
-            Asker::Run(_) => {
+            Asker::Run => {
                 if let Some(run) = &mut self.run {
-                    run.push.extend(wants.into_iter().map(|want| (want, 1)));
+                    run.push.extend(wants.into_iter().map(|want| Want { tried: 1, ..want }));
                 }
             }
         }
@@ -313,27 +315,27 @@ impl Worker {
         for want in wants.iter().chain(kept.iter().flat_map(|kept| &kept.wants)) {
             self.airborne.remove(&want.key);
         }
-        let tried = flight.tried.take();
-        if let (Some(_), Some(run)) = (&tried, &mut self.run) {
+        let of_run = flight.of_run;
+        if let Some(run) = self.run.as_mut().filter(|_| of_run) {
             run.in_air = run.in_air.saturating_sub(1);
         }
         let waiting = wants.iter().filter(|want| self.landing.contains(&want.sku));
         let waiting: BTreeSet<Sku> = waiting.map(|want| want.sku.clone()).collect();
-        if let (Some(kept), Some(tried)) = (kept, &tried) {
+        if let Some(kept) = kept.filter(|_| of_run) {
             // For a run they are pushed: what the vendor makes of them may take it hours.
             let sent = |(want, quantity): (&Want, i64)| Report {
                 want: want.clone(),
                 end: End::Sent(quantity),
             };
-            self.take_reports(kept.told().map(sent).collect(), tried);
+            self.take_reports(kept.told().map(sent).collect());
         }
         let run = flight.run.clone();
-        match (self.take(flight).await, tried) {
-            (Ok(reports), Some(tried)) => self.take_reports(reports, &tried),
-            (Ok(_), None) => {}
-            (Err(error), tried) => {
-                let of = tried.map_or(Asker::Owed(Lane::Decrease), Asker::Run);
-                self.put_back_wants(wants, run, &of);
+        match self.take(flight).await {
+            Ok(reports) if of_run => self.take_reports(reports),
+            Ok(_) => {}
+            Err(error) => {
+                let of = if of_run { Asker::Run } else { Asker::Owed(Lane::Decrease) };
+                self.put_back_wants(wants, run, of);
                 return Err(error);
             }
         }
@@ -569,8 +571,8 @@ impl Worker {
             let run = run.map(str::to_owned);
             let scopes = outgoing.iter().filter_map(|out| self.scope_of(out)).collect();
             let claims = claims.split(&scopes);
-            let (tried, outcomes, kept) = (None, Vec::new(), None);
-            Flight { outgoing, batch, way, run, tried, outcomes, kept, claims }
+            let (of_run, outcomes, kept) = (false, Vec::new(), None);
+            Flight { outgoing, batch, way, run, of_run, outcomes, kept, claims }
         };
         Ok(self.portions(outgoing, way).into_iter().map(&mut flight).collect())
     }

@@ -63,10 +63,10 @@ pub(crate) fn new_run(
 /// A run under way.
 pub(super) struct ActiveRun {
     pub(super) run: Run,
-    /// Listings to push, each with how often it was tried.
-    pub(super) push: VecDeque<(Want, u32)>,
+    /// Listings to push.
+    pub(super) push: VecDeque<Want>,
     /// Listings to push again after a pause.
-    again: Vec<(Want, u32)>,
+    again: Vec<Want>,
     /// What is to be read, for a pull.
     pub(super) pull: Option<PullWork>,
     pub(super) items: Vec<RunItem>,
@@ -233,9 +233,9 @@ impl Worker {
             self.finish_run().await?;
             return Ok(true);
         } else {
-            let tries = run.again.iter().map(|(_, tries)| *tries).max().unwrap_or(1);
+            let tries = run.again.iter().map(|want| want.tried).max().unwrap_or(1);
             let millis = backoff::millis(tries, TRY_MS_FIRST, TRY_MS_MAX);
-            if !run.again.iter().any(|(want, _)| self.raising.contains_key(&want.key)) {
+            if !run.again.iter().any(|want| self.raising.contains_key(&want.key)) {
                 run.wait_until = Instant::now() + Duration::from_millis(millis);
             }
             run.push = std::mem::take(&mut run.again).into();
@@ -292,7 +292,8 @@ impl Worker {
                 Plan::ReadFirst => Lane::Decrease,
                 Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
             };
-            wanted.push((lane, Want { sku: view.mapping.sku, key: view.mapping.key, wish }));
+            let (sku, key) = (view.mapping.sku, view.mapping.key);
+            wanted.push((lane, Want { sku, key, wish, tried: 0 }));
         };
         if all {
             shared.each_listing(&org, query, &mut look).await?;
@@ -310,7 +311,7 @@ impl Worker {
             for counter in ["pushed", "skipped", "failed"] {
                 run.count(counter, 0);
             }
-            run.push = wanted.into_iter().map(|(_, want)| (want, 0)).collect();
+            run.push = wanted.into_iter().map(|(_, want)| want).collect();
         }
         self.note_missing(missing).await;
         Ok(())
@@ -343,27 +344,26 @@ impl Worker {
         let waiting = self.run.as_ref().filter(|run| run.is_due).map(|run| run.push.len())?;
         let (way, count) = self.way(waiting);
         let run = self.run.as_mut()?;
-        let (mut tries, mut wants) = (BTreeMap::new(), Vec::new());
+        let mut wants = Vec::new();
         for _ in 0..waiting {
             if wants.len() >= count {
                 break;
             }
-            let Some((want, tried)) = run.push.pop_front() else { break };
+            let Some(want) = run.push.pop_front() else { break };
             let has_turn = line_moves && want.wish == Wish::Due && self.queue.contains(&want.key);
             if has_turn || self.airborne.contains(&want.key) {
-                run.push.push_back((want, tried));
+                run.push.push_back(want);
             } else {
-                tries.insert(want.key.clone(), tried);
                 wants.push(want);
             }
         }
         if wants.is_empty() {
             return None;
         }
-        Some(Errand { wants, way, run: Some(run.run.id.clone()), of: Asker::Run(tries) })
+        Some(Errand { wants, way, run: Some(run.run.id.clone()), of: Asker::Run })
     }
 
-    pub(super) fn take_reports(&mut self, reports: Vec<Report>, tries: &BTreeMap<ListingKey, u32>) {
+    pub(super) fn take_reports(&mut self, reports: Vec<Report>) {
         let waits_for_orders = !self.raising.is_empty();
         let Some(run) = &mut self.run else { return };
         let throttled =
@@ -391,16 +391,14 @@ impl Worker {
             End::Sent(_) | End::Shown(_) | End::Skipped(_) | End::Refused(_) | End::Gone => false,
         });
         let gives_up = run.failures >= RUN_FAILURES_MAX || (failed && refused);
-        for Report { want, end } in reports {
-            let tried = tries.get(&want.key).copied().unwrap_or(0) + 1;
+        for Report { mut want, end } in reports {
+            want.tried += 1;
             let tries_max = if throttled(&end) { THROTTLED_TRIES_MAX } else { ITEM_TRIES_MAX };
             match end {
-                End::Again(_) if tried < tries_max && !gives_up => {
-                    run.again.push((want, tried));
-                }
+                End::Again(_) if want.tried < tries_max && !gives_up => run.again.push(want),
                 // The orders were asked for; one more try when they have been heard.
-                End::Skipped(Skip::WaitsForOrders) if tried < 3 => {
-                    run.again.push((want, tried));
+                End::Skipped(Skip::WaitsForOrders) if want.tried < 3 => {
+                    run.again.push(want);
                     run.waits_for_orders = waits_for_orders;
                     run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
                     run.is_due = false;
@@ -411,8 +409,8 @@ impl Worker {
         if gives_up {
             let error =
                 ChannelError::new(ChannelErrorKind::Transient, "the channel is not reached");
-            let rest: Vec<(Want, u32)> = run.push.drain(..).chain(run.again.drain(..)).collect();
-            for (want, _) in rest {
+            let rest: Vec<Want> = run.push.drain(..).chain(run.again.drain(..)).collect();
+            for want in rest {
                 close_push(run, &want, End::Again(error.clone()));
             }
         }
