@@ -32,10 +32,12 @@ pub(super) const SETTING_NAMES: &[&str] = &[
 /// offer shows what the inventory item has, so that reading the item is enough.
 pub(super) const OFFER_QUANTITY: &str = "offerQuantity";
 pub(super) const OFFER_SHARES: &str = "shared";
+/// The listing field that names the SKU's offers on other marketplaces, with commas between.
+pub(super) const OTHER_OFFERS: &str = "otherOfferIds";
 
 /// The fields of a mapping's `listing`.
 pub(super) const LISTING_NAMES: &[&str] =
-    &["sku", "offerId", "itemId", "variationId", OFFER_QUANTITY];
+    &["sku", "offerId", OTHER_OFFERS, "itemId", "variationId", OFFER_QUANTITY];
 
 /// <https://developer.ebay.com/api-docs/sell/inventory/types/slr:MarketplaceEnum>
 const MARKETPLACES: [&str; 41] = [
@@ -209,20 +211,14 @@ pub(super) fn account(settings: &Settings) -> Option<String> {
 
 /// See [`crate::port::Kind::scope`].
 ///
-/// The offers of a SKU on several marketplaces share the inventory item's quantity, and each may
-/// have a smaller one of its own, which only a push by its own marketplace tells: a scope is of
-/// one marketplace. A Trading listing is one, wherever it is seen.
+/// The offers of a SKU on several marketplaces share the inventory item's quantity, "the total
+/// quantity of the item that is available for sale across all marketplaces": told by two
+/// connections, the later one would overwrite the other's. So the SKU is one scope, and who
+/// tells it tells all of its offers. A Trading listing is one, wherever it is seen.
+/// <https://developer.ebay.com/api-docs/sell/static/inventory/bulk-updates.html>
 pub(super) fn scope(settings: &Settings, key: &ListingKey) -> Option<String> {
-    let account = account(settings)?;
-    if key.as_str().starts_with(ITEM_KEY) {
-        return Some(format!("{account}/{key}"));
-    }
-    let marketplace = Reader::new(settings).text("marketplaceId")?;
-    Some(format!("{account}/{marketplace}/{key}"))
+    Some(format!("{}/{key}", account(settings)?))
 }
-
-/// What the key of a Trading listing starts with.
-const ITEM_KEY: &str = "item:";
 
 /// See [`crate::port::Kind::listing`].
 ///
@@ -244,6 +240,10 @@ pub(super) fn listing(
     if fields.contains_key("variationId") && !fields.contains_key("itemId") {
         fail("variationId", "needs the itemId of the listing that it is of".to_owned());
     }
+    let is_number = |id: &str| !id.is_empty() && id.chars().all(|c| c.is_ascii_digit());
+    if fields.get(OTHER_OFFERS).is_some_and(|ids| !ids.split(',').all(is_number)) {
+        fail(OTHER_OFFERS, "must be numbers with commas between".to_owned());
+    }
     if fields.get(OFFER_QUANTITY).is_some_and(|word| word != OFFER_SHARES) {
         fail(OFFER_QUANTITY, format!("must be {OFFER_SHARES}, or left out"));
     }
@@ -254,8 +254,8 @@ pub(super) fn listing(
             fail("itemId", "and offerId name listings of two APIs: give one of them".to_owned());
             None
         }
-        (Some(item), Some(sku), None) => Some(format!("{ITEM_KEY}{item}/{sku}")),
-        (Some(item), None, None) => Some(format!("{ITEM_KEY}{item}")),
+        (Some(item), Some(sku), None) => Some(format!("item:{item}/{sku}")),
+        (Some(item), None, None) => Some(format!("item:{item}")),
         (None, Some(sku), _) => Some(format!("sku:{sku}")),
         (None, None, Some(offer)) => Some(format!("offer:{offer}")),
         (None, None, None) => {

@@ -28,7 +28,9 @@ use crate::port::{
 
 use self::auth::Grant;
 use self::config::Config;
-use self::wire::{Offer, Quantity, Topic, TradingAnswer, TradingItem, UpdateEntry};
+use self::wire::{
+    Offer, OfferIds, Offers, Quantity, Topic, TradingAnswer, TradingItem, UpdateEntry,
+};
 
 pub use self::webhook::challenge_response;
 
@@ -234,7 +236,10 @@ impl Channel for Seller {
             match target(item) {
                 Ok(Target::Inventory(quantity)) => {
                     let urgent = item.is_urgent();
-                    inventory.push(Telling { at, quantity, urgent, lost_offer: false });
+                    // By the offer's number alone there is nothing to look the others up by.
+                    let offers_known = quantity.sku.is_none() || is_shared(&item.listing);
+                    let lost_offer = false;
+                    inventory.push(Telling { at, quantity, urgent, offers_known, lost_offer });
                 }
                 Ok(Target::Trading(item)) => trading.push((at, item)),
                 Err(error) => outcomes[at] = Some(PushOutcome::Refused(error)),
@@ -263,21 +268,22 @@ impl Channel for Seller {
         // The live quantity is the smaller of the item's and the offer's own. The offer is read
         // until it was seen or told to show what the item has; from then on the item is enough,
         // 25 in a call, and both are told together.
-        let mut offers: BTreeMap<&ListingKey, Result<Offer, String>> = BTreeMap::new();
+        let mut offers: BTreeMap<&ListingKey, Result<Offers, String>> = BTreeMap::new();
         for listing in listings.iter().filter(|listing| must_see_offer(listing)) {
-            let offer = match self.offer_of(caller, listing).await {
-                Ok(Some(offer)) => Ok(offer),
-                Ok(None) if !listing.fields.contains_key("offerId") => continue,
-                Ok(None) => Err("no such offer".to_owned()),
+            let offer = match self.offers_of(caller, listing).await {
+                Ok(found) if found.own.is_none() && listing.fields.contains_key("offerId") => {
+                    Err("no such offer".to_owned())
+                }
+                Ok(found) => Ok(found),
                 Err(error) if stops_batch(&error) => return Err(error),
                 Err(error) => Err(error.detail),
             };
             offers.insert(&listing.key, offer);
         }
         let sku_of = |listing: &Listing| {
-            let offered = offers.get(&listing.key).and_then(|offer| offer.as_ref().ok());
-            let own = listing.fields.get("sku").cloned();
-            own.or_else(|| offered.and_then(|offer| offer.sku.clone()))
+            let found = offers.get(&listing.key).and_then(|found| found.as_ref().ok());
+            let offered = || found?.own.as_ref()?.sku.clone();
+            listing.fields.get("sku").cloned().or_else(offered)
         };
         let is_inventory = |listing: &&Listing| !listing.fields.contains_key("itemId");
         let skus: Vec<String> = listings.iter().filter(is_inventory).filter_map(sku_of).collect();
@@ -290,7 +296,7 @@ impl Channel for Seller {
                 None => {
                     let item = sku_of(listing).and_then(|sku| shown.get(&sku));
                     let offer = offers.get(&listing.key);
-                    notes.extend(shared_offer(listing, item, offer));
+                    notes.extend(shared_offers(listing, item, offer));
                     inventory_reading(item, offer)
                 }
             });
@@ -410,7 +416,9 @@ struct Telling {
     quantity: Quantity,
     /// Whether what eBay shows now could be oversold.
     urgent: bool,
-    /// Whether the offer that the mapping named is gone.
+    /// Whether all of the SKU's offers are among those that are told.
+    offers_known: bool,
+    /// Whether an offer that the mapping named is gone.
     lost_offer: bool,
 }
 
@@ -434,15 +442,16 @@ fn target(item: &PushItem) -> Result<Target, ChannelError> {
             let detail = "the mapping has no sku, offerId or itemId";
             Err(ChannelError::new(ChannelErrorKind::InvalidValue, detail))
         }
-        (None, sku, offer) => {
-            Ok(Target::Inventory(Quantity { sku, offer, quantity: item.quantity }))
+        (None, sku, _) => {
+            let offers = named_offers(&item.listing);
+            Ok(Target::Inventory(Quantity { sku, offers, quantity: item.quantity }))
         }
     }
 }
 
 impl Seller {
-    /// Looks up the published offer of SKUs whose mapping names none: an offer with a quantity
-    /// of its own would go on showing that.
+    /// Looks up the published offers of SKUs whose mapping does not name them all: an offer with
+    /// a quantity of its own would go on showing that.
     async fn fill_in_offers(
         &self,
         caller: &dyn Caller,
@@ -450,17 +459,20 @@ impl Seller {
         outcomes: &mut [Option<PushOutcome>],
     ) {
         let mut stopped: Option<ChannelError> = None;
-        for Telling { at, quantity, urgent, .. } in inventory {
+        for Telling { at, quantity, urgent, offers_known, .. } in inventory {
             let Some(sku) = quantity.sku.as_deref() else { continue };
-            if quantity.offer.is_some() || outcomes[*at].is_some() {
+            if *offers_known || outcomes[*at].is_some() {
                 continue;
             }
             let looked_up = match &stopped {
                 Some(cause) => Err(held_back(cause)),
-                None => self.published_offer(caller, sku, *urgent).await,
+                None => self.published_offers(caller, sku, *urgent).await,
             };
             match looked_up {
-                Ok(offer) => quantity.offer = offer.map(|offer| offer.offer_id),
+                Ok(offers) => {
+                    quantity.offers = offers.ids();
+                    *offers_known = true;
+                }
                 Err(error) => {
                     outcomes[*at] = Some(PushOutcome::NotSent(held_back(&error)));
                     if stops_batch(&error) {
@@ -471,38 +483,39 @@ impl Seller {
         }
     }
 
-    /// Returns the offer of a SKU that can be told a quantity; that there is none is remembered
+    /// Returns the offers of a SKU that can be told a quantity; that there are none is remembered
     /// for a while.
-    async fn published_offer(
+    async fn published_offers(
         &self,
         caller: &dyn Caller,
         sku: &str,
         urgent: bool,
-    ) -> Result<Option<Offer>, ChannelError> {
+    ) -> Result<Offers, ChannelError> {
         let name = format!("no offer:{sku}");
         if caller.recall(&name).is_some() {
-            return Ok(None);
+            return Ok(Offers::default());
         }
-        let offers = self.offers(caller, sku, urgent).await?;
-        let offer = offers.into_iter().find(Offer::is_told);
-        if offer.is_none() {
+        let (here, mut others) = self.offers(caller, sku, urgent).await?;
+        others.retain(Offer::is_told);
+        let offers = Offers { own: here.into_iter().find(Offer::is_told), others };
+        if offers.ids().is_empty() {
             caller.remember(&name, "", NO_OFFER_KEPT_SECONDS);
         }
-        Ok(offer)
+        Ok(offers)
     }
 
-    /// Reads the offers of a SKU; a SKU without any answers 404.
+    /// Reads the offers of a SKU, here and elsewhere; a SKU without any answers 404.
     async fn offers(
         &self,
         caller: &dyn Caller,
         sku: &str,
         urgent: bool,
-    ) -> Result<Vec<Offer>, ChannelError> {
-        let url = wire::offers_url(sku, &self.config.marketplace_id);
+    ) -> Result<(Vec<Offer>, Vec<Offer>), ChannelError> {
+        let url = wire::offers_url(sku);
         let request = Outgoing::new(INVENTORY, Method::GET, url).urgent(urgent);
         match self.send(caller, Grant::User, request).await.and_then(succeeded) {
             Ok(response) => wire::parse_offers(&response.body, &self.config.marketplace_id),
-            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(Vec::new()),
+            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(Default::default()),
             Err(error) => Err(error),
         }
     }
@@ -649,26 +662,30 @@ impl Seller {
         Ok(shown)
     }
 
-    /// Reads the offer of a listing: the one that the mapping names, else the published one.
-    async fn offer_of(
+    /// Reads the offers of a listing: the one that the mapping names, else the published one,
+    /// and the published ones on other marketplaces.
+    async fn offers_of(
         &self,
         caller: &dyn Caller,
         listing: &Listing,
-    ) -> Result<Option<Offer>, ChannelError> {
+    ) -> Result<Offers, ChannelError> {
         let offer_id = match (listing.fields.get("offerId"), listing.fields.get("sku")) {
-            (None, None) => return Ok(None),
-            (None, Some(sku)) => return self.published_offer(caller, sku, false).await,
+            (None, None) => return Ok(Offers::default()),
+            (None, Some(sku)) => return self.published_offers(caller, sku, false).await,
             (Some(offer_id), Some(sku)) => {
-                let offers = self.offers(caller, sku, false).await?;
-                return Ok(offers.into_iter().find(|offer| offer.offer_id == *offer_id));
+                let (here, mut others) = self.offers(caller, sku, false).await?;
+                others.retain(Offer::is_told);
+                let own = here.into_iter().find(|offer| offer.offer_id == *offer_id);
+                return Ok(Offers { own, others });
             }
             (Some(offer_id), None) => offer_id,
         };
-        match self.get(caller, INVENTORY, wire::offer_url(offer_id)).await {
-            Ok(response) => wire::parse_offer(&response.body).map(Some),
-            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let own = match self.get(caller, INVENTORY, wire::offer_url(offer_id)).await {
+            Ok(response) => Some(wire::parse_offer(&response.body)?),
+            Err(error) if error.kind == ChannelErrorKind::ListingNotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Offers { own, others: Vec::new() })
     }
 
     async fn trading_reading(
@@ -853,34 +870,53 @@ fn succeeded(response: Response) -> Result<Response, ChannelError> {
 /// Returns whether the item's quantity alone does not say what a listing shows.
 fn must_see_offer(listing: &Listing) -> bool {
     let fields = &listing.fields;
-    let is_shared = fields.get(config::OFFER_QUANTITY).is_some_and(|w| w == config::OFFER_SHARES);
     // By the offer's number alone there is no SKU to read.
-    !(fields.contains_key("itemId") || (is_shared && fields.contains_key("sku")))
+    !(fields.contains_key("itemId") || (is_shared(listing) && fields.contains_key("sku")))
 }
 
-/// Makes the note that an offer was seen to show what its item has.
-fn shared_offer(
+/// Returns whether a mapping names all of its SKU's offers, seen or told to show what the item
+/// has.
+fn is_shared(listing: &Listing) -> bool {
+    listing.fields.get(config::OFFER_QUANTITY).is_some_and(|word| word == config::OFFER_SHARES)
+}
+
+/// Returns the offers that a mapping names.
+fn named_offers(listing: &Listing) -> OfferIds {
+    let others = listing.fields.get(config::OTHER_OFFERS).map(String::as_str).unwrap_or_default();
+    OfferIds {
+        own: listing.fields.get("offerId").cloned(),
+        others: others.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+    }
+}
+
+/// Makes the note that the offers were seen to show what their item has.
+fn shared_offers(
     listing: &Listing,
     item: Option<&Reading>,
-    offer: Option<&Result<Offer, String>>,
+    offers: Option<&Result<Offers, String>>,
 ) -> Option<ListingNote> {
-    let (Some(Reading::Quantity(item)), Some(Ok(offer))) = (item, offer) else { return None };
-    let is_shared = offer.available_quantity.is_none_or(|own| own == *item);
-    (is_shared && listing.fields.contains_key("sku"))
-        .then(|| offer_note(listing, Some(&offer.offer_id)))
+    let (Some(Reading::Quantity(item)), Some(Ok(offers))) = (item, offers) else { return None };
+    let ids = offers.ids();
+    (!ids.is_empty() && offers.share(*item) && listing.fields.contains_key("sku"))
+        .then(|| offers_note(listing, &ids))
 }
 
-/// Makes the note of a listing's offer, which shows what the item has; `None` = it has none.
-fn offer_note(listing: &Listing, offer_id: Option<&str>) -> ListingNote {
-    let shares = offer_id.map(|_| config::OFFER_SHARES.to_owned());
-    let fields = [
-        ("offerId".to_owned(), offer_id.map(str::to_owned)),
+/// Makes the note of a listing's offers, which show what the item has.
+fn offers_note(listing: &Listing, offers: &OfferIds) -> ListingNote {
+    let shares = (!offers.is_empty()).then(|| config::OFFER_SHARES.to_owned());
+    let others = offers.others.join(",");
+    let others = Some(others).filter(|others| !others.is_empty());
+    let mut fields = BTreeMap::from([
+        ("offerId".to_owned(), offers.own.clone()),
         (config::OFFER_QUANTITY.to_owned(), shares),
-    ];
-    ListingNote { key: listing.key.clone(), fields: fields.into() }
+    ]);
+    if others.is_some() || listing.fields.contains_key(config::OTHER_OFFERS) {
+        fields.insert(config::OTHER_OFFERS.to_owned(), others);
+    }
+    ListingNote { key: listing.key.clone(), fields }
 }
 
-/// Says which mappings are to name another offer than they do, after a push: item and offer
+/// Says which mappings are to name other offers than they do, after a push: item and offers
 /// were told the same number.
 fn offer_notes(
     batch: &PushBatch,
@@ -889,13 +925,13 @@ fn offer_notes(
 ) -> Vec<ListingNote> {
     let note = |telling: &Telling| {
         let listing = &batch.items.get(telling.at)?.listing;
-        let known = listing.fields.get("offerId");
-        let is_noted = known == telling.quantity.offer.as_ref()
-            && (known.is_none() || listing.fields.contains_key(config::OFFER_QUANTITY));
+        let known = named_offers(listing);
+        let is_noted = known == telling.quantity.offers && (known.is_empty() || is_shared(listing));
         let is_applied = outcomes.get(telling.at) == Some(&Some(PushOutcome::Applied));
         let is_told = is_applied && !is_noted;
-        (is_told || telling.lost_offer)
-            .then(|| offer_note(listing, telling.quantity.offer.as_deref().filter(|_| is_applied)))
+        let none = OfferIds::default();
+        let told = if is_applied { &telling.quantity.offers } else { &none };
+        (is_told || telling.lost_offer).then(|| offers_note(listing, told))
     };
     inventory.iter().filter_map(note).collect()
 }
@@ -904,11 +940,13 @@ fn offer_notes(
 /// whether there were any. A mapping that knows its offer alone has nothing to look it up by.
 fn lose_gone_offers(inventory: &mut [Telling], outcomes: &mut [Option<PushOutcome>]) -> bool {
     let mut lost = false;
-    for Telling { at, quantity, lost_offer, .. } in inventory {
+    for Telling { at, quantity, offers_known, lost_offer, .. } in inventory {
         let is_gone = matches!(&outcomes[*at], Some(PushOutcome::Refused(error))
             if error.vendor_code.as_deref() == Some(NO_SUCH_OFFER));
-        if is_gone && quantity.sku.is_some() && quantity.offer.take().is_some() {
+        if is_gone && quantity.sku.is_some() && !quantity.offers.is_empty() {
             outcomes[*at] = None;
+            quantity.offers = OfferIds::default();
+            *offers_known = false;
             *lost_offer = true;
             lost = true;
         }
@@ -964,10 +1002,11 @@ fn update_outcome(quantity: &Quantity, entries: &[UpdateEntry]) -> PushOutcome {
     }
 }
 
-/// Returns what is live: the smaller of the inventory item's and the offer's own quantity.
-fn inventory_reading(item: Option<&Reading>, offer: Option<&Result<Offer, String>>) -> Reading {
-    let own = match offer {
-        Some(Ok(offer)) => offer.available_quantity,
+/// Returns what is live on the connection's marketplace: the smaller of the inventory item's and
+/// the offer's own quantity.
+fn inventory_reading(item: Option<&Reading>, offers: Option<&Result<Offers, String>>) -> Reading {
+    let own = match offers {
+        Some(Ok(offers)) => offers.own.as_ref().and_then(|offer| offer.available_quantity),
         Some(Err(reason)) => return Reading::Unknown(reason.clone()),
         None => None,
     };

@@ -35,8 +35,9 @@ pub(super) const READ_ITEMS_MAX: usize = 25;
 pub(super) const REVISE_ITEMS_MAX: usize = 4;
 /// A page of inventory items, and of orders.
 const PAGE_ITEMS_MAX: u64 = 200;
-/// The most offers of one SKU that are looked at.
-const OFFERS_MAX: usize = 20;
+/// The most offers of one SKU that are looked at: getOffers answers "max occurs: 25".
+/// <https://developer.ebay.com/api-docs/sell/inventory/types/slr:Offers>
+const OFFERS_MAX: usize = 25;
 
 pub(super) fn bulk_update_url() -> String {
     format!("{INVENTORY}/bulk_update_price_quantity")
@@ -46,10 +47,10 @@ pub(super) fn bulk_get_url() -> String {
     format!("{INVENTORY}/bulk_get_inventory_item")
 }
 
-/// Offers can be asked for by SKU only, one at a time.
+/// Offers can be asked for by SKU only, one at a time; those on all marketplaces come together.
 /// <https://github.com/YosefHayim/ebay-mcp/issues/158>
-pub(super) fn offers_url(sku: &str, marketplace_id: &str) -> String {
-    format!("{INVENTORY}/offer?sku={}&marketplace_id={}", encode(sku), encode(marketplace_id))
+pub(super) fn offers_url(sku: &str) -> String {
+    format!("{INVENTORY}/offer?sku={}", encode(sku))
 }
 
 pub(super) fn offer_url(offer_id: &str) -> String {
@@ -130,9 +131,28 @@ pub(super) fn subscription_url() -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Quantity {
     pub(super) sku: Option<String>,
-    /// The offer on the connection's marketplace, which may carry a quantity of its own.
-    pub(super) offer: Option<String>,
+    /// The SKU's offers, each of which may carry a quantity of its own.
+    pub(super) offers: OfferIds,
     pub(super) quantity: u64,
+}
+
+/// The offers of one SKU, one on each marketplace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OfferIds {
+    /// The one on the connection's marketplace.
+    pub(super) own: Option<String>,
+    /// Those on other marketplaces.
+    pub(super) others: Vec<String>,
+}
+
+impl OfferIds {
+    pub(super) fn all(&self) -> impl Iterator<Item = &String> {
+        self.own.iter().chain(&self.others)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.own.is_none() && self.others.is_empty()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -164,7 +184,9 @@ struct OfferPriceQuantity<'a> {
 }
 
 /// Builds a bulk update. The live quantity is the smaller of the item's and the offer's own, so
-/// both are told where offers are known.
+/// both are told where offers are known: "a separate node is required under the offers container
+/// for each specific offer" of a SKU that is offered on several marketplaces.
+/// <https://developer.ebay.com/api-docs/sell/static/inventory/bulk-updates.html>
 pub(super) fn build_bulk_update<'a>(
     quantities: impl IntoIterator<Item = &'a Quantity>,
 ) -> BulkPriceQuantity<'a> {
@@ -175,8 +197,8 @@ pub(super) fn build_bulk_update<'a>(
             .is_some()
             .then_some(ShipToLocationAvailability { quantity: of.quantity }),
         offers: of
-            .offer
-            .iter()
+            .offers
+            .all()
             .map(|offer_id| OfferPriceQuantity { offer_id, available_quantity: of.quantity })
             .collect(),
     };
@@ -197,7 +219,7 @@ pub(super) struct UpdateEntry {
 impl UpdateEntry {
     pub(super) fn is_about(&self, quantity: &Quantity) -> bool {
         match (&self.offer_id, &self.sku) {
-            (Some(offer), _) if quantity.offer.as_ref() == Some(offer) => true,
+            (Some(offer), _) if quantity.offers.all().any(|known| known == offer) => true,
             (_, Some(sku)) => quantity.sku.as_ref() == Some(sku),
             (_, None) => false,
         }
@@ -361,25 +383,54 @@ pub(super) struct Offer {
     format: Option<String>,
 }
 
+/// What a connection knows of a SKU's offers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Offers {
+    /// The one on the connection's marketplace.
+    pub(super) own: Option<Offer>,
+    /// Those on other marketplaces that can be told a quantity.
+    pub(super) others: Vec<Offer>,
+}
+
+impl Offers {
+    pub(super) fn ids(&self) -> OfferIds {
+        OfferIds {
+            own: self.own.as_ref().map(|offer| offer.offer_id.clone()),
+            others: self.others.iter().map(|offer| offer.offer_id.clone()).collect(),
+        }
+    }
+
+    /// Returns whether all of them show what the inventory item has.
+    pub(super) fn share(&self, item: i64) -> bool {
+        self.own.iter().chain(&self.others).all(|o| o.available_quantity.is_none_or(|q| q == item))
+    }
+}
+
 impl Offer {
     /// Returns whether it can be told a quantity: published, and no auction, whose quantity is
     /// one.
     pub(super) fn is_told(&self) -> bool {
         self.status.as_deref() == Some("PUBLISHED") && self.format.as_deref() != Some("AUCTION")
     }
+
+    fn is_on(&self, marketplace_id: &str) -> bool {
+        self.marketplace_id.as_deref().is_none_or(|id| id == marketplace_id)
+    }
 }
 
-/// Reads the offers of a SKU on one marketplace: those on others are of other connections.
-pub(super) fn parse_offers(body: &[u8], marketplace_id: &str) -> Result<Vec<Offer>, ChannelError> {
+/// Reads the offers of a SKU: those on this marketplace, then those on others.
+pub(super) fn parse_offers(
+    body: &[u8],
+    marketplace_id: &str,
+) -> Result<(Vec<Offer>, Vec<Offer>), ChannelError> {
     #[derive(Deserialize)]
     struct Answer {
         #[serde(default)]
         offers: Vec<Offer>,
     }
     let answer: Answer = parse_json("getOffers", body)?;
-    let is_here =
-        |offer: &Offer| offer.marketplace_id.as_deref().is_none_or(|id| id == marketplace_id);
-    Ok(answer.offers.into_iter().filter(is_here).take(OFFERS_MAX).collect())
+    let offers = answer.offers.into_iter().take(OFFERS_MAX);
+    Ok(offers.partition(|offer| offer.is_on(marketplace_id)))
 }
 
 pub(super) fn parse_offer(body: &[u8]) -> Result<Offer, ChannelError> {

@@ -31,7 +31,8 @@ fn seller() -> Settings {
 }
 
 fn offered(sku: &str, offer: &str) -> Listing {
-    listing("ebay", &seller(), &[("sku", sku), ("offerId", offer)])
+    let known = [("sku", sku), ("offerId", offer), ("offerQuantity", "shared")];
+    listing("ebay", &seller(), &known)
 }
 
 fn by_number(item_id: &str, sku: Option<&str>) -> Listing {
@@ -183,8 +184,8 @@ async fn item_and_offer_are_told_together_and_offers_looked_up_once() {
         fake.urls(),
         [
             "POST https://api.ebay.com/identity/v1/oauth2/token".to_owned(),
-            format!("GET {inventory}/offer?sku=A%2F1&marketplace_id=EBAY_DE"),
-            format!("GET {inventory}/offer?sku=B&marketplace_id=EBAY_DE"),
+            format!("GET {inventory}/offer?sku=A%2F1"),
+            format!("GET {inventory}/offer?sku=B"),
             format!("POST {inventory}/bulk_update_price_quantity"),
             format!("POST {inventory}/bulk_update_price_quantity"),
         ]
@@ -365,22 +366,65 @@ async fn an_offer_that_is_gone_is_forgotten_and_looked_up_anew() {
 }
 
 #[tokio::test]
-async fn only_the_offer_on_our_marketplace_is_told() {
-    let offer = |id: &str, place: &str, format: &str| {
+async fn the_offers_of_a_sku_on_all_marketplaces_are_told_with_their_item() {
+    let offer = |id: &str, place: &str, format: &str, quantity: u64| {
         json!({"offerId": id, "sku": "A", "status": "PUBLISHED", "marketplaceId": place,
-               "format": format})
+               "format": format, "availableQuantity": quantity})
     };
-    let offers = json!({"offers": [
-        offer("1", "EBAY_US", "FIXED_PRICE"), offer("2", "EBAY_DE", "AUCTION"),
-        offer("3", "EBAY_DE", "FIXED_PRICE")]});
-    let told = updated(200, &[entry("A", 200, &[])]);
-    let fake = Fake::granted([reply(200, offers), told]);
-    let plain = listing("ebay", &seller(), &[("sku", "A")]);
-    let outcomes = channel("ebay", &seller()).push(&fake, &batch(vec![item(plain, 7, None)])).await;
+    let offers = |elsewhere: u64| {
+        let offers = json!({"offers": [
+            offer("1", "EBAY_US", "FIXED_PRICE", elsewhere), offer("2", "EBAY_DE", "AUCTION", 1),
+            offer("3", "EBAY_DE", "FIXED_PRICE", 9), offer("4", "EBAY_US", "AUCTION", 1)]});
+        reply(200, offers)
+    };
+    let told = || {
+        let of_offer = |id: &str| json!({"offerId": id, "sku": "A", "statusCode": 200});
+        updated(200, &[of_offer("3"), of_offer("1")])
+    };
+    let fake = Fake::granted([offers(5), told()]);
+    let ebay = channel("ebay", &seller());
+    // One that names its own offer by hand does not know of the others.
+    let named = listing("ebay", &seller(), &[("sku", "A"), ("offerId", "3")]);
+    let outcomes = ebay.push(&fake, &batch(vec![item(named, 7, None)])).await;
     assert_eq!(shorts(&outcomes), ["Applied"]);
-    let told = json!([{"offerId": "3", "availableQuantity": 7}]);
-    assert_eq!(fake.body(1)["requests"][0]["offers"], told);
-    assert_eq!(fake.noted(), ["sku:A offerId=3 offerQuantity=shared"]);
+    let both = |quantity: u64| {
+        json!({"sku": "A", "shipToLocationAvailability": {"quantity": quantity}, "offers": [
+            {"offerId": "3", "availableQuantity": quantity},
+            {"offerId": "1", "availableQuantity": quantity}]})
+    };
+    assert_eq!(fake.body(1)["requests"], json!([both(7)]));
+    assert_eq!(fake.noted(), ["sku:A offerId=3 offerQuantity=shared otherOfferIds=1"]);
+    let known =
+        [("sku", "A"), ("offerId", "3"), ("otherOfferIds", "1"), ("offerQuantity", "shared")];
+    let known = listing("ebay", &seller(), &known);
+    let fake = Fake::granted([told()]);
+    let outcomes = ebay.push(&fake, &batch(vec![item(known.clone(), 6, None)])).await;
+    assert_eq!(shorts(&outcomes), ["Applied"]);
+    assert_eq!(fake.body(0)["requests"], json!([both(6)]));
+    assert_eq!(fake.noted(), [""; 0]);
+
+    // Where one of them fails, the SKU is not told.
+    let half = updated(
+        207,
+        &[
+            json!({"offerId": "3", "sku": "A", "statusCode": 200}),
+            json!({"offerId": "1", "sku": "A", "statusCode": 400, "errors": [{"errorId": 25002}]}),
+        ],
+    );
+    let outcomes = ebay.push(&Fake::granted([half]), &batch(vec![item(known, 6, None)])).await;
+    assert_eq!(shorts(&outcomes), ["Refused InvalidValue 25002"]);
+
+    // What is live here is read, and the others are known once they show the same.
+    let plain = listing("ebay", &seller(), &[("sku", "A")]);
+    for (elsewhere, noted) in
+        [(5, &[][..]), (9, &["sku:A offerId=3 offerQuantity=shared otherOfferIds=1"][..])]
+    {
+        let items = json!({"responses": [stocked("A", json!(9))]});
+        let fake = Fake::granted([offers(elsewhere), reply(200, items)]);
+        let shown = ebay.read(&fake, std::slice::from_ref(&plain)).await.unwrap();
+        assert_eq!(shown, [Reading::Quantity(9)]);
+        assert_eq!(fake.noted(), noted, "{elsewhere} elsewhere");
+    }
 }
 
 #[tokio::test]
@@ -544,7 +588,7 @@ async fn the_live_quantity_is_the_smaller_one_and_absent_is_never_zero() {
     };
     let listings = [
         plain("A"),
-        offered("B", "1"),
+        listing("ebay", &seller(), &[("sku", "B"), ("offerId", "1")]),
         listing("ebay", &seller(), &[("offerId", "9")]),
         plain("D"),
         plain("E"),

@@ -10,7 +10,7 @@ use trueup_store::{RevisionsNote, Store as _};
 use trueup_sync::{Clock, PushScope};
 use trueup_testkit::{SeedItem, Shop, ebay, spawn};
 
-use crate::house::{AheadClock, House, PATIENCE, channel, counter, until};
+use crate::house::{AheadClock, House, PATIENCE, channel, counter, quantity, until};
 use crate::sims::{enable_of, name, open, open_with};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,5 +208,41 @@ async fn old_listings_are_discovered_and_told_beside_the_others() {
     }
     let fields = house.listing(&id, &name(249)).await.mapping.fields;
     assert!(fields.contains_key("itemId"), "{fields:?}");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sku_that_is_offered_on_two_marketplaces_is_told_once_for_both() {
+    let house = House::open_with(trueup_channels::kind).await;
+    let sim = ebay::Simulator::new(ebay::Settings::default());
+    sim.seed(vec![SeedItem::new("SKU-001", 9)]).unwrap();
+    sim.offer_elsewhere("SKU-001", "EBAY_DE", 4).unwrap();
+    let server = spawn(sim.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    house.count("SKU-001", 9, true).await;
+    let (here, there) = (channel("here"), channel("there"));
+    for (id, marketplace) in [(&here, "EBAY_US"), (&there, "EBAY_DE")] {
+        let mut enable = enable_of(&sim.channel_config(&server.url));
+        enable.settings.insert("marketplaceId".to_owned(), marketplace.into());
+        // What the second one keeps off must not be fought over.
+        enable.rules.buffer = (id == &there).then_some(quantity(3));
+        house.engine.enable(&house.org, id, enable).await.unwrap();
+        house.engine.discover(&house.org, id, false, PATIENCE).await.unwrap();
+        house.settle().await;
+    }
+    for units in [7, 0, 5] {
+        house.count("SKU-001", units, true).await;
+        house.settle().await;
+        let units = i64::try_from(units).unwrap();
+        assert_eq!(sim.quantity("SKU-001"), Some(units));
+        assert_eq!(sim.elsewhere("SKU-001"), Some((units, units)), "item and offer");
+    }
+    let told = sim.requests().iter().filter(|call| call.path.ends_with("price_quantity")).count();
+    assert_eq!(told, 3, "by one of the two connections");
+    let follows = async |id| house.listing(id, "SKU-001").await.state.follows;
+    assert_eq!((follows(&here).await, follows(&there).await), (false, true));
+    // The other marketplace's connection reads what its own shoppers see.
+    let run = house.pull(&there, trueup_sync::PullRequest::default()).await;
+    assert_eq!((counter(&run, "matched"), counter(&run, "drifted")), (1, 0), "{run:?}");
+    assert_eq!(house.engine.status(&house.org, &there).await.unwrap().drifted, 0);
     house.close().await;
 }

@@ -352,9 +352,13 @@ async fn offers(
             let words = "This Offer is not available.";
             return Err(Box::new(error(StatusCode::NOT_FOUND, 25_713, words)));
         };
+        let mut offers = wire::offers(sku, item);
+        if let Some(wanted) = value(&query, "marketplace_id") {
+            offers.retain(|offer| offer["marketplaceId"] == wanted);
+        }
         let body = json!({
-            "href": format!("{INVENTORY}/offer?limit=100&offset=0"), "limit": 100, "size": 1,
-            "total": 1, "offers": [wire::offer(sku, item)],
+            "href": format!("{INVENTORY}/offer?limit=100&offset=0"), "limit": 100,
+            "size": offers.len(), "total": offers.len(), "offers": offers,
         });
         Ok(answer(StatusCode::OK, &body))
     })

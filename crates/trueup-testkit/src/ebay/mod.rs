@@ -120,6 +120,33 @@ impl Simulator {
         self.0.state.lock().items.get(sku).map(|item| item.revised.1)
     }
 
+    /// Offers a SKU on a second marketplace, such as `EBAY_DE`, with a quantity of its own.
+    ///
+    /// # Errors
+    /// [`ShopError::UnknownSku`] where there is no such inventory item.
+    pub fn offer_elsewhere(
+        &self,
+        sku: &str,
+        marketplace_id: impl Into<String>,
+        quantity: i64,
+    ) -> Result<(), ShopError> {
+        let mut state = self.0.state.lock();
+        let item = state.items.get_mut(sku).filter(|item| !item.legacy);
+        let item = item.ok_or_else(|| ShopError::UnknownSku(sku.to_owned()))?;
+        let marketplace_id = marketplace_id.into();
+        item.elsewhere = Some(state::Elsewhere { marketplace_id, offered: quantity });
+        Ok(())
+    }
+
+    /// Returns what an inventory item has, and what its offer on the second marketplace shows:
+    /// the smaller of the item's number and the offer's own.
+    #[must_use]
+    pub fn elsewhere(&self, sku: &str) -> Option<(i64, i64)> {
+        let state = self.0.state.lock();
+        let item = state.items.get(sku)?;
+        Some((item.total, item.elsewhere.as_ref()?.offered.min(item.total)))
+    }
+
     /// Sells as a checkout does that asks the merchant first (Real-time Inventory Check); one
     /// that does not answer in time is not waited for.
     ///

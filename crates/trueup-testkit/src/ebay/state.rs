@@ -1,4 +1,4 @@
-//! The books of a simulated eBay seller: inventory items with one offer each, orders. Pure.
+//! The books of a simulated eBay seller: inventory items with their offers, orders. Pure.
 //!
 //! What a shopper sees is the smaller of the item's total and the offer's own quantity, if it
 //! has one (`bulkUpdatePriceQuantity`, Inventory API 1.18.4).
@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use crate::shop::{Counters, LISTINGS_MAX, OrderStatus, Orders, SeedItem, ShopError, SimOrder};
 
 const OFFER_ID: u64 = 36_000_000_000;
+/// Of offers on a second marketplace.
+const OTHER_OFFER_ID: u64 = 37_000_000_000;
 const LISTING_ID: u64 = 110_000_000_000;
 
 /// eBay's day starts at midnight PST, not GMT.
@@ -35,12 +37,25 @@ pub(crate) struct Item {
     pub(crate) legacy: bool,
     pub(crate) total: i64,
     pub(crate) offered: Option<i64>,
+    /// A second offer, on another marketplace.
+    pub(crate) elsewhere: Option<Elsewhere>,
     pub(crate) sold: i64,
     /// eBay's day of the latest revisions and how many there were.
     pub(crate) revised: (i64, u32),
 }
 
+/// An offer of an inventory item on another marketplace.
+#[derive(Clone, Debug)]
+pub(crate) struct Elsewhere {
+    pub(crate) marketplace_id: String,
+    pub(crate) offered: i64,
+}
+
 impl Item {
+    pub(crate) fn other_offer_id(&self) -> Option<String> {
+        self.elsewhere.as_ref().map(|_| (OTHER_OFFER_ID + self.number).to_string())
+    }
+
     pub(crate) fn offer_id(&self) -> String {
         (OFFER_ID + self.number).to_string()
     }
@@ -99,6 +114,7 @@ impl State {
                 legacy: item.legacy,
                 total: item.quantity,
                 offered: item.offer_quantity,
+                elsewhere: None,
                 sold: 0,
                 revised: (0, 0),
             };

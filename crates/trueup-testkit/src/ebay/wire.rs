@@ -92,14 +92,20 @@ fn update(
         return Err(Refused(500, 25_025, words));
     }
     let total = quantity(request.pointer("/shipToLocationAvailability/quantity"))?;
-    let mut offered = None;
+    let (mut offered, mut elsewhere) = (None, None);
     for offer in offers {
-        if offer.get("offerId").and_then(Value::as_str) != Some(item.offer_id().as_str()) {
+        let id = offer.get("offerId").and_then(Value::as_str);
+        let told = quantity(offer.get("availableQuantity"))?;
+        if id == Some(item.offer_id().as_str()) {
+            offered = told.or(offered);
+        } else if id.is_some() && id == item.other_offer_id().as_deref() {
+            elsewhere = told.or(elsewhere);
+        } else {
             return Err(Refused(404, 25_713, "This Offer is not available."));
         }
-        offered = quantity(offer.get("availableQuantity"))?.or(offered);
     }
-    if total.is_none() && offered.is_none() && offers.iter().all(|o| o.get("price").is_none()) {
+    if total.or(offered).or(elsewhere).is_none() && offers.iter().all(|o| o.get("price").is_none())
+    {
         return Err(Refused(400, 25_709, "Invalid value for quantity: nothing is given."));
     }
     if !item.revise(now, revisions_max) {
@@ -108,6 +114,9 @@ fn update(
     }
     item.total = total.unwrap_or(item.total);
     item.offered = offered.or(item.offered);
+    if let (Some(other), Some(told)) = (&mut item.elsewhere, elsewhere) {
+        other.offered = told;
+    }
     Ok(())
 }
 
@@ -136,8 +145,20 @@ pub(crate) fn item(sku: &str, item: &Item) -> Value {
     })
 }
 
-/// Returns the published offer of an inventory item.
-pub(crate) fn offer(sku: &str, item: &Item) -> Value {
+/// Returns the published offers of an inventory item, one on each marketplace.
+pub(crate) fn offers(sku: &str, item: &Item) -> Vec<Value> {
+    let mut offers = vec![offer(sku, item)];
+    if let (Some(other), Some(id)) = (&item.elsewhere, item.other_offer_id()) {
+        let mut there = offer(sku, item);
+        there["offerId"] = id.into();
+        there["marketplaceId"] = other.marketplace_id.as_str().into();
+        there["availableQuantity"] = other.offered.into();
+        offers.push(there);
+    }
+    offers
+}
+
+fn offer(sku: &str, item: &Item) -> Value {
     json!({
         "offerId": item.offer_id(),
         "sku": sku,
