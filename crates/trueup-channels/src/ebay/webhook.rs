@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha1::Digest as _;
 
-use super::wire::{listing_names, order_line};
+use super::wire::{Paid, listing_names, order_line};
 use crate::exchange::{parse_json, parse_time};
 use crate::port::{ChannelError, Notice, OrderNotice, VerifiedWebhook, WebhookError};
 
@@ -135,7 +135,7 @@ fn order_notices(notification: &Notification) -> Vec<Notice> {
         match (&order_id, line_id, quantity) {
             (Some(_), Some(line_id), Some(quantity)) => {
                 let (sku, item_id) = names(line);
-                whole.push(order_line(line_id, sku, item_id.as_deref(), quantity, false));
+                whole.push(order_line(line_id, sku, item_id.as_deref(), quantity, Paid::Yes));
             }
             (_, _, _) => notices.push(hint(notification, line)),
         }

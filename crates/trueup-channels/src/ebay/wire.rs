@@ -439,7 +439,9 @@ pub(super) fn parse_offer(body: &[u8]) -> Result<Offer, ChannelError> {
 
 /// Reads a page of orders; `offset` is where this one started.
 ///
-/// A cancelled order gives all of its units back; eBay cancels whole orders only.
+/// A cancelled order gives all of its units back; eBay cancels whole orders only. A refund names
+/// an amount and no units, and may follow a return, a loss or a complaint: only the full refund
+/// of a line that was never shipped says that its units are free again.
 pub(super) fn parse_orders(body: &[u8], offset: u64) -> Result<Page<OrderNotice>, ChannelError> {
     #[derive(Deserialize)]
     struct Answer {
@@ -466,9 +468,23 @@ struct Order {
     order_id: String,
     creation_date: Option<String>,
     last_modified_date: Option<String>,
+    order_payment_status: Option<String>,
+    payment_summary: Option<PaymentSummary>,
     cancel_status: Option<CancelStatus>,
     #[serde(default)]
     line_items: Vec<LineItem>,
+}
+
+#[derive(Deserialize)]
+struct PaymentSummary {
+    #[serde(default)]
+    payments: Vec<Payment>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Payment {
+    payment_status: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -485,16 +501,82 @@ struct LineItem {
     legacy_item_id: Option<String>,
     legacy_variation_id: Option<String>,
     quantity: u64,
+    line_item_fulfillment_status: Option<String>,
+    line_item_cost: Option<Amount>,
+    discounted_line_item_cost: Option<Amount>,
+    #[serde(default)]
+    refunds: Vec<LineItemRefund>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LineItemRefund {
+    amount: Option<Amount>,
+    /// "Not returned until the refund has been issued."
+    refund_date: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Amount {
+    value: Option<String>,
+    currency: Option<String>,
+}
+
+impl Amount {
+    /// Returns the amount in ten-thousandths of its currency.
+    fn units(&self) -> Option<u64> {
+        const DECIMALS: usize = 4;
+        let text = self.value.as_deref()?;
+        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if part.len() > DECIMALS || !is_number(whole) || !is_number(part) {
+            return None;
+        }
+        format!("{whole}{part:0<DECIMALS$}").parse().ok()
+    }
+}
+
+impl LineItem {
+    /// Returns whether all that was paid for the goods was given back by refunds of this line.
+    fn is_refunded(&self) -> bool {
+        let cost = self.discounted_line_item_cost.as_ref().or(self.line_item_cost.as_ref());
+        let Some((cost, paid)) = cost.and_then(|cost| Some((cost, cost.units()?))) else {
+            return false;
+        };
+        let issued = self.refunds.iter().filter(|refund| refund.refund_date.is_some());
+        let amounts = issued.filter_map(|refund| refund.amount.as_ref());
+        let same = amounts.filter(|amount| amount.currency == cost.currency);
+        let back = same.filter_map(Amount::units).fold(0, u64::saturating_add);
+        paid > 0 && back >= paid
+    }
 }
 
 impl Order {
+    /// Returns whether the buyer has not paid.
+    ///
+    /// `PENDING` and `FAILED` are said "of buyer payment or refund": beside a payment that went
+    /// through they are about a refund. An order that says nothing of its payment counts as
+    /// paid.
+    /// <https://developer.ebay.com/api-docs/sell/fulfillment/types/sel:OrderPaymentStatusEnum>
+    fn is_unpaid(&self) -> bool {
+        let payments = self.payment_summary.iter().flat_map(|summary| &summary.payments);
+        let mut statuses = payments.filter_map(|payment| payment.payment_status.as_deref());
+        matches!(self.order_payment_status.as_deref(), Some("PENDING" | "FAILED"))
+            && !statuses.any(|status| status == "PAID")
+    }
+
     fn notice(self) -> OrderNotice {
+        let is_unpaid = self.is_unpaid();
         let state = self.cancel_status.and_then(|status| status.cancel_state);
-        let cancelled = state.as_deref() == Some("CANCELED");
+        let is_cancelled = state.as_deref() == Some("CANCELED");
+        let is_refunded = self.order_payment_status.as_deref() == Some("FULLY_REFUNDED");
         let line = |line: LineItem| {
+            let is_kept = line.line_item_fulfillment_status.as_deref() == Some("NOT_STARTED");
+            let cancelled = is_cancelled || (is_kept && (is_refunded || line.is_refunded()));
+            let payment = if is_unpaid { Paid::NotYet } else { Paid::Yes };
             let item_id = line.legacy_item_id.as_deref();
-            let mut read =
-                order_line(line.line_item_id, line.sku, item_id, line.quantity, cancelled);
+            let mut read = order_line(line.line_item_id, line.sku, item_id, line.quantity, payment);
+            read.state.cancelled = if cancelled { line.quantity } else { 0 };
             // 0 is said of a listing without variations.
             let variation = line.legacy_variation_id.filter(|id| !id.is_empty() && id != "0");
             read.fields.extend(variation.map(|id| ("variationId".to_owned(), id)));
@@ -509,23 +591,32 @@ impl Order {
     }
 }
 
+/// Whether the buyer has paid for a line.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Paid {
+    Yes,
+    NotYet,
+}
+
+/// Makes a line of which nothing is cancelled. eBay takes units off its own number when they are
+/// ordered, paid for or not.
 pub(super) fn order_line(
     line_id: String,
     sku: Option<String>,
     item_id: Option<&str>,
     quantity: u64,
-    cancelled: bool,
+    payment: Paid,
 ) -> OrderLine {
     let sku = sku.filter(|sku| !sku.is_empty());
+    let (sold, held) = match payment {
+        Paid::Yes => (quantity, 0),
+        Paid::NotYet => (0, quantity),
+    };
     OrderLine {
         line_id,
         fields: listing_names(sku.as_deref(), item_id),
         sku,
-        state: LineState {
-            sold: quantity,
-            cancelled: if cancelled { quantity } else { 0 },
-            ..LineState::default()
-        },
+        state: LineState { sold, held, ..LineState::default() },
     }
 }
 

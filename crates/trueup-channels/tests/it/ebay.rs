@@ -644,6 +644,90 @@ async fn pages_are_counted_as_each_api_counts_them() {
     }
 }
 
+#[tokio::test]
+async fn what_is_not_paid_for_is_held_and_what_was_refunded_unshipped_comes_free() {
+    let money = |value: &str| json!({"value": value, "currency": "EUR"});
+    let refund = |value: &str, issued: bool| {
+        let mut refund = json!({"refundId": "5", "amount": money(value)});
+        if issued {
+            refund["refundDate"] = "2026-11-23T09:00:00.000Z".into();
+        }
+        refund
+    };
+    // The order's payment status, that of its payment, its cancel state, the line's fulfilment,
+    // what was refunded of a line of 2 for 19.90; units sold, held and cancelled.
+    let paid = "PAID";
+    let table = [
+        (paid, paid, "NONE_REQUESTED", "NOT_STARTED", json!([]), (2, 0, 0)),
+        ("PENDING", "PENDING", "NONE_REQUESTED", "NOT_STARTED", json!([]), (0, 2, 0)),
+        ("FAILED", "FAILED", "NONE_REQUESTED", "NOT_STARTED", json!([]), (0, 2, 0)),
+        ("FAILED", "FAILED", "CANCELED", "NOT_STARTED", json!([]), (0, 2, 2)),
+        // They are said of a refund, too.
+        ("PENDING", paid, "NONE_REQUESTED", "FULFILLED", json!([]), (2, 0, 0)),
+        ("FAILED", paid, "IN_PROGRESS", "NOT_STARTED", json!([]), (2, 0, 0)),
+        ("FULLY_REFUNDED", paid, "CANCELED", "NOT_STARTED", json!([]), (2, 0, 2)),
+        ("FULLY_REFUNDED", paid, "NONE_REQUESTED", "NOT_STARTED", json!([]), (2, 0, 2)),
+        ("FULLY_REFUNDED", paid, "NONE_REQUESTED", "FULFILLED", json!([]), (2, 0, 0)),
+        ("FULLY_REFUNDED", paid, "NONE_REQUESTED", "IN_PROGRESS", json!([]), (2, 0, 0)),
+        (
+            "PARTIALLY_REFUNDED",
+            paid,
+            "NONE_REQUESTED",
+            "NOT_STARTED",
+            json!([refund("10.00", true), refund("9.9", true)]),
+            (2, 0, 2),
+        ),
+        (
+            "PARTIALLY_REFUNDED",
+            paid,
+            "NONE_REQUESTED",
+            "FULFILLED",
+            json!([refund("19.90", true)]),
+            (2, 0, 0),
+        ),
+        // A discount, and a refund that is under way.
+        (
+            "PARTIALLY_REFUNDED",
+            paid,
+            "NONE_REQUESTED",
+            "NOT_STARTED",
+            json!([refund("10.00", true), refund("9.90", false)]),
+            (2, 0, 0),
+        ),
+        (
+            paid,
+            paid,
+            "NONE_REQUESTED",
+            "NOT_STARTED",
+            json!([refund("-19.90", true), refund("many", true)]),
+            (2, 0, 0),
+        ),
+    ];
+    let orders: Vec<Value> = table
+        .iter()
+        .enumerate()
+        .map(|(nth, (status, payment, cancel, fulfilment, refunds, _))| {
+            json!({"orderId": nth.to_string(),
+                   "lastModifiedDate": format!("2026-11-23T09:{nth:02}:00.000Z"),
+                   "orderPaymentStatus": status,
+                   "paymentSummary": {"payments": [{"paymentStatus": payment}]},
+                   "cancelStatus": {"cancelState": cancel},
+                   "lineItems": [{"lineItemId": "L", "sku": "A", "quantity": 2,
+                       "lineItemFulfillmentStatus": fulfilment, "lineItemCost": money("29.90"),
+                       "discountedLineItemCost": money("19.90"), "refunds": refunds}]})
+        })
+        .collect();
+    let fake = Fake::granted([reply(200, json!({"total": table.len(), "orders": orders}))]);
+    let since = Timestamp::from_micros(0);
+    let page = channel("ebay", &seller()).orders(&fake, since, None).await.unwrap();
+    assert_eq!(page.items.len(), table.len());
+    for (order, row) in page.items.iter().zip(&table) {
+        let state = order.lines[0].state;
+        assert_eq!((state.sold, state.held, state.cancelled), row.5, "{row:?}");
+        assert_eq!((state.restocked, state.part), (0, None));
+    }
+}
+
 fn key() -> SigningKey {
     SigningKey::from_slice(&[7; 32]).unwrap()
 }

@@ -109,6 +109,7 @@ fn update(
         return Err(Refused(400, 25_709, "Invalid value for quantity: nothing is given."));
     }
     if !item.revise(now, revisions_max) {
+        // eBay publishes neither id nor words for it.
         let words = "Cannot revise listing. The listing was revised too often today.";
         return Err(Refused(400, 25_019, words));
     }
@@ -195,6 +196,10 @@ pub(crate) fn order(order: &SimOrder) -> Value {
             "cancelRequests": [],
         },
         "pricingSummary": {"total": amount},
+        "paymentSummary": {
+            "payments": [{"paymentMethod": "EBAY", "paymentStatus": "PAID", "amount": amount}],
+            "refunds": [],
+        },
         "lineItems": [{
             "lineItemId": order.line_id,
             "legacyItemId": order.listing_id,
