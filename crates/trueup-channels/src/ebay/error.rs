@@ -75,7 +75,8 @@ fn words(error: &RestError) -> String {
     clip(error.long_message.as_deref().unwrap_or(&error.message))
 }
 
-/// The ids of the Inventory API that we know the meaning of, and those of every API.
+/// The ids of the Inventory API that we know the meaning of, and those of every API. None is
+/// published for a listing that was revised 250 times in a day.
 /// <https://developer.ebay.com/api-docs/sell/inventory/overview.html>, bulkUpdatePriceQuantity.
 fn kind_of(error_id: i64) -> Option<ChannelErrorKind> {
     match error_id {
@@ -105,6 +106,12 @@ pub(super) struct TradingError {
 }
 
 /// Classifies a Trading error; a code that we do not know is about the item.
+///
+/// eBay publishes no code for a listing that was revised too often: neither the error messages
+/// nor the pages that name the limit have one (21919028, which is found beside it, says that
+/// parts of a listing with a bid or an ended one cannot be revised). So nothing here depends on
+/// it: such a refusal is one of the item, which is parked, and is kept from happening by the
+/// engine's own count.
 /// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/errors/errormessages.htm>
 pub(super) fn classify_trading(error: &TradingError) -> ChannelError {
     let kind = match error.code.as_str() {
