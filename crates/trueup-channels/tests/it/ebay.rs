@@ -728,6 +728,20 @@ async fn what_is_not_paid_for_is_held_and_what_was_refunded_unshipped_comes_free
     }
 }
 
+#[tokio::test]
+async fn an_account_deletion_is_let_in_by_its_signature_and_changes_nothing() {
+    let topic = "MARKETPLACE_ACCOUNT_DELETION";
+    let data = json!({"username": "sim-buyer", "userId": "u-1", "eiasToken": "e-1"});
+    let body = notification(topic, &data);
+    let fake = Fake::granted([public_key()]);
+    assert_eq!(verify(&fake, &signature("k-1", &body), &body).await, format!("{topic} n-1"));
+    let forged = verify(&fake, &signature("k-1", "other"), &body).await;
+    assert_eq!(forged, "the signature does not hold");
+    let notices = parse(topic, &data);
+    let [Notice::Ignored(why)] = notices.as_slice() else { panic!("{notices:?}") };
+    assert!(!why.contains("sim-buyer") && !why.contains("u-1"), "{why}");
+}
+
 fn key() -> SigningKey {
     SigningKey::from_slice(&[7; 32]).unwrap()
 }
