@@ -44,6 +44,7 @@ const FEEDS_DOCUMENT: &str = "feeds.document";
 /// Getting a document has a plan of its own, apart from making one.
 const FEEDS_REPORT: &str = "feeds.report";
 const FEEDS_GET: &str = "feeds.get";
+const FEEDS_LIST: &str = "feeds.list";
 /// Presigned addresses outside the API: no budget of ours.
 const FEEDS_TRANSFER: &str = "feeds.transfer";
 
@@ -56,6 +57,18 @@ const BULK_FROM: usize = 1_500;
 const NEAR_ZERO_MAX: u64 = 5;
 /// A feed of some thousands is seldom processed sooner.
 const FEED_LOOK_MS: u64 = 15_000;
+/// What the ticket of a feed begins with whose id was lost; the instant follows at which it was
+/// made, in microseconds.
+const LOST_TICKET: &str = "made at ";
+/// How far Amazon's clock may be from ours, in milliseconds.
+const CLOCKS_APART_MS: i64 = 60_000;
+/// How long after it was asked for a feed is made at the latest, in milliseconds.
+const FEED_MADE_MS_MAX: i64 = 120_000;
+/// How long a feed whose id was lost is looked for, in milliseconds: then it was never made.
+const FEED_LISTED_MS_MAX: i64 = 300_000;
+/// How long the ids of made feeds are remembered, in seconds: longer than they could be taken
+/// for one whose id was lost.
+const FEED_KEPT_SECONDS: u64 = 86_400;
 /// How many pages an answer about named SKUs may have.
 const READ_PAGES_MAX: usize = 5;
 
@@ -126,6 +139,7 @@ impl Kind for Amazon {
             (FEEDS_DOCUMENT, of(0.5, 15.0)),
             (FEEDS_REPORT, of(0.0222, 10.0)),
             (FEEDS_GET, of(2.0, 15.0)),
+            (FEEDS_LIST, of(0.0222, 10.0)),
         ];
         BUDGETS
     }
@@ -287,10 +301,22 @@ impl Channel for Seller {
         ticket: &str,
         count: usize,
     ) -> Result<BulkState, ChannelError> {
-        let url = format!("{}/feeds/2021-06-30/feeds/{}", self.config.host, encode(ticket));
         let lost = |detail: String| {
             Ok(BulkState::Lost(ChannelError::new(ChannelErrorKind::UnknownOutcome, detail)))
         };
+        let found = match lost_at(ticket) {
+            Some(made_at) => self.find_feed(caller, ticket, made_at).await?,
+            None => Found::One(ticket.to_owned()),
+        };
+        let id = match found {
+            Found::One(id) => id,
+            Found::NotYet => return Ok(BulkState::Waiting),
+            Found::Never => return lost("Amazon did not make the feed".to_owned()),
+            Found::Several => {
+                return lost("Amazon made several feeds, and one's id was lost".to_owned());
+            }
+        };
+        let url = format!("{}/feeds/2021-06-30/feeds/{}", self.config.host, encode(&id));
         let state = match self.get(caller, FEEDS_GET, url).await {
             Ok(response) => wire::parse_feed(&response.body)?,
             // A 400 or 404: there is no such feed.
@@ -450,12 +476,19 @@ impl Seller {
             Ok(document) => document,
             Err(error) => return HandedOver::No(held_back(&error)),
         };
+        let made_at = caller.now();
         match self.create_feed(caller, &document).await {
-            Ok(feed_id) => HandedOver::Ticket(feed_id),
+            Ok(feed_id) => {
+                caller.remember(&made_name(&feed_id), "", FEED_KEPT_SECONDS);
+                HandedOver::Ticket(feed_id)
+            }
             // No single message is to blame.
             Err(error) => match failed_push(error) {
                 PushOutcome::NotSent(error) | PushOutcome::Refused(error) => HandedOver::No(error),
-                PushOutcome::Unknown(error) => HandedOver::Unclear(error),
+                // It is looked for by its time: until it is found nothing else is told.
+                PushOutcome::Unknown(_) => {
+                    HandedOver::Ticket(format!("{LOST_TICKET}{}", made_at.micros()))
+                }
                 PushOutcome::Applied | PushOutcome::Accepted | PushOutcome::Stale => {
                     let detail = "a failure without an error";
                     HandedOver::Unclear(ChannelError::new(ChannelErrorKind::Bug, detail))
@@ -504,6 +537,38 @@ impl Seller {
         }
         let error = error::classify(&response);
         Err(if is_unclear(response.status) { unclear(error) } else { error })
+    }
+
+    /// Looks for the feed that was made at an instant and whose id was lost with the answer.
+    ///
+    /// A feed does not name its document, so it is known by its time and by being none whose id
+    /// was told. What was mistaken for it is found out by reading, as all of a feed is.
+    /// <https://developer-docs.amazon.com/sp-api/reference/getfeeds>
+    async fn find_feed(
+        &self,
+        caller: &dyn Caller,
+        ticket: &str,
+        made_at: Timestamp,
+    ) -> Result<Found, ChannelError> {
+        if let Some(id) = caller.recall(ticket) {
+            return Ok(Found::One(id));
+        }
+        let since = made_at.plus_millis(-CLOCKS_APART_MS);
+        let until = made_at.plus_millis(FEED_MADE_MS_MAX + CLOCKS_APART_MS);
+        let url = wire::build_feeds_url(&self.config, since, until);
+        let response = self.get(caller, FEEDS_LIST, url).await?;
+        let mut ids = wire::parse_feeds(&response.body)?;
+        ids.retain(|id| caller.recall(&made_name(id)).is_none());
+        let is_over = caller.now() >= made_at.plus_millis(FEED_LISTED_MS_MAX);
+        let Some(id) = ids.pop() else {
+            return Ok(if is_over { Found::Never } else { Found::NotYet });
+        };
+        if !ids.is_empty() {
+            return Ok(Found::Several);
+        }
+        caller.remember(ticket, &id, FEED_KEPT_SECONDS);
+        caller.remember(&made_name(&id), "", FEED_KEPT_SECONDS);
+        Ok(Found::One(id))
     }
 
     async fn report(&self, caller: &dyn Caller, id: &str) -> Result<Report, ChannelError> {
@@ -660,6 +725,25 @@ impl Shown {
 /// The seller and the marketplaces are in a search's address: a 400 or 404 is about the settings.
 fn is_about_settings(error: &ChannelError) -> bool {
     matches!(error.kind, ChannelErrorKind::ListingNotFound | ChannelErrorKind::InvalidValue)
+}
+
+/// What became of looking for a feed.
+enum Found {
+    One(String),
+    NotYet,
+    Never,
+    Several,
+}
+
+/// Returns when a feed was made whose id was lost.
+fn lost_at(ticket: &str) -> Option<Timestamp> {
+    let micros = ticket.strip_prefix(LOST_TICKET)?.parse().ok()?;
+    Some(Timestamp::from_micros(micros))
+}
+
+/// Under which name it is remembered that a feed's id is known.
+fn made_name(feed_id: &str) -> String {
+    format!("feed:{feed_id}")
 }
 
 /// Returns whether the same request may be answered later.

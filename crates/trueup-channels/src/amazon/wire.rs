@@ -24,6 +24,7 @@ pub(super) const FBA_SKUS_MAX: usize = 50;
 /// Messages in one JSON_LISTINGS_FEED since 6 May 2025.
 /// <https://developer-docs.amazon.com/sp-api/changelog>
 pub(super) const FEED_MESSAGES_MAX: usize = 25_000;
+const LISTINGS_FEED: &str = "JSON_LISTINGS_FEED";
 /// The most bytes that a processing report may unfold to.
 const REPORT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The channel code of what the merchant ships; `AMAZON_…` is what Amazon ships.
@@ -547,7 +548,7 @@ pub(super) struct CreateFeedSpecification<'a> {
 
 pub(super) fn build_feed<'a>(config: &'a Config, document: &'a str) -> CreateFeedSpecification<'a> {
     CreateFeedSpecification {
-        feed_type: "JSON_LISTINGS_FEED",
+        feed_type: LISTINGS_FEED,
         marketplace_ids: &config.marketplace_ids,
         input_feed_document_id: document,
     }
@@ -616,6 +617,35 @@ pub(super) fn parse_created_feed(body: &[u8]) -> Result<String, ChannelError> {
     }
     let created: Created = parse_json("createFeed", body)?;
     Ok(created.feed_id)
+}
+
+/// The most feeds on a page of getFeeds.
+const FEEDS_MAX: usize = 100;
+
+/// Asks for the listings feeds that were made in this time.
+pub(super) fn build_feeds_url(config: &Config, since: Timestamp, until: Timestamp) -> String {
+    format!(
+        "{}/feeds/2021-06-30/feeds?feedTypes={LISTINGS_FEED}&createdSince={}&createdUntil={}\
+         &pageSize={FEEDS_MAX}",
+        config.host,
+        encode(&format_time(since)),
+        encode(&format_time(until)),
+    )
+}
+
+/// Reads the ids of feeds.
+pub(super) fn parse_feeds(body: &[u8]) -> Result<Vec<String>, ChannelError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        feeds: Vec<Feed>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Feed {
+        feed_id: String,
+    }
+    let answer: Answer = parse_json("getFeeds", body)?;
+    Ok(answer.feeds.into_iter().map(|feed| feed.feed_id).collect())
 }
 
 /// How far a feed is.

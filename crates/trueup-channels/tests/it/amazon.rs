@@ -278,20 +278,77 @@ async fn it_is_told_apart_whether_amazon_has_a_feed() {
         (vec![document("https://storage.example/in"), answer(403, &[], "")], "No Transient -"),
         (with(errors(400, "InvalidInput", "x", "")), "No InvalidValue InvalidInput"),
         (with(errors(429, "QuotaExceeded", "x", "")), "No Throttled QuotaExceeded"),
-        (with(errors(500, "InternalFailure", "x", "")), "Unclear UnknownOutcome InternalFailure"),
-        (with(lost()), "Unclear UnknownOutcome -"),
+        // It is looked for by its time.
+        (with(errors(500, "InternalFailure", "x", "")), LOST_FEED),
+        (with(lost()), LOST_FEED),
     ];
     for (script, expected) in table {
         let shown = format!("{script:?}");
         let (started, fake) = start(script).await;
-        let (word, error) = match started.handed_over {
-            HandedOver::Ticket(ticket) => panic!("{ticket}: {shown}"),
-            HandedOver::No(error) => ("No", error),
-            HandedOver::Unclear(error) => ("Unclear", error),
+        let words = match started.handed_over {
+            HandedOver::Ticket(ticket) => ticket,
+            HandedOver::No(error) => {
+                let code = error.vendor_code.as_deref().unwrap_or("-");
+                format!("No {:?} {code}", error.kind)
+            }
+            HandedOver::Unclear(error) => panic!("{error}: {shown}"),
         };
-        let code = error.vendor_code.as_deref().unwrap_or("-");
-        assert_eq!(format!("{word} {:?} {code}", error.kind), expected, "{shown}");
+        assert_eq!(words, expected, "{shown}");
         fake.asked();
+    }
+}
+
+/// The ticket of a feed that was made at the fake's instant and whose id was lost.
+const LOST_FEED: &str = "made at 1795426246000000";
+
+#[tokio::test]
+async fn a_feed_whose_id_was_lost_is_looked_for_by_its_time() {
+    let made = |ids: &[&str]| {
+        let feed = |id: &&str| {
+            json!({"feedId": id, "feedType": "JSON_LISTINGS_FEED",
+            "createdTime": "2026-11-23T09:30:47.000Z", "processingStatus": "IN_QUEUE"})
+        };
+        reply(200, json!({"feeds": ids.iter().map(feed).collect::<Vec<_>>()}))
+    };
+    let look = async |fake: &Fake, ticket: &str| match channel("amazon", &seller())
+        .bulk_look(fake, ticket, 2)
+        .await
+    {
+        Ok(BulkState::Lost(error)) => format!("Lost {:?}", error.kind),
+        Err(error) => format!("Err {:?}", error.kind),
+        other => format!("{other:?}"),
+    };
+    // Found once, it is followed by its id.
+    let fake = Fake::granted([made(&["f/1"]), state("IN_QUEUE"), state("CANCELLED")]);
+    assert_eq!(look(&fake, LOST_FEED).await, "Ok(Waiting)");
+    assert_eq!(look(&fake, LOST_FEED).await, "Lost UnknownOutcome");
+    assert_eq!(
+        fake.urls(),
+        [
+            format!(
+                "GET {HOST}/feeds/2021-06-30/feeds?feedTypes=JSON_LISTINGS_FEED\
+                 &createdSince=2026-11-23T09%3A29%3A46.000Z\
+                 &createdUntil=2026-11-23T09%3A33%3A46.000Z&pageSize=100"
+            ),
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+            format!("GET {HOST}/feeds/2021-06-30/feeds/f%2F1"),
+        ]
+    );
+    // One whose id was told is another one.
+    let fake = Fake::granted([made(&["f/2", "f/1"]), state("IN_QUEUE")]).keep("feed:f/2", "");
+    assert_eq!(look(&fake, LOST_FEED).await, "Ok(Waiting)");
+    assert!(fake.urls()[1].ends_with("/f%2F1"));
+    let long_ago = "made at 1795425940000000";
+    let table = [
+        (made(&[]), LOST_FEED, "Ok(Waiting)"),
+        (made(&[]), long_ago, "Lost UnknownOutcome"),
+        (made(&["f/1", "f/2"]), LOST_FEED, "Lost UnknownOutcome"),
+        (errors(429, "QuotaExceeded", "x", ""), LOST_FEED, "Err Throttled"),
+    ];
+    for (listed, ticket, expected) in table {
+        let fake = Fake::granted([listed]);
+        assert_eq!(look(&fake, ticket).await, expected);
+        assert_eq!(fake.asked().len(), 1);
     }
 }
 

@@ -120,6 +120,9 @@ async fn feeds_and_their_reports_are_as_specified() {
     ended.check_whole(&told);
     let told = &told["payload"]["feedProcessingFinishedNotification"];
     assert_eq!([&told["feedId"], &told["processingStatus"]], [&json!(id), &json!("DONE")]);
+    let listed = seller.get("/feeds/2021-06-30/feeds?feedTypes=JSON_LISTINGS_FEED").await;
+    assert_eq!(listed["feeds"].as_array().map(Vec::len), Some(1), "{listed}");
+    spec.check("Feed", &listed["feeds"][0]);
     let feed = seller.get(&format!("/feeds/2021-06-30/feeds/{id}")).await;
     spec.check("Feed", &feed);
     assert_eq!(feed["processingStatus"], "DONE");

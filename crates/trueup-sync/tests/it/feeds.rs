@@ -174,7 +174,8 @@ struct Seller {
 impl Seller {
     /// Opens a seller with very many listings that show 3, and one more.
     async fn open(house: &House) -> Self {
-        let clock = SimClock::manual("2026-11-23T09:30:46Z".parse().unwrap());
+        // A feed is looked for by the time at which it was made.
+        let clock = SimClock::manual(SimClock::system().now());
         let sim = amazon::Simulator::new(amazon::Settings {
             apply_ms: 0,
             feed_queue_ms: 60_000,
@@ -288,6 +289,32 @@ async fn what_a_fatal_feed_left_at_amazon_is_read_and_sent_again() {
     let (applied, left) = seller.names.split_at(MANY / 2);
     assert!(applied.iter().all(|name| !patched.contains_key(name)), "{}", patched.len());
     assert!(left.iter().all(|name| patched.contains_key(name)), "{}", patched.len());
+    drop(seller.server);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_whose_id_was_lost_is_found_again_and_none_is_made_beside_it() {
+    let house = House::open_with(trueup_channels::kind).await;
+    let seller = Seller::open(&house).await;
+    // Making the feed is the first write.
+    seller.sim.set_faults(Faults { dropped_after: Chance::next(1), ..Faults::default() });
+    seller.raise(&house).await;
+    let kept = feeds(&house, &seller.id).await;
+    assert!(kept[0].ticket.starts_with("made at "), "its id was lost: {}", kept[0].ticket);
+    house.count("M0001", 0, true).await;
+    house.engine.stop().await;
+    seller.end_feed();
+    let kinds = trueup_channels::kind;
+    let engine = Engine::start_with(house.store.clone(), options(), kinds).await.unwrap();
+    until("the zero goes last", || seller.sim.quantity("M0001") == Some(0)).await;
+    assert!(engine.quiesce(3 * PATIENCE).await);
+    let wrong = seller.names.iter().filter(|name| seller.sim.quantity(name) != Some(9));
+    assert_eq!(wrong.collect::<Vec<_>>(), ["M0001"]);
+    let (patched, made) = seller.sent();
+    assert_eq!((made, patched), (1, BTreeMap::from([("M0001".to_owned(), 1)])));
+    assert!(feeds(&house, &seller.id).await.is_empty());
+    engine.stop().await;
     drop(seller.server);
     house.close().await;
 }

@@ -59,6 +59,7 @@ pub(super) enum Operation {
     CreateFeed,
     FeedSubmissions,
     GetFeed,
+    GetFeeds,
     GetDocument,
     FbaSummaries,
     SearchOrders,
@@ -90,7 +91,7 @@ impl Operation {
             // 5 listings feeds in 5 minutes and region (sp-api changelog, 6 May 2025).
             Self::FeedSubmissions => (17, 5),
             Self::GetFeed => (2_000, 15),
-            Self::GetDocument => (22, 10),
+            Self::GetFeeds | Self::GetDocument => (22, 10),
             Self::FbaSummaries => (2_000, 2),
             Self::SearchOrders => (6, 20),
             Self::GetOrder => (500, 30),
@@ -113,6 +114,7 @@ impl Operation {
             | Self::CreateFeed
             | Self::FeedSubmissions
             | Self::GetFeed
+            | Self::GetFeeds
             | Self::GetDocument
             | Self::FbaSummaries
             | Self::SearchOrders
@@ -131,7 +133,7 @@ pub(super) fn routes(sim: Simulator) -> Router {
         .route("/listings/2021-08-01/items/{seller}/{sku}", get(get_item).patch(patch_item))
         .route("/feeds/2021-06-30/documents", post(create_document))
         .route("/feeds/2021-06-30/documents/{id}", get(get_document))
-        .route("/feeds/2021-06-30/feeds", post(create_feed))
+        .route("/feeds/2021-06-30/feeds", get(get_feeds).post(create_feed))
         .route("/feeds/2021-06-30/feeds/{id}", get(get_feed))
         .route("/_amazon_documents/{id}", put(upload).get(download))
         .route("/fba/inventory/v1/summaries", get(fba_summaries))
@@ -610,30 +612,67 @@ async fn get_feed(
         let state = sim.0.state.lock();
         let feed = id.parse().ok().and_then(|number: u64| state.feeds.get(&number));
         let feed = feed.ok_or_else(|| not_found("The feed does not exist"))?;
-        let status = if feed.fatal {
-            "FATAL"
-        } else if feed.result.is_some() {
-            "DONE"
-        } else if feed.starts_at <= now {
-            "IN_PROGRESS"
-        } else {
-            "IN_QUEUE"
-        };
-        let mut body = json!({
-            "feedId": id, "feedType": feed.feed_type, "marketplaceIds": feed.marketplace_ids,
-            "createdTime": millis_text(feed.created_at), "processingStatus": status,
-        });
-        if feed.starts_at <= now {
-            body["processingStartTime"] = millis_text(feed.starts_at).into();
-        }
-        if feed.fatal || feed.result.is_some() {
-            body["processingEndTime"] = millis_text(feed.ends_at).into();
-        }
-        if let Some(result) = &feed.result {
-            body["resultFeedDocumentId"] = result.as_str().into();
-        }
-        Ok(answer(StatusCode::OK, &body))
+        Ok(answer(StatusCode::OK, &feed_body(&id, feed, now)))
     })
+}
+
+/// `GET /feeds/2021-06-30/feeds`: the newest first; a feed does not name its document.
+async fn get_feeds(
+    Handle(sim): Handle<Simulator>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    serve(&sim, &headers, Operation::GetFeeds, || {
+        sim.settle_feeds();
+        let query = pairs(query.unwrap_or_default().as_bytes());
+        let types = list(&query, "feedTypes");
+        if types.is_empty() {
+            return Err(bad("'feedTypes' is required without a 'nextToken'"));
+        }
+        let time = |name: &str, default: Timestamp| match value(&query, name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| bad(&format!("'{name}' is not a time"))),
+        };
+        let since: Timestamp = time("createdSince", Timestamp::MIN)?;
+        let until: Timestamp = time("createdUntil", Timestamp::MAX)?;
+        let size = value(&query, "pageSize").map_or(Ok(10), str::parse::<usize>);
+        let size = size.ok().filter(|size| (1..=100).contains(size));
+        let size = size.ok_or_else(|| bad("'pageSize' must be 1 to 100"))?;
+        let (now, state) = (sim.now(), sim.0.state.lock());
+        let is_wanted = |feed: &Feed| {
+            types.contains(&feed.feed_type) && (since..=until).contains(&feed.created_at)
+        };
+        let found = state.feeds.iter().rev().filter(|(_, feed)| is_wanted(feed)).take(size);
+        let feeds: Vec<Value> =
+            found.map(|(id, feed)| feed_body(&id.to_string(), feed, now)).collect();
+        Ok(answer(StatusCode::OK, &json!({"feeds": feeds})))
+    })
+}
+
+fn feed_body(id: &str, feed: &Feed, now: Timestamp) -> Value {
+    let status = if feed.fatal {
+        "FATAL"
+    } else if feed.result.is_some() {
+        "DONE"
+    } else if feed.starts_at <= now {
+        "IN_PROGRESS"
+    } else {
+        "IN_QUEUE"
+    };
+    let mut body = json!({
+        "feedId": id, "feedType": feed.feed_type, "marketplaceIds": feed.marketplace_ids,
+        "createdTime": millis_text(feed.created_at), "processingStatus": status,
+    });
+    if feed.starts_at <= now {
+        body["processingStartTime"] = millis_text(feed.starts_at).into();
+    }
+    if feed.fatal || feed.result.is_some() {
+        body["processingEndTime"] = millis_text(feed.ends_at).into();
+    }
+    if let Some(result) = &feed.result {
+        body["resultFeedDocumentId"] = result.as_str().into();
+    }
+    body
 }
 
 /// `GET /feeds/2021-06-30/documents/{feedDocumentId}`.
