@@ -186,8 +186,9 @@ mod tests {
             scope("ebay", json!({ "marketplaceId": marketplace }), token, key)
         };
         assert_eq!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_US", "sku:A"));
-        // Each marketplace has an offer of its own to tell; a Trading listing is one.
-        assert_ne!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_DE", "sku:A"));
+        // The offers on all marketplaces are told with their item; a Trading listing is one.
+        assert_eq!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_DE", "sku:A"));
+        assert_ne!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-1", "EBAY_US", "sku:B"));
         assert_eq!(ebay("token-1", "EBAY_US", "item:1"), ebay("token-1", "EBAY_DE", "item:1"));
         assert_ne!(ebay("token-1", "EBAY_US", "sku:A"), ebay("token-2", "EBAY_US", "sku:A"));
     }
