@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,8 @@ pub(crate) struct Link {
     place: String,
     pub(crate) channel: Box<dyn Channel>,
     pub(crate) transport: Transport,
+    /// How many pushes the vendor is asked at once.
+    pub(crate) push_slots: Semaphore,
     pub(crate) mail: Mutex<Mail>,
     pub(crate) bell: Notify,
     pub(crate) heard: Mutex<Heard>,
@@ -183,6 +185,7 @@ impl Link {
         stop: CancellationToken,
     ) -> Self {
         let endpoint = row.endpoint.as_deref().unwrap_or_default();
+        let push_slots = Semaphore::new(channel.capabilities().pushes_at_once_max.max(1));
         Self {
             org,
             id: row.id.clone(),
@@ -191,6 +194,7 @@ impl Link {
             settings,
             channel,
             transport,
+            push_slots,
             mail: Mutex::new(Mail { sweep: true, busy: true, ..Mail::default() }),
             bell: Notify::new(),
             heard: Mutex::new(Heard::default()),

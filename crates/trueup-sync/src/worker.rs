@@ -29,7 +29,7 @@ use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Wish};
 use crate::shared::Shared;
 use feed::OpenFeed;
-use push::Flight;
+use push::{Flight, Gathering};
 
 pub use run::RUN_ITEMS_MAX;
 
@@ -99,6 +99,11 @@ impl Queue {
 
     fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// How many listings stand in line.
+    fn len(&self) -> usize {
+        self.places.len()
     }
 
     fn first_lane(&self) -> Option<(Lane, usize)> {
@@ -193,7 +198,8 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     link: Arc<Link>,
     queue: Queue,
-    /// Pushes under way.
+    gathering: Option<Gathering>,
+    /// Pushes under way, or ready for one of the vendor's slots.
     air: JoinSet<Flight>,
     /// The listings that they are of.
     airborne: BTreeSet<ListingKey>,
@@ -239,6 +245,7 @@ impl Worker {
             shared,
             link,
             queue: Queue::default(),
+            gathering: None,
             air: JoinSet::new(),
             airborne: BTreeSet::new(),
             landing: BTreeSet::new(),
@@ -659,9 +666,10 @@ impl Worker {
         let spared_until = self.sparing_until.unwrap_or(now).max(out_until);
         let mut wake = now + SLEEP_MAX;
         let mut at = |instant: Instant| wake = wake.min(instant);
+        let gathered = self.gathering.map_or(now, |gathering| gathering.until());
         match self.queue.first_lane() {
-            Some((Lane::Zero | Lane::Decrease, _)) => at(out_until),
-            Some((Lane::Increase, _)) => at(spared_until),
+            Some((Lane::Zero | Lane::Decrease, _)) => at(out_until.max(gathered)),
+            Some((Lane::Increase, _)) => at(spared_until.max(gathered)),
             None => {}
         }
         self.later.values().for_each(|later| at(later.at));

@@ -48,8 +48,9 @@ const FEEDS_LIST: &str = "feeds.list";
 /// Presigned addresses outside the API: no budget of ours.
 const FEEDS_TRANSFER: &str = "feeds.transfer";
 
-/// Patches go one by one; four seconds of the patch budget.
-const PUSH_ITEMS_MAX: usize = 20;
+/// Patches go one by one; a second of the patch budget, so that a zero that comes meanwhile soon
+/// has its turn.
+const PUSH_ITEMS_MAX: usize = 5;
 /// 5 patches a second for 5 minutes; from here on a feed (at most 5 in 5 minutes) is faster.
 const BULK_FROM: usize = 1_500;
 /// Feeds may wait for hours behind others: numbers up to this one are patched.

@@ -20,6 +20,12 @@ use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
 use crate::scopes::Claims;
 use crate::shared::Shared;
 
+/// How long the line must not have grown before a bulk batch that is not full goes out: a vendor
+/// takes few of them, and more of the same change may come.
+const BULK_QUIET: Duration = Duration::from_secs(1);
+/// How long a bulk batch that is not full waits for more at most.
+const BULK_GATHERED_MAX: Duration = Duration::from_secs(5);
+
 /// One listing that is to be pushed, and who wants it.
 #[derive(Debug, Clone)]
 pub(super) struct Want {
@@ -68,6 +74,22 @@ pub(super) struct Outgoing {
     pub(super) sending: Sending,
 }
 
+/// Very many that come in line and are to go the bulk way together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gathering {
+    began: Instant,
+    /// When the line last grew.
+    grew: Instant,
+    /// How many stood in it then.
+    waiting: usize,
+}
+
+impl Gathering {
+    pub(super) fn until(&self) -> Instant {
+        (self.grew + BULK_QUIET).min(self.began + BULK_GATHERED_MAX)
+    }
+}
+
 /// A batch that is to go out.
 pub(super) struct Errand {
     pub(super) wants: Vec<Want>,
@@ -108,6 +130,8 @@ impl Flight {
     /// Sends the batch and waits for what becomes of it; by the bulk way, only until the vendor
     /// has it.
     async fn fly(mut self, link: Arc<Link>, shared: Arc<Shared>) -> Self {
+        // It is never closed; a closed one would hold nothing back.
+        let _slot = link.push_slots.acquire().await;
         let began = Instant::now();
         let mut outcomes = match self.way {
             Way::Ordinary => link.channel.push(&link.transport, &self.batch).await,
@@ -129,12 +153,14 @@ impl Flight {
 }
 
 impl Worker {
-    /// Sends batches, what could be oversold first, as many at once as the vendor takes; returns
-    /// when one of them has landed, or when somebody rings while there is room for more.
+    /// Sends batches, what could be oversold first, as many at once as the vendor takes, and has
+    /// a few more ready, so that none of its slots waits for the store; returns when one of them
+    /// has landed, or when somebody rings while there is room for more.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
         let at_once_max = self.link.channel.capabilities().pushes_at_once_max.max(1);
+        let in_air_max = at_once_max + at_once_max / 2;
         let mut worked = false;
-        while self.air.len() < at_once_max {
+        while self.air.len() < in_air_max {
             let Some(errand) = self.next_errand() else { break };
             worked = true;
             self.launch(row, errand).await?;
@@ -142,7 +168,7 @@ impl Worker {
         if self.air.is_empty() {
             return Ok(worked);
         }
-        if self.air.len() >= at_once_max {
+        if self.air.len() >= in_air_max {
             self.land().await?;
             return Ok(true);
         }
@@ -165,7 +191,8 @@ impl Worker {
         let later = self.later.values().map(|later| later.at);
         let unclear = self.unclear.iter().filter(on_ground).map(|unclear| unclear.at);
         let outage = self.outage.until.filter(|until| *until > now);
-        let first = later.chain(unclear).min().unwrap_or(now + super::SLEEP_MAX);
+        let gathered = self.gathering.map(|gathering| gathering.until());
+        let first = later.chain(unclear).chain(gathered).min().unwrap_or(now + super::SLEEP_MAX);
         first.max(outage.unwrap_or(now)).max(now + super::SPIN_REST)
     }
 
@@ -181,7 +208,7 @@ impl Worker {
         // A zero waits for no reading.
         let may_go = |(lane, _): &(Lane, usize)| !is_out && (!lands || *lane == Lane::Zero);
         let first = self.queue.first_lane().filter(|(lane, _)| !self.is_spared(*lane));
-        let owed = first.filter(may_go);
+        let owed = first.filter(may_go).filter(|first| !self.gathers(*first));
         let is_urgent = matches!(owed, Some((Lane::Zero, _)));
         let runs_turn = !lands && !is_urgent && (owed.is_none() || !self.run_went_last);
         if runs_turn && let Some(errand) = self.next_of_run(owed.is_some()) {
@@ -197,7 +224,7 @@ impl Worker {
         };
         let mut taken = self.queue.take(lane, count);
         // A batch costs the same however full it is: the next lanes fill it up.
-        while way == Way::Ordinary && taken.len() < count {
+        while taken.len() < count {
             let next = self.queue.first_lane().filter(|next| !self.is_spared(next.0));
             let Some((next, _)) = next.filter(|(next, _)| !lands || *next == Lane::Zero) else {
                 break;
@@ -207,6 +234,29 @@ impl Worker {
         let want = |(sku, key)| Want { sku, key, wish: Wish::Owed, tried: 0 };
         let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
+    }
+
+    /// Returns whether what is first in line waits for more that goes the bulk way with it.
+    fn gathers(&mut self, (lane, waiting): (Lane, usize)) -> bool {
+        if lane == Lane::Zero {
+            return false;
+        }
+        let is_bulk = self.way(waiting).0 == Way::Bulk;
+        let (now, waiting) = (Instant::now(), self.queue.len());
+        if !is_bulk || waiting >= self.link.channel.capabilities().bulk_items_max {
+            self.gathering = None;
+            return false;
+        }
+        let known = self.gathering.get_or_insert(Gathering { began: now, grew: now, waiting });
+        if waiting > known.waiting {
+            known.grew = now;
+        }
+        known.waiting = waiting;
+        let gathers = now < known.until();
+        if !gathers {
+            self.gathering = None;
+        }
+        gathers
     }
 
     /// Returns whether a lane waits because what is left of the vendor's quota is kept.

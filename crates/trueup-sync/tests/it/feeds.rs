@@ -101,6 +101,28 @@ async fn a_listing_in_a_feed_is_told_nothing_else_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_in_line_one_soon_after_the_other_goes_in_one_feed() {
+    let house = House::open().await;
+    let (_, shop, names) = raised_by_feed(&house).await;
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    shop.state().hold_feeds = true;
+    let told = |name: &str| shop.sent_to(name).len();
+    let before: usize = names.iter().map(|name| told(name)).sum();
+    let (first, rest) = names.split_at(4);
+    count_all(&house, first, 20).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    count_all(&house, rest, 10).await;
+    until("a feed is handed over", || !shop.state().feeds.is_empty()).await;
+    let items: Vec<usize> = shop.state().feeds.values().map(|feed| feed.items.len()).collect();
+    assert_eq!(items, [6]);
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    assert_eq!(names.iter().map(|name| told(name)).sum::<usize>(), before + 6);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_counts_what_a_feed_took_as_pushed() {
     let house = House::open().await;
     let (id, shop, names) = raised_by_feed(&house).await;
