@@ -670,6 +670,12 @@ pub trait Channel: Send + Sync {
         true
     }
 
+    /// Returns the vendor's name of the listing whose revisions are counted, where several of
+    /// ours may be parts of it, such as variations; `None` = this one is counted by itself.
+    fn revised_with(&self, _fields: &BTreeMap<String, String>) -> Option<String> {
+        None
+    }
+
     /// Looks for everything that the account, its scopes or its settings lack for what the
     /// connection is to do, without changing anything; empty = it can be connected.
     ///

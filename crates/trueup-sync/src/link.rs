@@ -20,7 +20,7 @@ use crate::check::{self, TOLD_MAX, Told};
 use crate::discover::Discovering;
 use crate::engine::{PullRequest, PushScope};
 use crate::plan::{self, Plan, Wish};
-use crate::revise::Budget;
+use crate::revise::{Budget, Together};
 use crate::upkeep;
 
 /// The most SKUs one connection's doorbell remembers; beyond, it asks the store for all.
@@ -168,6 +168,8 @@ pub(crate) struct Link {
     pub(crate) known_lines: Mutex<BTreeMap<String, (Sku, ListingKey)>>,
     /// What the channel was last told, where it asks for it while a shopper pays.
     pub(crate) told: Mutex<Told>,
+    /// What listings that the vendor counts together have used of its day.
+    together: Mutex<Together>,
     /// The listings that are in a bulk batch whose end is not known, and since when.
     pub(crate) fed: Mutex<FxHashMap<ListingKey, Timestamp>>,
     /// Order states that were booked lately, by order id: repeats need not be submitted.
@@ -214,6 +216,7 @@ impl Link {
             discovery: Mutex::new(None),
             known_lines: Mutex::new(BTreeMap::new()),
             told: Mutex::new(BTreeMap::new()),
+            together: Mutex::default(),
             fed: Mutex::default(),
             booked: Mutex::new(BTreeMap::new()),
         }
@@ -372,13 +375,25 @@ impl Link {
             return None;
         }
         let (began, day_ends) = self.kind.day_of(now);
-        let today = view.revised.filter(|revised| revised.at >= began);
+        let own = view.revised.filter(|revised| revised.at >= began);
+        let today = match self.channel.revised_with(&view.mapping.fields) {
+            Some(whole) => self.together.lock().used(began, whole, &view.mapping.key, own),
+            None => own,
+        };
         Some(Budget {
             per_day,
             used: today.map_or(0, |revised| revised.count),
             last_at: today.map(|revised| revised.at),
             day_ends,
         })
+    }
+
+    /// Counts a revision of a listing for those that the vendor counts with it.
+    pub(crate) fn note_revised(&self, view: &ListingView, at: Timestamp) {
+        if let Some(whole) = self.channel.revised_with(&view.mapping.fields) {
+            let (began, _) = self.kind.day_of(at);
+            self.together.lock().revise(began, whole, &view.mapping.key, at);
+        }
     }
 
     /// Returns until when what a listing owes is put off, because the vendor counts.

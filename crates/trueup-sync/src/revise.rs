@@ -1,11 +1,15 @@
-//! How often a listing may be told another number in one of its vendor's days: pure functions.
+//! How often a listing may be told another number in one of its vendor's days.
 //!
 //! A vendor that counts revisions blocks a listing for the rest of the day when they are used
 //! up, whatever would have to be told then. So the first ones are free, the next ones keep a
 //! pause in which changes come together, and the last ones are kept for what could be oversold.
 //! A zero is never held up.
 
-use trueup_core::Timestamp;
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+use trueup_core::{ListingKey, Timestamp};
+use trueup_store::Revised;
 
 use crate::plan::Lane;
 
@@ -47,6 +51,70 @@ impl Budget {
         // A clock that was put back must not hold a listing up for longer than the pause.
         let latest = now.plus_millis(PAUSE_MS);
         (next > now).then(|| next.min(latest).min(self.day_ends))
+    }
+}
+
+/// What listings that are parts of one at the vendor have used of its day, as far as they were
+/// looked at since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Together {
+    day_began: Option<Timestamp>,
+    parts: FxHashMap<String, BTreeMap<ListingKey, Revised>>,
+}
+
+impl Together {
+    /// Takes what one part has used today by itself; returns what all of them have.
+    pub(crate) fn used(
+        &mut self,
+        day_began: Timestamp,
+        whole: String,
+        key: &ListingKey,
+        own: Option<Revised>,
+    ) -> Option<Revised> {
+        let parts = match own {
+            Some(own) => {
+                let parts = self.parts_of(day_began, whole);
+                let known = parts.entry(key.clone()).or_insert(own);
+                if own.count >= known.count {
+                    *known = own;
+                }
+                parts
+            }
+            None if self.day_began == Some(day_began) => self.parts.get_mut(&whole)?,
+            None => return None,
+        };
+        let add = |sum: Revised, part: &Revised| Revised {
+            count: sum.count.saturating_add(part.count),
+            at: sum.at.max(part.at),
+        };
+        let mut parts = parts.values();
+        let first = *parts.next()?;
+        Some(parts.fold(first, add))
+    }
+
+    /// Counts one revision of a part.
+    pub(crate) fn revise(
+        &mut self,
+        day_began: Timestamp,
+        whole: String,
+        key: &ListingKey,
+        at: Timestamp,
+    ) {
+        let parts = self.parts_of(day_began, whole);
+        let part = parts.entry(key.clone()).or_insert(Revised { count: 0, at });
+        *part = Revised { count: part.count.saturating_add(1), at };
+    }
+
+    fn parts_of(
+        &mut self,
+        day_began: Timestamp,
+        whole: String,
+    ) -> &mut BTreeMap<ListingKey, Revised> {
+        if self.day_began != Some(day_began) {
+            self.day_began = Some(day_began);
+            self.parts.clear();
+        }
+        self.parts.entry(whole).or_default()
     }
 }
 
@@ -98,6 +166,25 @@ mod tests {
             let given = budget.postpones(lane, second(NOW));
             assert_eq!(given, until.map(second), "{used} used, {ago:?} s ago, {lane:?}");
         }
+    }
+
+    #[test]
+    fn parts_of_one_listing_use_one_day_together() {
+        let (a, b) = (ListingKey::new("sku:A").unwrap(), ListingKey::new("sku:B").unwrap());
+        let of = |count, at| Some(Revised { count, at: second(at) });
+        let mut together = Together::default();
+        let day = second(0);
+        let mut used = |day, whole: &str, key, own| together.used(day, whole.to_owned(), key, own);
+        assert_eq!(used(day, "1", &a, None), None);
+        assert_eq!(used(day, "1", &a, of(3, 50)), of(3, 50));
+        assert_eq!(used(day, "1", &b, of(2, 40)), of(5, 50));
+        assert_eq!(used(day, "2", &b, None), None, "another listing");
+        together.revise(day, "1".to_owned(), &b, second(60));
+        // What the store says late, or again, is not counted twice.
+        let mut used = |day, own| together.used(day, "1".to_owned(), &b, own);
+        assert_eq!(used(day, of(2, 40)), of(6, 60));
+        assert_eq!(used(day, of(3, 60)), of(6, 60));
+        assert_eq!(used(second(86_400), None), None, "a new day");
     }
 
     #[test]

@@ -34,10 +34,12 @@ pub(super) const OFFER_QUANTITY: &str = "offerQuantity";
 pub(super) const OFFER_SHARES: &str = "shared";
 /// The listing field that names the SKU's offers on other marketplaces, with commas between.
 pub(super) const OTHER_OFFERS: &str = "otherOfferIds";
+/// The listing field that names eBay's listing of the offer, which variations have in common.
+pub(super) const LISTING_ID: &str = "listingId";
 
 /// The fields of a mapping's `listing`.
 pub(super) const LISTING_NAMES: &[&str] =
-    &["sku", "offerId", OTHER_OFFERS, "itemId", "variationId", OFFER_QUANTITY];
+    &["sku", "offerId", OTHER_OFFERS, LISTING_ID, "itemId", "variationId", OFFER_QUANTITY];
 
 /// <https://developer.ebay.com/api-docs/sell/inventory/types/slr:MarketplaceEnum>
 const MARKETPLACES: [&str; 41] = [
@@ -232,7 +234,7 @@ pub(super) fn listing(
     let mut fail = |setting: &str, detail: String| {
         errors.push(SettingError { setting: setting.to_owned(), detail });
     };
-    for name in ["offerId", "itemId", "variationId"] {
+    for name in ["offerId", LISTING_ID, "itemId", "variationId"] {
         if fields.get(name).is_some_and(|id| !id.chars().all(|c| c.is_ascii_digit())) {
             fail(name, "must be a number".to_owned());
         }

@@ -172,6 +172,11 @@ impl Channel for Seller {
         !fields.contains_key("itemId") || self.config.marketplace_id == "EBAY_DE"
     }
 
+    /// "Each listing can be revised": a variation is a part of one.
+    fn revised_with(&self, fields: &BTreeMap<String, String>) -> Option<String> {
+        fields.get("itemId").or_else(|| fields.get(config::LISTING_ID)).cloned()
+    }
+
     async fn connect(&self, caller: &dyn Caller) -> Result<Connected, ChannelError> {
         self.get(caller, INVENTORY, wire::probe_url()).await?;
         Ok(Connected {
@@ -886,6 +891,7 @@ fn named_offers(listing: &Listing) -> OfferIds {
     OfferIds {
         own: listing.fields.get("offerId").cloned(),
         others: others.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+        listing: listing.fields.get(config::LISTING_ID).cloned(),
     }
 }
 
@@ -910,8 +916,12 @@ fn offers_note(listing: &Listing, offers: &OfferIds) -> ListingNote {
         ("offerId".to_owned(), offers.own.clone()),
         (config::OFFER_QUANTITY.to_owned(), shares),
     ]);
-    if others.is_some() || listing.fields.contains_key(config::OTHER_OFFERS) {
-        fields.insert(config::OTHER_OFFERS.to_owned(), others);
+    for (name, found) in
+        [(config::OTHER_OFFERS, others), (config::LISTING_ID, offers.listing.clone())]
+    {
+        if found.is_some() || listing.fields.contains_key(name) {
+            fields.insert(name.to_owned(), found);
+        }
     }
     ListingNote { key: listing.key.clone(), fields }
 }

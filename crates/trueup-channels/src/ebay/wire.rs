@@ -143,6 +143,8 @@ pub(super) struct OfferIds {
     pub(super) own: Option<String>,
     /// Those on other marketplaces.
     pub(super) others: Vec<String>,
+    /// eBay's listing of the own one.
+    pub(super) listing: Option<String>,
 }
 
 impl OfferIds {
@@ -381,6 +383,13 @@ pub(super) struct Offer {
     status: Option<String>,
     marketplace_id: Option<String>,
     format: Option<String>,
+    listing: Option<ListingDetails>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListingDetails {
+    listing_id: Option<String>,
 }
 
 /// What a connection knows of a SKU's offers.
@@ -397,6 +406,7 @@ impl Offers {
         OfferIds {
             own: self.own.as_ref().map(|offer| offer.offer_id.clone()),
             others: self.others.iter().map(|offer| offer.offer_id.clone()).collect(),
+            listing: self.own.as_ref().and_then(|offer| offer.listing.clone()?.listing_id),
         }
     }
 

@@ -724,6 +724,7 @@ impl Worker {
                 "outcome" => word)
             .increment(1);
             if is_revision(&outcome) && self.link.revisions_of(&view, self.shared.now()).is_some() {
+                self.link.note_revised(&view, self.shared.now());
                 revised.push(want.key.clone());
             }
             let push = sending.push;

@@ -10,7 +10,7 @@ use trueup_store::{RevisionsNote, Store as _};
 use trueup_sync::{Clock, PushScope};
 use trueup_testkit::{SeedItem, Shop, ebay, spawn};
 
-use crate::house::{AheadClock, House, PATIENCE, channel, counter, quantity, until};
+use crate::house::{AheadClock, House, PATIENCE, channel, counter, quantity, sku, until};
 use crate::sims::{enable_of, name, open, open_with};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,5 +244,53 @@ async fn a_sku_that_is_offered_on_two_marketplaces_is_told_once_for_both() {
     let run = house.pull(&there, trueup_sync::PullRequest::default()).await;
     assert_eq!((counter(&run, "matched"), counter(&run, "drifted")), (1, 0), "{run:?}");
     assert_eq!(house.engine.status(&house.org, &there).await.unwrap().drifted, 0);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variations_of_one_listing_use_its_day_together() {
+    let clock = Arc::new(AheadClock::default());
+    let house = House::open_by(trueup_channels::kind, clock.clone()).await;
+    // At noon of eBay's next day, so that no day ends within the test by itself.
+    let now = clock.now();
+    let (_, day_ends) = trueup_channels::kind("ebay").unwrap().day_of(now);
+    clock.advance(day_ends.micros_since(now) / 1_000_000 + 12 * 3_600);
+    let names = ["SKU-001", "SKU-002", "SKU-003"];
+    let sim = ebay::Simulator::new(ebay::Settings::default());
+    sim.seed(names.map(|name| SeedItem::new(name, 3)).to_vec()).unwrap();
+    sim.join(&names[..2]).unwrap();
+    let server = spawn(sim.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    for name in names {
+        house.count(name, 9, true).await;
+    }
+    let id = channel("ebay");
+    let enable = enable_of(&sim.channel_config(&server.url));
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    house.settle().await;
+    assert_eq!(names.map(|name| sim.revisions(name)), [Some(2), Some(2), Some(1)]);
+    let used = async |of| {
+        let view = house.listing(&id, of).await;
+        house.engine.revisions(&house.org, &view).unwrap().used_today
+    };
+    assert_eq!((used("SKU-001").await, used("SKU-002").await, used("SKU-003").await), (2, 2, 1));
+    // The first one uses up what is free to all.
+    revised(&house, &id, &clock, 238).await;
+    assert_eq!(used("SKU-001").await, 240);
+    clock.advance(61);
+    for name in &names[1..] {
+        house.count(name, 12, true).await;
+    }
+    until("the other listing is told", || sim.quantity("SKU-003") == Some(12)).await;
+    let asked = PushScope::Items(vec![(sku("SKU-002"), None)]);
+    let run = house.push(&id, asked).await;
+    assert_eq!(run.items[0]["reason"], "postponed", "{run:?}");
+    assert_eq!(names.map(|name| sim.quantity(name)), [Some(9), Some(9), Some(12)]);
+    assert_eq!((used("SKU-002").await, used("SKU-003").await), (240, 2));
+    // Downwards it goes.
+    house.count("SKU-002", 5, true).await;
+    until("it is told", || sim.quantity("SKU-002") == Some(5)).await;
+    house.settle().await;
+    assert_eq!(used("SKU-001").await, 241);
     house.close().await;
 }

@@ -117,7 +117,27 @@ impl Simulator {
     /// Returns how often a listing was revised on the day of its latest revision.
     #[must_use]
     pub fn revisions(&self, sku: &str) -> Option<u32> {
-        self.0.state.lock().items.get(sku).map(|item| item.revised.1)
+        let state = self.0.state.lock();
+        let item = state.items.get(sku)?;
+        Some(match item.variation_of {
+            Some(first) => state.revised_together.get(&first).map_or(0, |revised| revised.1),
+            None => item.revised.1,
+        })
+    }
+
+    /// Makes inventory items the variations of one listing, whose revisions are counted together.
+    ///
+    /// # Errors
+    /// [`ShopError::UnknownSku`] where one of them is not an inventory item.
+    pub fn join(&self, skus: &[&str]) -> Result<(), ShopError> {
+        let mut state = self.0.state.lock();
+        let mut first = None;
+        for sku in skus {
+            let item = state.items.get_mut(*sku).filter(|item| !item.legacy);
+            let item = item.ok_or_else(|| ShopError::UnknownSku((*sku).to_owned()))?;
+            item.variation_of = Some(*first.get_or_insert(item.number));
+        }
+        Ok(())
     }
 
     /// Offers a SKU on a second marketplace, such as `EBAY_DE`, with a quantity of its own.

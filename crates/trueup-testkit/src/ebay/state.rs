@@ -40,6 +40,8 @@ pub(crate) struct Item {
     /// A second offer, on another marketplace.
     pub(crate) elsewhere: Option<Elsewhere>,
     pub(crate) sold: i64,
+    /// The item whose listing this one is a variation of.
+    pub(crate) variation_of: Option<u64>,
     /// eBay's day of the latest revisions and how many there were.
     pub(crate) revised: (i64, u32),
 }
@@ -61,7 +63,7 @@ impl Item {
     }
 
     pub(crate) fn listing_id(&self) -> String {
-        (LISTING_ID + self.number).to_string()
+        (LISTING_ID + self.variation_of.unwrap_or(self.number)).to_string()
     }
 
     pub(crate) fn shown(&self) -> i64 {
@@ -75,16 +77,21 @@ impl Item {
 
     /// Counts a revision; false when the day's allowance is used up.
     pub(crate) fn revise(&mut self, now: Timestamp, max: u32) -> bool {
-        let day = day_of(now);
-        if self.revised.0 != day {
-            self.revised = (day, 0);
-        }
-        let allowed = self.revised.1 < max;
-        if allowed {
-            self.revised.1 += 1;
-        }
-        allowed
+        revise(&mut self.revised, now, max)
     }
+}
+
+/// Counts a revision of a day; false when its allowance is used up.
+pub(crate) fn revise(revised: &mut (i64, u32), now: Timestamp, max: u32) -> bool {
+    let day = day_of(now);
+    if revised.0 != day {
+        *revised = (day, 0);
+    }
+    let allowed = revised.1 < max;
+    if allowed {
+        revised.1 += 1;
+    }
+    allowed
 }
 
 /// The whole seller account.
@@ -93,6 +100,8 @@ pub(crate) struct State {
     pub(crate) items: BTreeMap<String, Item>,
     /// The SKU of each listing number.
     pub(crate) by_listing: HashMap<String, String>,
+    /// The revisions of listings with variations, by the number of the first.
+    pub(crate) revised_together: BTreeMap<u64, (i64, u32)>,
     pub(crate) orders: Orders,
     pub(crate) counters: Counters,
     /// Calls of each API today: the day and the count.
@@ -115,6 +124,7 @@ impl State {
                 total: item.quantity,
                 offered: item.offer_quantity,
                 elsewhere: None,
+                variation_of: None,
                 sold: 0,
                 revised: (0, 0),
             };

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::state::{Item, State};
+use super::state::{Item, State, revise};
 use crate::faults::FaultDial;
 use crate::shop::{OrderStatus, SimOrder};
 use crate::time::millis_text;
@@ -81,7 +81,8 @@ fn update(
     revisions_max: u32,
     now: Timestamp,
 ) -> Result<(), Refused> {
-    let Some(item) = state.items.get_mut(sku).filter(|item| !item.legacy) else {
+    let State { items, revised_together, .. } = state;
+    let Some(item) = items.get_mut(sku).filter(|item| !item.legacy) else {
         return Err(Refused(404, 25_702, "The SKU could not be found or is not available."));
     };
     if faults.poisons(sku) {
@@ -108,7 +109,11 @@ fn update(
     {
         return Err(Refused(400, 25_709, "Invalid value for quantity: nothing is given."));
     }
-    if !item.revise(now, revisions_max) {
+    let allowed = match item.variation_of {
+        Some(first) => revise(revised_together.entry(first).or_default(), now, revisions_max),
+        None => item.revise(now, revisions_max),
+    };
+    if !allowed {
         // eBay publishes neither id nor words for it.
         let words = "Cannot revise listing. The listing was revised too often today.";
         return Err(Refused(400, 25_019, words));
