@@ -258,26 +258,6 @@ pub(crate) fn failed_push(error: ChannelError) -> PushOutcome {
     }
 }
 
-/// Returns whether an error is about the connection rather than about one item: going on with
-/// the next item would only fail the same way.
-pub(crate) fn stops_batch(error: &ChannelError) -> bool {
-    match error.kind {
-        ChannelErrorKind::Transient
-        | ChannelErrorKind::Throttled
-        | ChannelErrorKind::Auth
-        | ChannelErrorKind::Forbidden
-        | ChannelErrorKind::AccountBlocked
-        | ChannelErrorKind::UnknownOutcome
-        | ChannelErrorKind::Config => true,
-        ChannelErrorKind::ListingNotFound
-        | ChannelErrorKind::NotPushable
-        | ChannelErrorKind::InvalidValue
-        | ChannelErrorKind::Stale
-        | ChannelErrorKind::Protocol
-        | ChannelErrorKind::Bug => false,
-    }
-}
-
 /// Returns the error of an item that was not sent because an earlier one stopped the batch.
 pub(crate) fn held_back(cause: &ChannelError) -> ChannelError {
     let mut error = cause.clone();

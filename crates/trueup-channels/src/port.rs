@@ -450,6 +450,29 @@ pub enum ChannelErrorKind {
     Bug,
 }
 
+impl ChannelErrorKind {
+    /// Returns whether the connection is in trouble rather than one listing: going on with the
+    /// next one would only fail the same way.
+    #[must_use]
+    pub const fn is_connection_wide(self) -> bool {
+        match self {
+            Self::Transient
+            | Self::Throttled
+            | Self::Auth
+            | Self::Forbidden
+            | Self::AccountBlocked
+            | Self::UnknownOutcome
+            | Self::Config => true,
+            Self::ListingNotFound
+            | Self::NotPushable
+            | Self::InvalidValue
+            | Self::Stale
+            | Self::Protocol
+            | Self::Bug => false,
+        }
+    }
+}
+
 /// What went wrong on a channel, for the program and for people. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]

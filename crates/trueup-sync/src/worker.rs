@@ -730,25 +730,6 @@ pub(crate) fn refuses_us(kind: ChannelErrorKind) -> bool {
     matches!(kind, ChannelErrorKind::Auth | ChannelErrorKind::AccountBlocked)
 }
 
-/// Returns whether an error is about the connection and not about one listing.
-fn is_connection_wide(kind: ChannelErrorKind) -> bool {
-    match kind {
-        ChannelErrorKind::Transient
-        | ChannelErrorKind::Throttled
-        | ChannelErrorKind::Auth
-        | ChannelErrorKind::Forbidden
-        | ChannelErrorKind::AccountBlocked
-        | ChannelErrorKind::UnknownOutcome
-        | ChannelErrorKind::Config => true,
-        ChannelErrorKind::ListingNotFound
-        | ChannelErrorKind::NotPushable
-        | ChannelErrorKind::InvalidValue
-        | ChannelErrorKind::Stale
-        | ChannelErrorKind::Protocol
-        | ChannelErrorKind::Bug => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,8 +18,7 @@ use trueup_core::{ListingKey, Timestamp};
 use crate::consent::Consent;
 use crate::credential::REFRESH_TOKEN;
 use crate::exchange::{
-    Outgoing, channel_fulfilled, encode, failed_push, held_back, is_unclear, stops_batch, too_many,
-    unclear,
+    Outgoing, channel_fulfilled, encode, failed_push, held_back, is_unclear, too_many, unclear,
 };
 use crate::oauth;
 use crate::port::{
@@ -260,7 +259,7 @@ impl Channel for Seller {
                 }
                 (None, Ok(sku)) => {
                     self.patch(caller, sku, item.quantity).await.unwrap_or_else(|error| {
-                        if stops_batch(&error) {
+                        if error.kind.is_connection_wide() {
                             stopped = Some(error.clone());
                         }
                         failed_push(error)
@@ -321,7 +320,7 @@ impl Channel for Seller {
         let state = match self.get(caller, FEEDS_GET, url).await {
             Ok(response) => wire::parse_feed(&response.body)?,
             // A 400 or 404: there is no such feed.
-            Err(error) if !is_passing(error.kind) => {
+            Err(error) if !error.kind.is_connection_wide() => {
                 return lost(format!("Amazon knows nothing of the feed: {}", error.detail));
             }
             Err(error) => return Err(error),
@@ -335,7 +334,7 @@ impl Channel for Seller {
             FeedState::Done(None) => Ok(BulkState::Done(Report::default().outcomes(count))),
             FeedState::Done(Some(id)) => match self.report(caller, &id).await {
                 Ok(report) => Ok(BulkState::Done(report.outcomes(count))),
-                Err(error) if is_passing(error.kind) => Err(error),
+                Err(error) if error.kind.is_connection_wide() => Err(error),
                 // It was processed; what a report that cannot be read says, readings will.
                 Err(_) => Ok(BulkState::Done(Report::default().outcomes(count))),
             },
@@ -745,25 +744,6 @@ fn lost_at(ticket: &str) -> Option<Timestamp> {
 /// Under which name it is remembered that a feed's id is known.
 fn made_name(feed_id: &str) -> String {
     format!("feed:{feed_id}")
-}
-
-/// Returns whether the same request may be answered later.
-fn is_passing(kind: ChannelErrorKind) -> bool {
-    match kind {
-        ChannelErrorKind::Transient
-        | ChannelErrorKind::Throttled
-        | ChannelErrorKind::Auth
-        | ChannelErrorKind::Forbidden
-        | ChannelErrorKind::AccountBlocked
-        | ChannelErrorKind::UnknownOutcome
-        | ChannelErrorKind::Config => true,
-        ChannelErrorKind::ListingNotFound
-        | ChannelErrorKind::NotPushable
-        | ChannelErrorKind::InvalidValue
-        | ChannelErrorKind::Stale
-        | ChannelErrorKind::Protocol
-        | ChannelErrorKind::Bug => false,
-    }
 }
 
 /// Returns whether a probe was forbidden; that nothing was found is no failure.

@@ -7,7 +7,7 @@ mod error;
 mod webhook;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use http::Method;
@@ -15,9 +15,7 @@ use trueup_core::{ListingKey, Timestamp};
 
 use crate::consent::Consent;
 use crate::credential::REFRESH_TOKEN;
-use crate::exchange::{
-    Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, stops_batch, unclear,
-};
+use crate::exchange::{Outgoing, channel_fulfilled, failed_push, held_back, is_unclear, unclear};
 use crate::oauth;
 use crate::port::{
     Caller, Capabilities, CatalogueEntry, Channel, ChannelError, ChannelErrorKind, Connected, Kind,
@@ -280,7 +278,7 @@ impl Channel for Seller {
                     Err("no such offer".to_owned())
                 }
                 Ok(found) => Ok(found),
-                Err(error) if stops_batch(&error) => return Err(error),
+                Err(error) if error.kind.is_connection_wide() => return Err(error),
                 Err(error) => Err(error.detail),
             };
             offers.insert(&listing.key, offer);
@@ -292,7 +290,12 @@ impl Channel for Seller {
         };
         let is_inventory = |listing: &&Listing| !listing.fields.contains_key("itemId");
         let skus: Vec<String> = listings.iter().filter(is_inventory).filter_map(sku_of).collect();
-        let shown = self.inventory_items(caller, &skus).await?;
+        let skus = skus.iter().map(String::as_str).collect();
+        let shown = self.inventory_items(caller, skus).await?;
+        let shown: BTreeMap<String, Reading> = shown
+            .into_iter()
+            .map(|(sku, item)| (sku, item.unwrap_or_else(Reading::Unknown)))
+            .collect();
         let mut readings = Vec::with_capacity(listings.len());
         let mut notes = Vec::new();
         for listing in listings {
@@ -480,7 +483,7 @@ impl Seller {
                 }
                 Err(error) => {
                     outcomes[*at] = Some(PushOutcome::NotSent(held_back(&error)));
-                    if stops_batch(&error) {
+                    if error.kind.is_connection_wide() {
                         stopped = Some(error);
                     }
                 }
@@ -549,7 +552,9 @@ impl Seller {
                         outcomes[telling.at] = Some(update_outcome(&telling.quantity, &entries));
                     }
                 }
-                Err(error) if chunk.len() > 1 && !stops_batch(&error) && !is_lost(&error) => {
+                Err(error)
+                    if chunk.len() > 1 && !error.kind.is_connection_wide() && !is_lost(&error) =>
+                {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     waiting.extend([second, first]);
                     refused_pair = Some(chunk).filter(|chunk| chunk.len() == 2);
@@ -559,7 +564,7 @@ impl Seller {
                     for telling in chunk {
                         outcomes[telling.at] = Some(failed_push(error.clone()));
                     }
-                    if stops_batch(&error) {
+                    if error.kind.is_connection_wide() {
                         for telling in waiting.into_iter().flatten() {
                             let held = PushOutcome::NotSent(held_back(&error));
                             outcomes[telling.at] = Some(held);
@@ -649,12 +654,12 @@ impl Seller {
         }
     }
 
+    /// Reads the inventory items of SKUs; `Err` = a SKU is none, with the reason.
     async fn inventory_items(
         &self,
         caller: &dyn Caller,
-        skus: &[String],
-    ) -> Result<BTreeMap<String, Reading>, ChannelError> {
-        let mut wanted: Vec<&str> = skus.iter().map(String::as_str).collect();
+        mut wanted: Vec<&str>,
+    ) -> Result<BTreeMap<String, Result<Reading, String>>, ChannelError> {
         wanted.sort_unstable();
         wanted.dedup();
         let mut shown = BTreeMap::new();
@@ -706,7 +711,11 @@ impl Seller {
             return Ok(answer.available(listing.fields.get("sku").map(String::as_str)));
         };
         let error = error::classify_trading(first);
-        if stops_batch(&error) { Err(error) } else { Ok(Reading::Unknown(error.detail)) }
+        if error.kind.is_connection_wide() {
+            Err(error)
+        } else {
+            Ok(Reading::Unknown(error.detail))
+        }
     }
 
     /// Returns the key that a signature names, kept for an hour.
@@ -786,17 +795,10 @@ impl Seller {
             return Err(error::classify_trading(first));
         }
         let (mut items, more) = answer.listings();
-        let mut skus: Vec<&str> = items.iter().filter_map(|item| item.sku.as_deref()).collect();
-        skus.sort_unstable();
-        skus.dedup();
-        let mut managed = BTreeSet::new();
-        for skus in skus.chunks(wire::READ_ITEMS_MAX) {
-            let request = Outgoing::new(INVENTORY, Method::POST, wire::bulk_get_url())
-                .json(&wire::build_bulk_get(skus));
-            let response = succeeded(self.send(caller, Grant::User, request).await?)?;
-            managed.extend(wire::parse_managed(&response.body)?);
-        }
-        items.retain(|item| item.sku.as_ref().is_none_or(|sku| !managed.contains(sku)));
+        let skus = items.iter().filter_map(|item| item.sku.as_deref()).collect();
+        let managed = self.inventory_items(caller, skus).await?;
+        let is_managed = |sku: &String| managed.get(sku).is_some_and(Result::is_ok);
+        items.retain(|item| !item.sku.as_ref().is_some_and(is_managed));
         let next = more.then(|| format!("trd:{}:{}", page.saturating_add(1), from.micros()));
         Ok(Page { items, next })
     }

@@ -3,7 +3,7 @@
 //! Inventory API 1.18, Fulfillment API 1.20, Notification API 1.6 in JSON, and the two calls of
 //! the Trading API that listings made before the Inventory API need, in XML.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use quick_xml::Reader;
 use quick_xml::escape::escape;
@@ -290,8 +290,11 @@ impl InventoryItem {
     }
 }
 
-/// Reads what inventory items show, by SKU.
-pub(super) fn parse_bulk_get(body: &[u8]) -> Result<BTreeMap<String, Reading>, ChannelError> {
+/// Reads which of the SKUs asked for are inventory items, and what each shows: `Err` = it is
+/// none, with the reason.
+pub(super) fn parse_bulk_get(
+    body: &[u8],
+) -> Result<BTreeMap<String, Result<Reading, String>>, ChannelError> {
     #[derive(Deserialize)]
     struct Answer {
         responses: Vec<Entry>,
@@ -308,32 +311,15 @@ pub(super) fn parse_bulk_get(body: &[u8]) -> Result<BTreeMap<String, Reading>, C
     let answer: Answer = parse_json("bulk_get_inventory_item", body)?;
     let reading = |entry: Entry| {
         let reading = match entry.inventory_item {
-            Some(ref item) if (200..300).contains(&entry.status_code) => item.reading(),
-            Some(_) | None => Reading::Unknown(
-                super::error::classify_entry(entry.status_code, &entry.errors).detail,
-            ),
+            Some(ref item) if (200..300).contains(&entry.status_code) => Ok(item.reading()),
+            Some(_) | None => {
+                Err(super::error::classify_entry(entry.status_code, &entry.errors).detail)
+            }
         };
         let sku = entry.sku.or_else(|| entry.inventory_item.and_then(|item| item.sku));
         Some((sku?, reading))
     };
     Ok(answer.responses.into_iter().filter_map(reading).collect())
-}
-
-/// Reads which of the SKUs asked for are inventory items.
-pub(super) fn parse_managed(body: &[u8]) -> Result<BTreeSet<String>, ChannelError> {
-    #[derive(Deserialize)]
-    struct Answer {
-        responses: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry {
-        sku: Option<String>,
-        status_code: u16,
-    }
-    let answer: Answer = parse_json("bulk_get_inventory_item", body)?;
-    let found = answer.responses.into_iter().filter(|e| (200..300).contains(&e.status_code));
-    Ok(found.filter_map(|entry| entry.sku).collect())
 }
 
 /// Reads a page of inventory items; `page` is the number of this one.

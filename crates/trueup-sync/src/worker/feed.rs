@@ -13,7 +13,7 @@ use trueup_core::{ListingKey, ListingPush, Sent, Sku, Timestamp};
 use trueup_store::{Connection, Feed, FeedItem, ListingView};
 
 use super::push::{Outgoing, Want, Way};
-use super::{Worker, is_connection_wide, publishes};
+use super::{Worker, publishes};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{Lane, Sending, Wish};
@@ -228,7 +228,7 @@ impl Worker {
             Err(error) => {
                 let (org, channel) = (&link.org, &link.id);
                 tracing::warn!(%org, %channel, ticket, %error, "a feed could not be looked at");
-                if is_connection_wide(error.kind) {
+                if error.kind.is_connection_wide() {
                     self.fell_out(&error).await?;
                 }
                 return Ok(true);

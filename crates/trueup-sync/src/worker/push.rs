@@ -682,7 +682,7 @@ impl Worker {
         for outcome in outcomes {
             match outcome {
                 PushOutcome::NotSent(error) | PushOutcome::Unknown(error)
-                    if super::is_connection_wide(error.kind) =>
+                    if error.kind.is_connection_wide() =>
                 {
                     wide = wide.or(Some(error));
                 }

@@ -12,7 +12,7 @@ use trueup_store::{Change, Connection, ListingQuery, Run, RunStatus};
 
 use super::pull::PullWork;
 use super::push::{Asker, End, Errand, Report, Want};
-use super::{ORDERS_WAIT_MAX, Worker, is_connection_wide};
+use super::{ORDERS_WAIT_MAX, Worker};
 use crate::backoff;
 use crate::engine::{EngineError, PushScope};
 use crate::link::{Job, Link};
@@ -369,7 +369,7 @@ impl Worker {
         let throttled =
             |end: &End| matches!(end, End::Again(e) if e.kind == ChannelErrorKind::Throttled);
         let wide = |end: &End| {
-            matches!(end, End::Again(e) if is_connection_wide(e.kind)) && !throttled(end)
+            matches!(end, End::Again(e) if e.kind.is_connection_wide()) && !throttled(end)
         };
         let tried: Vec<&Report> =
             reports.iter().filter(|r| !matches!(r.end, End::Skipped(_) | End::Gone)).collect();
