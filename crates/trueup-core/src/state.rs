@@ -314,7 +314,9 @@ pub struct ListingState {
     pub provisional: Delta,
     /// Whether a push is owed although no version asks for it.
     pub forced: bool,
-    /// Counts the definite refusals, so that a token is never used for two different requests.
+    /// Counts definite refusals and pushes that are owed anew (what came back and is not for
+    /// sale, a scope taken over, a listing moved to another SKU), so that a token is never used
+    /// for two different requests.
     pub epoch: u32,
     /// Whether the listing waits for an operator: neither pushed nor adopted.
     pub in_conflict: bool,

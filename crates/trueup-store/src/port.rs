@@ -4,7 +4,8 @@
 //! decides, makes durable and then answers. The other methods keep the records of the sync
 //! engine (connections, mappings, runs, history, inbox, deliveries) and read.
 //!
-//! Every method names the org. What is not of that org is not there.
+//! Every method names the org, but for the few that look over all of them and say so. What is not
+//! of that org is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -321,7 +322,7 @@ pub struct FeedItem {
     pub quantity: i64,
     /// The SKU's version that it was computed from.
     pub version: u64,
-    /// The listing's count of refusals when it was handed over.
+    /// The listing's epoch when it was handed over.
     pub epoch: u32,
     /// The number of a push before it whose application was not seen, if there was one.
     pub earlier: Option<i64>,

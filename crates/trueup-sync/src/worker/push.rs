@@ -22,9 +22,9 @@ use crate::shared::Shared;
 
 /// How long the line must not have grown before a bulk batch that is not full goes out: a vendor
 /// takes few of them, and more of the same change may come.
-const BULK_QUIET: Duration = Duration::from_secs(1);
+const BULK_QUIET: Duration = Duration::from_secs(2);
 /// How long a bulk batch that is not full waits for more at most.
-const BULK_GATHERED_MAX: Duration = Duration::from_secs(5);
+const BULK_GATHERED_MAX: Duration = Duration::from_secs(10);
 
 /// One listing that is to be pushed, and who wants it.
 #[derive(Debug, Clone)]
