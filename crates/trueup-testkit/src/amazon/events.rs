@@ -30,6 +30,21 @@ pub(super) fn sold(sim: &Simulator, order: &SimOrder) {
     quantity(sim, &order.sku);
 }
 
+/// Tells of an order that nobody has paid for.
+pub(super) fn ordered(sim: &Simulator, order: &SimOrder) {
+    let pending =
+        wire::order_change(order, sim.fulfilled_by(&order.sku), "Pending", order.created_at);
+    post(sim, &order.order_id, 0, &pending);
+    quantity(sim, &order.sku);
+}
+
+/// Tells that an order has been paid for.
+pub(super) fn paid(sim: &Simulator, order: &SimOrder) {
+    let unshipped =
+        wire::order_change(order, sim.fulfilled_by(&order.sku), "Unshipped", order.updated_at);
+    post(sim, &order.order_id, 0, &unshipped);
+}
+
 /// Tells of a cancellation, and takes back what has not been told of the order.
 pub(super) fn cancelled(sim: &Simulator, order: &SimOrder) {
     let by = sim.fulfilled_by(&order.sku);

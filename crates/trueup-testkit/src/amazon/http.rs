@@ -800,6 +800,7 @@ fn orders(sim: &Simulator, query: &Query) -> Result<Response, Wrong> {
     for order in candidates {
         let by = state.listings.get(&order.sku).map_or(FulfilledBy::Merchant, |l| l.fulfilled_by);
         let name = if by == FulfilledBy::Merchant { "MERCHANT" } else { "AMAZON" };
+        let pending_ms = sim.pending_ms(order);
         let status = wire::order_state(order, pending_ms, now);
         let updated_at = changed_at(order, pending_ms, now);
         let wanted = (fulfilled_by.is_empty() || fulfilled_by.iter().any(|by| by == name))
@@ -850,11 +851,12 @@ async fn get_order(
 ) -> Response {
     let query = query_of(query);
     serve(&sim, &headers, Operation::GetOrder, || {
-        let (now, pending_ms) = (sim.now(), sim.0.settings.pending_ms);
+        let now = sim.now();
         let state = sim.0.state.lock();
         let order = state.orders.get(&id).ok_or_else(|| not_found("The order does not exist"))?;
         let by = state.listings.get(&order.sku).map_or(FulfilledBy::Merchant, |l| l.fulfilled_by);
         let included = list(&query, "includedData");
+        let pending_ms = sim.pending_ms(order);
         let status = wire::order_state(order, pending_ms, now);
         let updated_at = changed_at(order, pending_ms, now);
         let order = wire::order(order, by, status, updated_at, &included);

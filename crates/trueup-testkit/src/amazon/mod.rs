@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 use crate::faults::Trouble;
 use crate::limits::{Bucket, Rate};
 use crate::shop::{
-    Counters, Engine, FulfilledBy, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor,
+    Counters, Engine, FulfilledBy, OrderRef, OrderStatus, SeedItem, Shop, ShopError, SimOrder,
+    Vendor,
 };
 use crate::time::SimClock;
 use http::Operation;
@@ -98,6 +99,8 @@ struct Inner {
     state: Mutex<State>,
     buckets: Mutex<HashMap<Operation, Bucket>>,
     withheld: Mutex<BTreeSet<&'static str>>,
+    /// The orders that nobody has paid for yet.
+    unpaid: Mutex<BTreeSet<String>>,
 }
 
 impl Default for Simulator {
@@ -111,8 +114,14 @@ impl Simulator {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let engine = Engine::new(settings.clock.clone());
-        let (state, buckets) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { engine, settings, state, buckets, withheld: Mutex::default() }))
+        Self(Arc::new(Inner {
+            engine,
+            settings,
+            state: Mutex::default(),
+            buckets: Mutex::default(),
+            withheld: Mutex::default(),
+            unpaid: Mutex::default(),
+        }))
     }
 
     /// Returns the vendor's routes with faults and logging, and the control API at `/_sim`.
@@ -123,6 +132,50 @@ impl Simulator {
     /// Takes a role from the application, such as `Inventory and Order Tracking`.
     pub fn withhold_role(&self, role: &'static str) {
         self.0.withheld.lock().insert(role);
+    }
+
+    /// Gives a role back that was taken by [`Simulator::withhold_role`].
+    pub fn grant_role(&self, role: &'static str) {
+        self.0.withheld.lock().remove(role);
+    }
+
+    /// A shopper orders and does not pay: the order is pending until [`Simulator::pay`] or
+    /// [`Shop::cancel`], however long [`Settings::pending_ms`] is.
+    ///
+    /// # Errors
+    /// As [`Shop::sell`].
+    pub fn sell_unpaid(&self, sku: &str, quantity: i64) -> Result<OrderRef, ShopError> {
+        let order = {
+            let mut state = self.0.state.lock();
+            let order = state.sell(sku, quantity, self.now())?;
+            self.0.unpaid.lock().insert(order.order_id.clone());
+            order
+        };
+        events::ordered(self, &order);
+        Ok(order.reference())
+    }
+
+    /// An order of [`Simulator::sell_unpaid`] is paid for.
+    ///
+    /// # Errors
+    /// [`ShopError::OrderClosed`] where it is not one, or not any more.
+    pub fn pay(&self, order_id: &str) -> Result<(), ShopError> {
+        let order = {
+            let mut state = self.0.state.lock();
+            let open = state.orders.get(order_id).is_some_and(|o| o.status == OrderStatus::Open);
+            let paid = open && self.0.unpaid.lock().remove(order_id);
+            let changed =
+                if paid { state.orders.change(order_id, self.now(), |_| ()) } else { None };
+            changed.ok_or_else(|| ShopError::OrderClosed(order_id.to_owned()))?
+        };
+        events::paid(self, &order);
+        Ok(())
+    }
+
+    /// Returns how long an order is pending, in milliseconds from when it was placed.
+    fn pending_ms(&self, order: &SimOrder) -> u64 {
+        let is_unpaid = self.0.unpaid.lock().contains(&order.order_id);
+        if is_unpaid { u64::MAX } else { self.0.settings.pending_ms }
     }
 
     /// Returns the FBA SKUs on which a client put a merchant quantity: always a bug in the client.

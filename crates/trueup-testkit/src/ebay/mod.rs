@@ -103,6 +103,11 @@ impl Simulator {
         self.0.scopes.lock().withhold(scope);
     }
 
+    /// Gives a scope back that was taken by [`Simulator::withhold_scope`].
+    pub fn grant_scope(&self, scope: &str) {
+        self.0.scopes.lock().grant(scope);
+    }
+
     /// Sets the address that [`RU_NAME`] stands for: where merchants are sent after their consent.
     pub fn set_accept_url(&self, url: impl Into<String>) {
         *self.0.accept_url.lock() = Some(url.into());

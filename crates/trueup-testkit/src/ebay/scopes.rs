@@ -48,6 +48,11 @@ impl Scopes {
         self.refresh.retain(|scope| !scope.ends_with(name));
     }
 
+    /// Gives the refresh token a scope, by its last part.
+    pub(super) fn grant(&mut self, name: &str) {
+        self.refresh.extend(KNOWN.into_iter().filter(|scope| scope.ends_with(name)));
+    }
+
     /// Notes what a code was given for.
     pub(super) fn note_code(&mut self, code: &str, scopes: Set) {
         if self.codes.len() >= TOKENS_MAX {
