@@ -269,6 +269,16 @@ impl Stall {
         self.vendor.as_str()
     }
 
+    /// Returns a mapping's `listing` as a discovery finds it.
+    fn listing(&self, sku: &str) -> Option<Value> {
+        let mut listing = self.shop.listing(sku)?;
+        if let (Vendor::Ebay, Value::Object(fields)) = (self.vendor, &mut listing) {
+            // Without it the offers of each SKU are looked up once.
+            fields.insert("offerQuantity".to_owned(), json!("shared"));
+        }
+        Some(listing)
+    }
+
     /// Returns how many listings show what they should; the whole shop is looked at.
     fn right(&self, skus: u32) -> u32 {
         let is_right = |number: &u32| {
@@ -407,8 +417,7 @@ impl Bench<'_> {
             for chunk in numbers.chunks(CHUNK) {
                 let mapping = |number: &u32| {
                     let sku = super::sku_name(*number);
-                    let listing = stall.shop.listing(&sku);
-                    json!({ "sku": sku, "listing": listing })
+                    json!({ "sku": sku, "listing": stall.listing(&sku) })
                 };
                 let mappings: Vec<Value> = chunk.iter().map(mapping).collect();
                 let path = format!("/channels/{}/mappings", stall.name());
