@@ -301,6 +301,9 @@ pub struct ListingState {
     /// Since when `base` is known: what the channel sold before is in it already. `None` = not
     /// known, so that every order is taken to have come after.
     pub base_at: Option<Timestamp>,
+    /// When an order of the channel's was last booked on it: what was read before may or may not
+    /// have the order in it.
+    pub booked_at: Option<Timestamp>,
     /// The push that is out and not yet known to be applied.
     pub in_flight: Option<Sent>,
     /// The version last acknowledged.

@@ -148,8 +148,13 @@ fn settle_reading(
     let version = book.sku(&listing.sku).map_or(0, |state| state.version);
     let reading = Observed { quantity: observed, at: reconcile.read_at };
     let mut after = ListingState { observed: Some(reading), ..listing.clone() };
-    let verdict =
-        if listing.in_conflict { Verdict::Conflict { moved: 0 } } else { compare(listing, seen) };
+    let verdict = if listing.in_conflict {
+        Verdict::Conflict { moved: 0 }
+    } else if listing.booked_at.is_some_and(|at| reconcile.read_at < at) {
+        Verdict::TooEarly
+    } else {
+        compare(listing, seen)
+    };
     let action = match verdict {
         Verdict::Matched => {
             know(&mut after, reading);

@@ -375,6 +375,9 @@ fn write(
             listing.base.map(|base| base + planned.shown.get())
         };
         let mut after = ListingState { base, provisional: planned.provisional, ..listing.clone() };
+        if planned.shown != Delta::ZERO || planned.owes_push {
+            after.booked_at = Some(moment.now);
+        }
         if planned.owes_push {
             after.forced = true;
             after.epoch = listing.epoch.wrapping_add(1);

@@ -224,6 +224,7 @@ pub(crate) fn listing(name: &str, strategy: Strategy, rules: Rules) -> ListingSt
         home: Location::main(),
         base: None,
         base_at: None,
+        booked_at: None,
         in_flight: None,
         acked_version: 0,
         acked_at: None,

@@ -21,9 +21,14 @@ fn world_with(on_hand: u64, state: ListingState) -> World {
 }
 
 fn pull(world: &mut World, observed: i64) -> trueup_core::Reconciled {
+    let now = world.now;
+    pull_as_of(world, now, observed)
+}
+
+fn pull_as_of(world: &mut World, read_at: i64, observed: i64) -> trueup_core::Reconciled {
     let answer = world.run(&Command::Reconcile(Reconcile {
         channel: ChannelId::new("shop").unwrap(),
-        read_at: Timestamp::from_micros(world.now),
+        read_at: Timestamp::from_micros(read_at),
         settle_ms: SETTLE_MS,
         strategy: None,
         readings: vec![ListingReading { key: ListingKey::new("A").unwrap(), observed }],
@@ -132,6 +137,16 @@ fn order(world: &mut World, id: &str, sold: u64, restocked: u64) {
 }
 
 fn order_at(world: &mut World, id: &str, sold: u64, restocked: u64, at: Option<i64>) {
+    order_with(world, id, (sold, restocked), at, RestockPolicy::Restock);
+}
+
+fn order_with(
+    world: &mut World,
+    id: &str,
+    (sold, restocked): (u64, u64),
+    at: Option<i64>,
+    restock: RestockPolicy,
+) {
     let line = ChannelLine {
         line: Arc::from("1"),
         listing: Some(ListingKey::new("A").unwrap()),
@@ -147,7 +162,7 @@ fn order_at(world: &mut World, id: &str, sold: u64, restocked: u64, at: Option<i
         order: Arc::from(id),
         occurred_at: at.map(Timestamp::from_micros),
         location: Location::main(),
-        restock: RestockPolicy::Restock,
+        restock,
         lines: vec![line],
     }));
     assert_eq!(answer, Ok(Answer::Done));
@@ -181,6 +196,37 @@ fn an_order_that_a_reading_has_in_it_already_does_not_lower_the_base_again() {
     assert_eq!((world.numbers("A").0, state(&world).base), (37, Some(37)));
     order_at(&mut world, "1003", 1, 0, Some(before));
     assert_eq!((world.numbers("A").0, state(&world).base), (36, Some(37)), "late, and in the 40");
+}
+
+#[test]
+fn a_reading_from_before_an_order_was_booked_settles_nothing() {
+    for strategy in [Strategy::MasterWins, Strategy::ChannelWins, Strategy::LowerWins] {
+        let mut world = world_with(42, listing("A", strategy, Rules::default()));
+        pull(&mut world, 42);
+        world.now += 60_000_000;
+        let (began, before) = (world.now - 500, world.now - 700);
+        order_at(&mut world, "1001", 2, 0, Some(before));
+        // It was sold, and heard of, between the reading's question and its answer.
+        assert_eq!(pull_as_of(&mut world, began, 42).action, ReconcileAction::Pending);
+        assert_eq!((world.numbers("A").0, state(&world).base), (40, Some(40)), "{strategy:?}");
+        assert_eq!(pull(&mut world, 40).action, ReconcileAction::Matched);
+    }
+}
+
+#[test]
+fn what_came_back_and_is_not_for_sale_is_told_whatever_was_read_before() {
+    let mut world = world_with(42, listing("A", Strategy::MasterWins, Rules::default()));
+    order(&mut world, "1001", 2, 0);
+    pull(&mut world, 40);
+    world.now += 60_000_000;
+    let now = world.now;
+    order_with(&mut world, "1001", (2, 2), Some(now), RestockPolicy::Nothing);
+    let began = world.now - 500;
+    assert_eq!(pull_as_of(&mut world, began, 40).action, ReconcileAction::Pending);
+    assert!(state(&world).forced, "the channel may have put them up for sale again");
+    assert_eq!(pull(&mut world, 42).action, ReconcileAction::Push);
+    assert_eq!(pull(&mut world, 40).action, ReconcileAction::Matched);
+    assert!(!state(&world).forced);
 }
 
 #[test]

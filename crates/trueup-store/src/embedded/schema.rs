@@ -7,7 +7,7 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 8;
+pub(super) const VERSION: i64 = 9;
 
 /// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
 /// `meta.materialized` is the number of the last journal record that is.
@@ -152,7 +152,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -263,4 +263,6 @@ const MIGRATIONS: [&str; 8] = [
        created_at INTEGER NOT NULL,
        PRIMARY KEY (org, channel, id)
      ) STRICT",
+    // When an order was last booked on a listing: what was read before does not settle it.
+    "ALTER TABLE listing ADD COLUMN booked_at INTEGER",
 ];

@@ -112,6 +112,7 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE listing DROP COLUMN scope;
         ALTER TABLE listing DROP COLUMN follows;
         ALTER TABLE listing DROP COLUMN base_at;
+        ALTER TABLE listing DROP COLUMN booked_at;
         ALTER TABLE listing DROP COLUMN revised_count;
         ALTER TABLE listing DROP COLUMN revised_at;
         ALTER TABLE connection DROP COLUMN restock_policy;

@@ -389,9 +389,14 @@ impl Worker {
             return;
         }
         let now = Instant::now();
+        // It is settling since a push, or an order was booked while it was read.
+        let pushed_at = view.state.acked_at.max(view.state.in_flight.map(|sent| sent.at));
+        let settle_ms = self.link.channel.capabilities().settle_ms;
+        let is_settling = pushed_at.is_some_and(|at| self.shared.now() < at.plus_millis(settle_ms));
+        let pause = if is_settling { self.settle_time() } else { CHECK_FIRST };
         let reread = Reread {
             sku: view.mapping.sku.clone(),
-            not_before: now + self.settle_time(),
+            not_before: now + pause,
             orders_since: None,
             deadline: now,
             surely_changed: false,

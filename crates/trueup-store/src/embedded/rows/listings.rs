@@ -75,6 +75,7 @@ fn forget_other_sku(conn: &Connection, org: &Org, mapping: &Mapping) -> Result<(
         SET sku = :sku,
           base = NULL,
           base_at = NULL,
+          booked_at = NULL,
           in_flight_quantity = NULL,
           in_flight_version = NULL,
           in_flight_at = NULL,
@@ -176,7 +177,7 @@ pub(crate) fn state(
         SELECT
           l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.follows, l.strategy, l.rules,
           c.strategy, c.rules,
-          l.base, l.base_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
+          l.base, l.base_at, l.booked_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
           l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
           l.provisional, l.forced, l.epoch, l.in_conflict
         FROM listing l
@@ -198,6 +199,7 @@ pub(crate) fn put_state(conn: &Connection, org: &Org, state: &ListingState) -> R
         UPDATE listing
         SET base = :base,
           base_at = :base_at,
+          booked_at = :booked_at,
           in_flight_quantity = :in_flight_quantity,
           in_flight_version = :in_flight_version,
           in_flight_at = :in_flight_at,
@@ -220,6 +222,7 @@ pub(crate) fn put_state(conn: &Connection, org: &Org, state: &ListingState) -> R
         ":sku": state.sku.as_str(),
         ":base": state.base,
         ":base_at": state.base_at.map(|at| at.micros()),
+        ":booked_at": state.booked_at.map(|at| at.micros()),
         ":in_flight_quantity": state.in_flight.map(|sent| sent.quantity),
         ":in_flight_version": state.in_flight.map(|sent| stored(sent.version)).transpose()?,
         ":in_flight_at": state.in_flight.map(|sent| sent.at.micros()),
@@ -368,7 +371,7 @@ fn list(
 SELECT
   l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.follows, l.strategy, l.rules,
   c.strategy, c.rules,
-  l.base, l.base_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
+  l.base, l.base_at, l.booked_at, l.in_flight_quantity, l.in_flight_version, l.in_flight_at,
   l.acked_version, l.acked_at, l.observed_quantity, l.observed_at,
   l.provisional, l.forced, l.epoch, l.in_conflict,
   l.fields, l.enabled, l.parked_code, l.parked_detail, l.parked_at, l.attempts,
@@ -486,6 +489,7 @@ fn read_state(columns: &mut Columns<'_, '_>, settings: &Settings) -> Result<List
         home: settings.home(),
         base: columns.take()?,
         base_at: columns.optional_instant()?,
+        booked_at: columns.optional_instant()?,
         in_flight: read_sent(columns)?,
         acked_version: columns.count()?,
         acked_at: columns.optional_instant()?,

@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS listing (
   -- The state, as the ledger decided it.
   base INTEGER,
   base_at INTEGER,
+  booked_at INTEGER,
   in_flight_quantity INTEGER,
   in_flight_version INTEGER,
   in_flight_at INTEGER,

@@ -180,6 +180,7 @@ fn take_over(conn: &Connection, org: &Org, from: Option<&Member>, to: &Member) -
         SET follows = 0,
           base = o.base,
           base_at = o.base_at,
+          booked_at = o.booked_at,
           in_flight_quantity = iif(o.sku = listing.sku, o.in_flight_quantity, NULL),
           in_flight_version = iif(o.sku = listing.sku, o.in_flight_version, NULL),
           in_flight_at = iif(o.sku = listing.sku, o.in_flight_at, NULL),
@@ -206,6 +207,7 @@ fn take_over(conn: &Connection, org: &Org, from: Option<&Member>, to: &Member) -
         UPDATE listing
         SET base = NULL,
           base_at = NULL,
+          booked_at = NULL,
           in_flight_quantity = NULL,
           in_flight_version = NULL,
           in_flight_at = NULL,
