@@ -186,6 +186,13 @@ pub(crate) fn is_accepted(view: &ListingView) -> bool {
     acked_at >= sent.at && !view.state.forced
 }
 
+/// Returns whether nothing has come back since the base was known that the channel may have put
+/// up for sale again by itself.
+fn knows_base(view: &ListingView) -> bool {
+    let state = &view.state;
+    !state.forced || state.booked_at.is_none_or(|at| state.base_at.is_some_and(|base| base >= at))
+}
+
 /// Returns whether a notice shows what the channel was last told, so that it is no news.
 pub(crate) fn is_echo(view: &ListingView, shows: Option<i64>) -> bool {
     let state = &view.state;
@@ -218,7 +225,9 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
-        None if unless_shown && state.base == Some(number) => return Plan::Shown(push),
+        None if unless_shown && state.base == Some(number) && knows_base(view) => {
+            return Plan::Shown(push);
+        }
         None if !owed => return Plan::Skip(Skip::NotOwed),
         None => {}
         Some(sent) if unless_shown && is_accepted(view) && sent.quantity == number => {
@@ -241,6 +250,8 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         (Some(base), None) => Some(base),
         (None, _) => None,
     };
+    // It may show more than that.
+    let shown = if knows_base(view) { shown } else { Some(i64::MAX) };
     Plan::Send(Sending {
         quantity: u64::try_from(number).unwrap_or(0),
         push,

@@ -369,7 +369,7 @@ fn write(
     }
     let found = line.listing.as_ref().and_then(|key| book.listing(&order.channel, key)).cloned();
     if let Some(listing) = found {
-        let base = if is_in_base(&listing, order.occurred_at) {
+        let base = if is_in_base(&listing, order.occurred_at, planned.shown) {
             listing.base
         } else {
             listing.base.map(|base| base + planned.shown.get())
@@ -402,11 +402,18 @@ fn write(
     Ok(())
 }
 
+/// Vendors tell an order's time in whole seconds.
+const VENDOR_TICK_MS: i64 = 1_000;
+
 /// Returns whether the channel was told or read after the order: then the base has the order in
-/// it, and is not to be lowered by it once more.
-fn is_in_base(listing: &ListingState, occurred_at: Option<Timestamp>) -> bool {
+/// it, and is not to be changed by it once more.
+///
+/// Within the second that the vendor tells, the higher base is taken: what the channel then seems
+/// to have moved by itself can lower the stock and not raise it.
+fn is_in_base(listing: &ListingState, occurred_at: Option<Timestamp>, shown: Delta) -> bool {
+    let tick = if shown > Delta::ZERO { VENDOR_TICK_MS } else { 0 };
     match (listing.base_at, occurred_at) {
-        (Some(base_at), Some(occurred_at)) => base_at > occurred_at,
+        (Some(base_at), Some(occurred_at)) => base_at > occurred_at.plus_millis(tick),
         (None, _) | (_, None) => false,
     }
 }

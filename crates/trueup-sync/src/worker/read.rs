@@ -128,7 +128,6 @@ impl Worker {
         }
         self.settle(work.settled).await?;
         if publishes(row) {
-            // What was owed beside an unclear push is sent now that it is clear.
             self.enqueue_owed(&work.seen, false).await?;
         }
         let plain = Settling {
@@ -177,8 +176,9 @@ impl Worker {
                 let (quantity, version) = (sent.quantity, sent.version);
                 let push = ListingPush { key: key.clone(), quantity, version, epoch: state.epoch };
                 work.settled.push((push, PushResult::Applied));
-                work.seen.insert(view.mapping.sku.clone());
             }
+            // What is owed beside it is sent now that it is clear.
+            work.seen.insert(view.mapping.sku.clone());
             self.lies.remove(key);
             return;
         }
@@ -304,7 +304,7 @@ impl Worker {
             return None;
         }
         let not_yet = self.checks.get(&key).is_some_and(|check| {
-            observed == check.sent || (check.earlier.contains(&observed) && !reread.surely_changed)
+            !reread.surely_changed && (observed == check.sent || check.earlier.contains(&observed))
         });
         if not_yet {
             return None;
@@ -385,14 +385,14 @@ impl Worker {
         let Some((view, _)) = readings.iter().find(|(view, _)| view.mapping.key == *key) else {
             return;
         };
-        if self.checks.contains_key(key) {
-            return;
-        }
         let now = Instant::now();
         // It is settling since a push, or an order was booked while it was read.
         let pushed_at = view.state.acked_at.max(view.state.in_flight.map(|sent| sent.at));
         let settle_ms = self.link.channel.capabilities().settle_ms;
         let is_settling = pushed_at.is_some_and(|at| self.shared.now() < at.plus_millis(settle_ms));
+        if is_settling && self.checks.contains_key(key) {
+            return;
+        }
         let pause = if is_settling { self.settle_time() } else { CHECK_FIRST };
         let reread = Reread {
             sku: view.mapping.sku.clone(),
