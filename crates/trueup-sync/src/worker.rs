@@ -218,6 +218,8 @@ pub(crate) struct Worker {
     later: BTreeMap<ListingKey, Later>,
     unclear: VecDeque<Unclear>,
     raising: BTreeMap<ListingKey, Sku>,
+    /// Whether raises wait for orders to be heard.
+    raises_wait: bool,
     /// Since when a listing is to be raised; it is when orders have been heard after that.
     raise_wanted: BTreeMap<ListingKey, Timestamp>,
     rereads: BTreeMap<ListingKey, Reread>,
@@ -257,6 +259,7 @@ impl Worker {
             later: BTreeMap::new(),
             unclear: VecDeque::new(),
             raising: BTreeMap::new(),
+            raises_wait: false,
             raise_wanted: BTreeMap::new(),
             rereads: BTreeMap::new(),
             checks: BTreeMap::new(),
@@ -417,6 +420,7 @@ impl Worker {
             (dirty, std::mem::take(&mut mail.sweep), std::mem::take(&mut mail.hints), ended)
         };
         let now = Instant::now();
+        self.raises_wait = push::raises_wait(row, self.link.channel.capabilities());
         if row.state == ConnectionState::Active {
             for (key, sku) in hints {
                 self.rereads.entry(key).or_insert(Reread {
@@ -482,7 +486,23 @@ impl Worker {
             // What only needs a note goes last; what is to be read first may be anything.
             Plan::Shown(_) | Plan::OnItsWay(_) => self.line_up(Lane::Increase, sku, key),
             Plan::ReadFirst => self.line_up(Lane::Decrease, sku, key),
-            Plan::Send(sending) => self.line_up(sending.lane, sku, key),
+            Plan::Send(sending) => {
+                if sending.lane == Lane::Increase && self.raises_wait {
+                    self.want_raise(&key);
+                }
+                self.line_up(sending.lane, sku, key);
+            }
+        }
+    }
+
+    /// Asks for orders that are newer than the wish to raise a listing before its turn comes, so
+    /// that a bulk batch of very many is not stopped by it.
+    fn want_raise(&mut self, key: &ListingKey) {
+        let is_bulky = self.link.channel.capabilities().bulk_items_max > 0;
+        if is_bulky && !self.raise_wanted.contains_key(key) {
+            let now = self.shared.now();
+            self.raise_wanted.insert(key.clone(), now);
+            self.link.want_orders(now);
         }
     }
 

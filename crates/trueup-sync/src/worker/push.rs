@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{
-    ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome, QUOTA_KEPT, Reading,
+    Capabilities, ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome,
+    QUOTA_KEPT, Reading,
 };
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
 use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
@@ -82,11 +83,14 @@ pub(super) struct Gathering {
     grew: Instant,
     /// How many stood in it then.
     waiting: usize,
+    /// Whether raises among them wait for orders to be heard.
+    hears: bool,
 }
 
 impl Gathering {
     pub(super) fn until(&self) -> Instant {
-        (self.grew + BULK_QUIET).min(self.began + BULK_GATHERED_MAX)
+        let last = self.began + BULK_GATHERED_MAX;
+        if self.hears { last } else { last.min(self.grew + BULK_QUIET) }
     }
 }
 
@@ -243,15 +247,17 @@ impl Worker {
         }
         let is_bulk = self.way(waiting).0 == Way::Bulk;
         let (now, waiting) = (Instant::now(), self.queue.len());
-        if !is_bulk || waiting >= self.link.channel.capabilities().bulk_items_max {
+        let raises = self.queue.counts[Lane::Increase.index()] > 0;
+        let hears = raises && self.raises_wait && self.link.heard.lock().wanted.is_some();
+        let is_full = waiting >= self.link.channel.capabilities().bulk_items_max;
+        if !is_bulk || (is_full && !hears) {
             self.gathering = None;
             return false;
         }
-        let known = self.gathering.get_or_insert(Gathering { began: now, grew: now, waiting });
-        if waiting > known.waiting {
-            known.grew = now;
-        }
-        known.waiting = waiting;
+        let fresh = Gathering { began: now, grew: now, waiting, hears };
+        let known = self.gathering.get_or_insert(fresh);
+        let grew = if waiting > known.waiting { now } else { known.grew };
+        *known = Gathering { grew, waiting, hears, ..*known };
         let gathers = now < known.until();
         if !gathers {
             self.gathering = None;
@@ -536,9 +542,7 @@ impl Worker {
                     self.later.insert(key.clone(), later);
                     return Planned::End(End::Skipped(Skip::Postponed));
                 }
-                let guarded = sending.lane == Lane::Increase
-                    && row.sync_orders
-                    && !capabilities.compare_and_set;
+                let guarded = sending.lane == Lane::Increase && raises_wait(row, &capabilities);
                 let (now, heard) = (self.shared.now(), self.link.heard_at());
                 let wanted_at = self.raise_wanted.get(key).copied().unwrap_or(now);
                 if guarded && !plan::may_raise(wanted_at, heard, now, capabilities.orders_fresh_ms)
@@ -796,6 +800,7 @@ impl Worker {
                     ));
                     notes.push(note(&want.key, attempts, Some(parked)));
                     self.later.remove(&want.key);
+                    self.raise_wanted.remove(&want.key);
                     End::Refused(error)
                 }
                 PushOutcome::Unknown(error) => {
@@ -864,6 +869,12 @@ impl Worker {
         self.shared.submit(&self.link.org, settle, Source::Channel).await?;
         Ok(())
     }
+}
+
+/// Returns whether a channel is told more only once its orders have been heard: one that compares
+/// refuses what comes too late by itself.
+pub(super) fn raises_wait(row: &Connection, capabilities: &Capabilities) -> bool {
+    row.sync_orders && !capabilities.compare_and_set
 }
 
 /// What to do about a want, with the worker's own circumstances taken in.
