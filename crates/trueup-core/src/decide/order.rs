@@ -369,7 +369,8 @@ fn write(
     }
     let found = line.listing.as_ref().and_then(|key| book.listing(&order.channel, key)).cloned();
     if let Some(listing) = found {
-        let base = if is_in_base(&listing, order.occurred_at, planned.shown) {
+        let in_base = is_in_base(&listing, order.occurred_at, planned.shown);
+        let base = if in_base == Some(true) {
             listing.base
         } else {
             listing.base.map(|base| base + planned.shown.get())
@@ -378,7 +379,7 @@ fn write(
         if planned.shown != Delta::ZERO || planned.owes_push {
             after.booked_at = Some(moment.now);
         }
-        if planned.owes_push {
+        if planned.owes_push || in_base.is_none() {
             after.forced = true;
             after.epoch = listing.epoch.wrapping_add(1);
             // They may come on top of the number that is under way.
@@ -406,16 +407,23 @@ fn write(
 const VENDOR_TICK_MS: i64 = 1_000;
 
 /// Returns whether the channel was told or read after the order: then the base has the order in
-/// it, and is not to be changed by it once more.
+/// it, and is not to be changed by it once more. `None` = nobody knows: it is told its number anew.
 ///
 /// Within the second that the vendor tells, the higher base is taken: what the channel then seems
 /// to have moved by itself can lower the stock and not raise it.
-fn is_in_base(listing: &ListingState, occurred_at: Option<Timestamp>, shown: Delta) -> bool {
-    let tick = if shown > Delta::ZERO { VENDOR_TICK_MS } else { 0 };
-    match (listing.base_at, occurred_at) {
-        (Some(base_at), Some(occurred_at)) => base_at > occurred_at.plus_millis(tick),
-        (None, _) | (_, None) => false,
+fn is_in_base(
+    listing: &ListingState,
+    occurred_at: Option<Timestamp>,
+    shown: Delta,
+) -> Option<bool> {
+    let (Some(base_at), Some(occurred_at)) = (listing.base_at, occurred_at) else {
+        return Some(false);
+    };
+    if base_at <= occurred_at {
+        return Some(false);
     }
+    let is_sure = shown <= Delta::ZERO || base_at > occurred_at.plus_millis(VENDOR_TICK_MS);
+    is_sure.then_some(true)
 }
 
 #[cfg(test)]

@@ -230,15 +230,16 @@ fn what_came_back_and_is_not_for_sale_is_told_whatever_was_read_before() {
 }
 
 #[test]
-fn within_the_second_of_an_order_the_higher_base_is_taken() {
-    for (later, base) in [(0, 42), (1_100_000, 40)] {
+fn within_the_second_of_a_return_the_higher_base_is_taken_and_the_number_told_anew() {
+    for (later, base, forced) in [(0, 42, true), (1_100_000, 40, false)] {
         let mut world = world_with(42, listing("A", Strategy::MasterWins, Rules::default()));
         order(&mut world, "1001", 2, 0);
         world.now += 60_000_000 + later;
         pull(&mut world, 40);
         let told = world.now - later - 600_000;
-        order_with(&mut world, "1001", (2, 2), Some(told), RestockPolicy::Nothing);
-        assert_eq!(state(&world).base, Some(base), "read {later} µs after it at least");
+        order_at(&mut world, "1001", 2, 2, Some(told));
+        let state = state(&world);
+        assert_eq!((state.base, state.forced), (Some(base), forced), "read {later} µs later");
     }
 }
 
