@@ -325,6 +325,16 @@ pub struct ListingState {
     pub in_conflict: bool,
 }
 
+impl ListingState {
+    /// Returns whether `base` says what the channel shows: a push that is owed because of what
+    /// came back is owed until the channel was told or read after that was booked.
+    #[must_use]
+    pub fn is_base_sure(&self) -> bool {
+        let known_after = |booked_at| self.base_at.is_some_and(|at| at >= booked_at);
+        !self.forced || self.booked_at.is_none_or(known_after)
+    }
+}
+
 /// What has been booked of one line of a channel's order.
 ///
 /// Counts are in units of the listing. Each unit ordered is held, sold or voided.

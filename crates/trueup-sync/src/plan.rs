@@ -186,13 +186,6 @@ pub(crate) fn is_accepted(view: &ListingView) -> bool {
     acked_at >= sent.at && !view.state.forced
 }
 
-/// Returns whether nothing has come back since the base was known that the channel may have put
-/// up for sale again by itself.
-fn knows_base(view: &ListingView) -> bool {
-    let state = &view.state;
-    !state.forced || state.booked_at.is_none_or(|at| state.base_at.is_some_and(|base| base >= at))
-}
-
 /// Returns whether a notice shows what the channel was last told, so that it is no news.
 pub(crate) fn is_echo(view: &ListingView, shows: Option<i64>) -> bool {
     let state = &view.state;
@@ -225,7 +218,7 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
-        None if unless_shown && state.base == Some(number) && knows_base(view) => {
+        None if unless_shown && state.base == Some(number) && state.is_base_sure() => {
             return Plan::Shown(push);
         }
         None if !owed => return Plan::Skip(Skip::NotOwed),
@@ -251,7 +244,7 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         (None, _) => None,
     };
     // It may show more than that.
-    let shown = if knows_base(view) { shown } else { Some(i64::MAX) };
+    let shown = if state.is_base_sure() { shown } else { Some(i64::MAX) };
     Plan::Send(Sending {
         quantity: u64::try_from(number).unwrap_or(0),
         push,

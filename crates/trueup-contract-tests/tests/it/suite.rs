@@ -815,12 +815,6 @@ async fn behaves(vendor: &'static str) {
         let fair = Faults { down: None, ..faults.clone() };
         stand.shop.set_faults(fair.clone());
         for case in CASES.iter().filter(|case| (case.applies)(&stand)) {
-            // A known fault: where answers take long, Shopify's number after a return can stay
-            // wrong until the next pull.
-            let is_slow = ["slow", EVERYTHING].contains(&weather);
-            if case.name == "came back" && is_slow && vendor == "shopify" {
-                continue;
-            }
             say(vendor, weather, case.name);
             if faults.down.is_some() {
                 let (shop, down) = (stand.shop.clone(), faults.down);

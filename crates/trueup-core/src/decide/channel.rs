@@ -153,7 +153,13 @@ fn settle_reading(
     } else if listing.booked_at.is_some_and(|at| reconcile.read_at < at) {
         Verdict::TooEarly
     } else {
-        compare(listing, seen)
+        match compare(listing, seen) {
+            // What seems to be the channel's own change may be what came back.
+            Verdict::Adopt { .. } | Verdict::Conflict { .. } if !listing.is_base_sure() => {
+                Verdict::Behind
+            }
+            verdict => verdict,
+        }
     };
     let action = match verdict {
         Verdict::Matched => {
@@ -384,7 +390,12 @@ pub(super) fn settle(
         let after = match result {
             PushResult::Applied => {
                 let is_news = told.is_some() || listing.base != Some(push.quantity);
-                let base_at = if is_news { Some(moment.now) } else { listing.base_at };
+                let base_at = match told {
+                    // What has come back since it was sent may be in it or not.
+                    Some(sent) if is_owed_since => Some(sent.at),
+                    _ if is_news => Some(moment.now),
+                    _ => listing.base_at,
+                };
                 // With what has come back meanwhile, where it may have come on top.
                 let shows = told.map_or(push.quantity, |sent| sent.quantity);
                 ListingState { base: Some(shows), base_at, in_flight: None, ..acked }

@@ -382,6 +382,8 @@ fn write(
         if planned.owes_push || in_base.is_none() {
             after.forced = true;
             after.epoch = listing.epoch.wrapping_add(1);
+        }
+        if planned.owes_push {
             // They may come on top of the number that is under way.
             let more = planned.shown.get().max(0);
             after.in_flight = listing

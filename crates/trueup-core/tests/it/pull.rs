@@ -230,6 +230,34 @@ fn what_came_back_and_is_not_for_sale_is_told_whatever_was_read_before() {
 }
 
 #[test]
+fn what_came_back_while_a_push_was_under_way_is_told_anew_and_not_taken_for_a_change() {
+    for strategy in [Strategy::ChannelWins, Strategy::LowerWins, Strategy::Manual] {
+        for observed in [39, 43] {
+            let mut world = world_with(42, listing("A", strategy, Rules::default()));
+            order(&mut world, "1001", 2, 0);
+            pull(&mut world, 40);
+            world.now += 60_000_000;
+            let sent = ListingPush { version: state(&world).acked_version, ..push(40) };
+            let channel = state(&world).channel.clone();
+            let items = vec![sent.clone()];
+            world.run(&Command::MarkSent { channel: channel.clone(), items }).unwrap();
+            world.now += 1_000_000;
+            let told = world.now;
+            order_with(&mut world, "1001", (2, 2), Some(told), RestockPolicy::Nothing);
+            world.now += 1_000_000;
+            let items = vec![(sent, PushResult::Applied)];
+            world.run(&Command::Settle { channel, items }).unwrap();
+            assert_eq!((state(&world).in_flight, state(&world).base), (None, Some(42)));
+            assert!(state(&world).forced && !state(&world).is_base_sure(), "on top of it or not");
+            world.now += 60_000_000;
+            assert_eq!(pull(&mut world, observed).action, ReconcileAction::Push, "{strategy:?}");
+            assert_eq!(world.numbers("A").0, 40);
+            assert!(state(&world).is_base_sure());
+        }
+    }
+}
+
+#[test]
 fn within_the_second_of_a_return_the_higher_base_is_taken_and_the_number_told_anew() {
     for (later, base, forced) in [(0, 42, true), (1_100_000, 40, false)] {
         let mut world = world_with(42, listing("A", Strategy::MasterWins, Rules::default()));
