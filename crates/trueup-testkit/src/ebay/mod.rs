@@ -123,11 +123,7 @@ impl Simulator {
     #[must_use]
     pub fn revisions(&self, sku: &str) -> Option<u32> {
         let state = self.0.state.lock();
-        let item = state.items.get(sku)?;
-        Some(match item.variation_of {
-            Some(first) => state.revised_together.get(&first).map_or(0, |revised| revised.1),
-            None => item.revised.1,
-        })
+        Some(state.revisions.of(state.items.get(sku)?.listing))
     }
 
     /// Makes inventory items the variations of one listing, whose revisions are counted together.
@@ -140,7 +136,7 @@ impl Simulator {
         for sku in skus {
             let item = state.items.get_mut(*sku).filter(|item| !item.legacy);
             let item = item.ok_or_else(|| ShopError::UnknownSku((*sku).to_owned()))?;
-            item.variation_of = Some(*first.get_or_insert(item.number));
+            item.listing = *first.get_or_insert(item.listing);
         }
         Ok(())
     }
@@ -269,7 +265,7 @@ impl Shop for Simulator {
                 "sku": sku, "quantity": item.shown(), "total": item.total,
                 "offered": item.offered, "sold": item.sold, "legacy": item.legacy,
                 "offerId": item.offer_id(), "itemId": item.listing_id(),
-                "revisions": item.revised.1,
+                "revisions": state.revisions.of(item.listing),
             })
         };
         listed.map(item).collect()

@@ -40,10 +40,8 @@ pub(crate) struct Item {
     /// A second offer, on another marketplace.
     pub(crate) elsewhere: Option<Elsewhere>,
     pub(crate) sold: i64,
-    /// The item whose listing this one is a variation of.
-    pub(crate) variation_of: Option<u64>,
-    /// eBay's day of the latest revisions and how many there were.
-    pub(crate) revised: (i64, u32),
+    /// The number of its listing, which variations have in common.
+    pub(crate) listing: u64,
 }
 
 /// An offer of an inventory item on another marketplace.
@@ -63,7 +61,7 @@ impl Item {
     }
 
     pub(crate) fn listing_id(&self) -> String {
-        (LISTING_ID + self.variation_of.unwrap_or(self.number)).to_string()
+        (LISTING_ID + self.listing).to_string()
     }
 
     pub(crate) fn shown(&self) -> i64 {
@@ -74,24 +72,32 @@ impl Item {
         self.total += delta;
         self.offered = self.offered.map(|offered| offered + delta);
     }
-
-    /// Counts a revision; false when the day's allowance is used up.
-    pub(crate) fn revise(&mut self, now: Timestamp, max: u32) -> bool {
-        revise(&mut self.revised, now, max)
-    }
 }
 
-/// Counts a revision of a day; false when its allowance is used up.
-pub(crate) fn revise(revised: &mut (i64, u32), now: Timestamp, max: u32) -> bool {
-    let day = day_of(now);
-    if revised.0 != day {
-        *revised = (day, 0);
+/// How often each listing was revised, by its number: eBay's day of the latest revisions and how
+/// many there were.
+#[derive(Debug, Default)]
+pub(crate) struct Revisions(HashMap<u64, (i64, u32)>);
+
+impl Revisions {
+    /// Counts a revision; false when the day's allowance is used up.
+    pub(crate) fn revise(&mut self, listing: u64, now: Timestamp, max: u32) -> bool {
+        let revised = self.0.entry(listing).or_default();
+        let day = day_of(now);
+        if revised.0 != day {
+            *revised = (day, 0);
+        }
+        let allowed = revised.1 < max;
+        if allowed {
+            revised.1 += 1;
+        }
+        allowed
     }
-    let allowed = revised.1 < max;
-    if allowed {
-        revised.1 += 1;
+
+    /// Returns how often a listing was revised on the day of its latest revision.
+    pub(crate) fn of(&self, listing: u64) -> u32 {
+        self.0.get(&listing).map_or(0, |revised| revised.1)
     }
-    allowed
 }
 
 /// The whole seller account.
@@ -100,8 +106,7 @@ pub(crate) struct State {
     pub(crate) items: BTreeMap<String, Item>,
     /// The SKU of each listing number.
     pub(crate) by_listing: HashMap<String, String>,
-    /// The revisions of listings with variations, by the number of the first.
-    pub(crate) revised_together: BTreeMap<u64, (i64, u32)>,
+    pub(crate) revisions: Revisions,
     pub(crate) orders: Orders,
     pub(crate) counters: Counters,
     /// Calls of each API today: the day and the count.
@@ -118,15 +123,16 @@ impl State {
                 return Err(ShopError::Full);
             }
             let count = u64::try_from(self.items.len()).unwrap_or(0);
+            let number = known.unwrap_or(count + 1);
+            self.revisions.0.remove(&number);
             let seeded = Item {
-                number: known.unwrap_or(count + 1),
+                number,
                 legacy: item.legacy,
                 total: item.quantity,
                 offered: item.offer_quantity,
                 elsewhere: None,
-                variation_of: None,
                 sold: 0,
-                revised: (0, 0),
+                listing: number,
             };
             self.by_listing.insert(seeded.listing_id(), item.sku.clone());
             self.items.insert(item.sku, seeded);

@@ -185,7 +185,8 @@ fn revise_one(
     }
     let quantity = status.quantity.filter(|quantity| *quantity >= 0);
     let quantity = quantity.ok_or_else(|| refused(515, "Quantity is not valid."))?;
-    let item = state.items.get_mut(&sku);
+    let State { items, revisions, .. } = state;
+    let item = items.get_mut(&sku);
     let item = item.ok_or_else(|| refused(17, "Item cannot be accessed."))?;
     if !item.legacy {
         let words = "Inventory-based listing management is not supported by this call.";
@@ -197,7 +198,7 @@ fn revise_one(
     if item.total == quantity {
         return Ok(true);
     }
-    if !item.revise(now, revisions_max) {
+    if !revisions.revise(item.listing, now, revisions_max) {
         return Err(refused(21_919_165, "The listing was revised too often today."));
     }
     item.total = quantity;

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::state::{Item, State, revise};
+use super::state::{Item, State};
 use crate::faults::FaultDial;
 use crate::shop::{OrderStatus, SimOrder};
 use crate::time::millis_text;
@@ -81,7 +81,7 @@ fn update(
     revisions_max: u32,
     now: Timestamp,
 ) -> Result<(), Refused> {
-    let State { items, revised_together, .. } = state;
+    let State { items, revisions, .. } = state;
     let Some(item) = items.get_mut(sku).filter(|item| !item.legacy) else {
         return Err(Refused(404, 25_702, "The SKU could not be found or is not available."));
     };
@@ -109,11 +109,7 @@ fn update(
     {
         return Err(Refused(400, 25_709, "Invalid value for quantity: nothing is given."));
     }
-    let allowed = match item.variation_of {
-        Some(first) => revise(revised_together.entry(first).or_default(), now, revisions_max),
-        None => item.revise(now, revisions_max),
-    };
-    if !allowed {
+    if !revisions.revise(item.listing, now, revisions_max) {
         // eBay publishes neither id nor words for it.
         let words = "Cannot revise listing. The listing was revised too often today.";
         return Err(Refused(400, 25_019, words));
