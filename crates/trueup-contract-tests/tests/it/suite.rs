@@ -256,7 +256,8 @@ async fn came_back(stand: &Stand) {
             stand.hears_at(name, &Location::quarantine(), aside).await;
             stand.hears(name, main).await;
             // The channel put it up for sale again by itself.
-            stand.until(name, async || stand.shop.quantity(name) == Some(main)).await;
+            let shown = async || stand.shop.quantity(name) == Some(main);
+            stand.until(&format!("{name} shows {main}"), shown).await;
             for _ in 0..2 {
                 stand.hear().await;
             }
@@ -722,9 +723,9 @@ impl Stand {
         self.engine.wait_run(&self.org, &run, PATIENCE).await.unwrap();
     }
 
-    /// Looks for orders once, and says whether that went well.
-    async fn hear(&self) -> bool {
-        self.engine.hear_orders(&self.org, &self.id, HEAR_PATIENCE).await == Ok(true)
+    /// Looks for orders once, whether that goes well or not.
+    async fn hear(&self) {
+        drop(self.engine.hear_orders(&self.org, &self.id, HEAR_PATIENCE).await);
     }
 
     async fn settle(&self) {
@@ -732,23 +733,38 @@ impl Stand {
     }
 
     async fn shows(&self, of: &str, units: i64) {
+        let is_so = async || self.shop.quantity(of) == Some(units);
+        let lied = || self.shop.faults().hits().contains_key(&FaultKind::Lie);
+        let meanwhile = async || tokio::time::sleep(Duration::from_millis(10)).await;
+        if !self.comes_true(is_so, lied, meanwhile).await {
+            let shown = self.shop.quantity(of);
+            panic!("{of} shows {shown:?} in place of {units}");
+        }
+    }
+
+    /// Waits for something, and returns whether it came true. Where a reading counts only after
+    /// a settle time, that is jumped over now and then, as long as it may be.
+    async fn comes_true(
+        &self,
+        is_so: impl AsyncFn() -> bool,
+        may_jump: impl Fn() -> bool,
+        meanwhile: impl AsyncFn(),
+    ) -> bool {
         let mut jumps = 0;
         let mut since = Instant::now();
         while since.elapsed() < PATIENCE {
-            if self.shop.quantity(of) == Some(units) {
-                return;
+            if is_so().await {
+                return true;
             }
-            let lied = self.shop.faults().hits().contains_key(&FaultKind::Lie);
-            let jumpy = lied && self.capabilities.verify_by_reading && jumps < JUMPS_MAX;
-            if jumpy && since.elapsed() >= LIE_PATIENCE {
+            meanwhile().await;
+            let settles = self.capabilities.verify_by_reading && jumps < JUMPS_MAX;
+            if settles && since.elapsed() >= LIE_PATIENCE && may_jump() {
                 self.jump().await;
                 jumps += 1;
                 since = Instant::now();
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let shown = self.shop.quantity(of);
-        assert_eq!(shown, Some(units), "{of} shows {shown:?} in place of {units}");
+        false
     }
 
     /// Lets the settle time pass; the runtime has to have one thread.
@@ -782,21 +798,8 @@ impl Stand {
     /// Looks for orders until something is so. Where time can be jumped over, so is the pause of
     /// a vendor that said to slow down, and the time until a reading counts.
     async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
-        let mut jumps = 0;
-        let mut since = Instant::now();
-        while since.elapsed() < PATIENCE {
-            if is_so().await {
-                return;
-            }
-            self.hear().await;
-            let jumpy = self.capabilities.verify_by_reading && jumps < JUMPS_MAX;
-            if jumpy && since.elapsed() >= LIE_PATIENCE {
-                self.jump().await;
-                jumps += 1;
-                since = Instant::now();
-            }
-        }
-        panic!("it did not come true: {what}");
+        let came = self.comes_true(is_so, || true, async || self.hear().await).await;
+        assert!(came, "it did not come true: {what}");
     }
 
     async fn parked(&self, of: &str) {

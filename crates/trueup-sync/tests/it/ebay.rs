@@ -40,6 +40,13 @@ async fn more_offers_than_any_cache_holds_are_looked_up_once_each() {
     house.close().await;
 }
 
+/// Goes to noon of eBay's next day, so that no day ends within a test by itself.
+fn to_noon(clock: &AheadClock) {
+    let now = clock.now();
+    let (_, day_ends) = trueup_channels::kind("ebay").unwrap().day_of(now);
+    clock.advance(day_ends.micros_since(now) / 1_000_000 + 12 * 3_600);
+}
+
 /// Lets a listing have been revised so often more today.
 async fn revised(house: &House, id: &ChannelId, clock: &AheadClock, times: usize) {
     let key = house.listing(id, "SKU-001").await.mapping.key;
@@ -52,10 +59,7 @@ async fn revised(house: &House, id: &ChannelId, clock: &AheadClock, times: usize
 async fn a_listing_is_told_no_more_often_than_ebays_day_allows() {
     let clock = Arc::new(AheadClock::default());
     let house = House::open_by(trueup_channels::kind, clock.clone()).await;
-    // At noon of eBay's next day, so that no day ends within the test by itself.
-    let now = clock.now();
-    let (_, day_ends) = trueup_channels::kind("ebay").unwrap().day_of(now);
-    clock.advance(day_ends.micros_since(now) / 1_000_000 + 12 * 3_600);
+    to_noon(&clock);
     house.count("SKU-001", 9, true).await;
     let stalls = open(&house, &["ebay"], 1).await;
     house.settle().await;
@@ -251,10 +255,7 @@ async fn a_sku_that_is_offered_on_two_marketplaces_is_told_once_for_both() {
 async fn variations_of_one_listing_use_its_day_together() {
     let clock = Arc::new(AheadClock::default());
     let house = House::open_by(trueup_channels::kind, clock.clone()).await;
-    // At noon of eBay's next day, so that no day ends within the test by itself.
-    let now = clock.now();
-    let (_, day_ends) = trueup_channels::kind("ebay").unwrap().day_of(now);
-    clock.advance(day_ends.micros_since(now) / 1_000_000 + 12 * 3_600);
+    to_noon(&clock);
     let names = ["SKU-001", "SKU-002", "SKU-003"];
     let sim = ebay::Simulator::new(ebay::Settings::default());
     sim.seed(names.map(|name| SeedItem::new(name, 3)).to_vec()).unwrap();

@@ -230,6 +230,20 @@ impl Seller {
         assert_eq!(feeds(house, &self.id).await[0].items.len(), MANY);
     }
 
+    /// Ends the feed while the engine is stopped and starts another: a zero of M0001 that was
+    /// owed beside the feed goes last, all others show 9.
+    async fn ends_its_feed_while_stopped(&self, house: &House) -> Engine {
+        house.engine.stop().await;
+        self.end_feed();
+        let kinds = trueup_channels::kind;
+        let engine = Engine::start_with(house.store.clone(), options(), kinds).await.unwrap();
+        until("the zero goes last", || self.sim.quantity("M0001") == Some(0)).await;
+        assert!(engine.quiesce(3 * PATIENCE).await);
+        let wrong = self.names.iter().filter(|name| self.sim.quantity(name) != Some(9));
+        assert_eq!(wrong.collect::<Vec<_>>(), ["M0001"]);
+        engine
+    }
+
     fn end_feed(&self) {
         self.clock.advance(Duration::from_secs(120));
     }
@@ -276,14 +290,7 @@ async fn amazon_is_told_a_zero_beside_a_feed_and_a_restart_follows_the_feed() {
     house.count("OTHER", 0, true).await;
     until("the other is patched", || seller.sim.quantity("OTHER") == Some(0)).await;
     assert_eq!(seller.sim.quantity("M0001"), Some(3), "its feed is open");
-    house.engine.stop().await;
-    seller.end_feed();
-    let kinds = trueup_channels::kind;
-    let engine = Engine::start_with(house.store.clone(), options(), kinds).await.unwrap();
-    until("the zero goes last", || seller.sim.quantity("M0001") == Some(0)).await;
-    assert!(engine.quiesce(3 * PATIENCE).await);
-    let wrong = seller.names.iter().filter(|name| seller.sim.quantity(name) != Some(9));
-    assert_eq!(wrong.collect::<Vec<_>>(), ["M0001"]);
+    let engine = seller.ends_its_feed_while_stopped(&house).await;
     let (patched, made) = seller.sent();
     assert_eq!(made, 1, "nothing is sent twice");
     assert_eq!(patched, BTreeMap::from([("M0001".to_owned(), 1), ("OTHER".to_owned(), 1)]));
@@ -325,14 +332,7 @@ async fn a_feed_whose_id_was_lost_is_found_again_and_none_is_made_beside_it() {
     let kept = feeds(&house, &seller.id).await;
     assert!(kept[0].ticket.starts_with("made at "), "its id was lost: {}", kept[0].ticket);
     house.count("M0001", 0, true).await;
-    house.engine.stop().await;
-    seller.end_feed();
-    let kinds = trueup_channels::kind;
-    let engine = Engine::start_with(house.store.clone(), options(), kinds).await.unwrap();
-    until("the zero goes last", || seller.sim.quantity("M0001") == Some(0)).await;
-    assert!(engine.quiesce(3 * PATIENCE).await);
-    let wrong = seller.names.iter().filter(|name| seller.sim.quantity(name) != Some(9));
-    assert_eq!(wrong.collect::<Vec<_>>(), ["M0001"]);
+    let engine = seller.ends_its_feed_while_stopped(&house).await;
     let (patched, made) = seller.sent();
     assert_eq!((made, patched), (1, BTreeMap::from([("M0001".to_owned(), 1)])));
     assert!(feeds(&house, &seller.id).await.is_empty());
