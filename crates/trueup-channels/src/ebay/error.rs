@@ -108,10 +108,8 @@ pub(super) struct TradingError {
 /// Classifies a Trading error; a code that we do not know is about the item.
 ///
 /// eBay publishes no code for a listing that was revised too often: neither the error messages
-/// nor the pages that name the limit have one (21919028, which is found beside it, says that
-/// parts of a listing with a bid or an ended one cannot be revised). So nothing here depends on
-/// it: such a refusal is one of the item, which is parked, and is kept from happening by the
-/// engine's own count.
+/// nor the pages that name the limit have one. So nothing here depends on it: such a refusal is
+/// one of the item, which is parked, and is kept from happening by the engine's own count.
 /// <https://developer.ebay.com/devzone/xml/docs/reference/ebay/errors/errormessages.htm>
 pub(super) fn classify_trading(error: &TradingError) -> ChannelError {
     let kind = match error.code.as_str() {
