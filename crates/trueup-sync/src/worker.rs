@@ -198,6 +198,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     link: Arc<Link>,
     queue: Queue,
+    /// What is first in line and waits for more that goes the bulk way with it.
     gathering: Option<Gathering>,
     /// Pushes under way, or ready for one of the vendor's slots.
     air: JoinSet<Flight>,
@@ -487,9 +488,7 @@ impl Worker {
             Plan::Shown(_) | Plan::OnItsWay(_) => self.line_up(Lane::Increase, sku, key),
             Plan::ReadFirst => self.line_up(Lane::Decrease, sku, key),
             Plan::Send(sending) => {
-                if sending.lane == Lane::Increase && self.raises_wait {
-                    self.want_raise(&key);
-                }
+                self.want_orders_for(sending.lane, &key);
                 self.line_up(sending.lane, sku, key);
             }
         }
@@ -497,9 +496,10 @@ impl Worker {
 
     /// Asks for orders that are newer than the wish to raise a listing before its turn comes, so
     /// that a bulk batch of very many is not stopped by it.
-    fn want_raise(&mut self, key: &ListingKey) {
+    fn want_orders_for(&mut self, lane: Lane, key: &ListingKey) {
         let is_bulky = self.link.channel.capabilities().bulk_items_max > 0;
-        if is_bulky && !self.raise_wanted.contains_key(key) {
+        let waits = is_bulky && self.raises_wait && lane == Lane::Increase;
+        if waits && !self.raise_wanted.contains_key(key) {
             let now = self.shared.now();
             self.raise_wanted.insert(key.clone(), now);
             self.link.want_orders(now);

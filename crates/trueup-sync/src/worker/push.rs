@@ -313,7 +313,7 @@ impl Worker {
             }
             Asker::Run => {
                 if let Some(run) = &mut self.run {
-                    run.push.extend(wants.into_iter().map(|want| Want { tried: 1, ..want }));
+                    run.push.extend(wants);
                 }
             }
         }

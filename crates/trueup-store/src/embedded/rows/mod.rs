@@ -1,9 +1,10 @@
 //! The records of the sync engine as SQL rows: connections, listings, catalogues, order lines,
 //! runs, history, conflicts, consents, feeds, inbox, deliveries, keys and recorded answers.
 //!
-//! One file per table or per question over several, plain functions over a `&Connection`. They decide nothing and open no
-//! transaction: the caller runs them inside its own, or on a read-only connection. Every
-//! statement names the org; the few that look over all orgs, for the workers, say so.
+//! One file per table or per question over several, plain functions over a `&Connection`. They
+//! decide nothing and open no transaction: the caller runs them inside its own, or on a read-only
+//! connection. Every statement names the org; the few that look over all orgs, for the workers,
+//! say so.
 //!
 //! Statements are cached by their text. The lists are put together from fixed clauses, which
 //! makes some dozens of texts: give the connection a cache of [`STATEMENTS_MAX`].
