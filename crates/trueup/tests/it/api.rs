@@ -168,6 +168,11 @@ impl Api {
         self.engine.quiesce(Duration::from_millis(300)).await
     }
 
+    /// Waits until everything that was to be done is done.
+    pub(super) async fn settle(&self) {
+        assert!(self.engine.quiesce(Duration::from_secs(60)).await, "it did not come to rest");
+    }
+
     /// Has the orders of a channel of acme read.
     pub(super) async fn hear_orders(&self, channel: &str) {
         let (org, id) = (Org::new("acme").unwrap(), trueup_core::ChannelId::new(channel).unwrap());

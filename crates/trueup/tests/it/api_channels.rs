@@ -245,6 +245,9 @@ async fn mappings_go_out_as_csv_and_come_back_unchanged() {
         "conflictStrategy": "manual", "fulfilledBy": "merchant", "enabled": false,
     });
     api.call("PUT", "/channels/shopify/mappings/A", &full.to_string()).await.is(200);
+    // Their status is another until they have been read.
+    api.call("POST", "/inventory/pull/shopify", "").await.is(200);
+    api.settle().await;
     let mappings = api.get("/channels/shopify/mappings").await.is(200);
     let exported = api.get("/channels/shopify/mappings/export").await;
     assert_eq!(exported.status.as_u16(), 200);
@@ -252,6 +255,7 @@ async fn mappings_go_out_as_csv_and_come_back_unchanged() {
     assert_eq!(exported.lines().count(), 3, "{exported}");
     let imported = api.call("POST", import, &exported).await.is(200);
     assert_eq!((&imported["mapped"], &imported["failed"]), (&json!(2), &json!(0)), "{imported}");
+    api.settle().await;
     assert_eq!(api.get("/channels/shopify/mappings").await.is(200), mappings);
     // Into a channel without mappings it makes them all.
     for of in ["A", "B"] {
