@@ -41,9 +41,9 @@ const OUTAGE: Duration = Duration::from_millis(300);
 const SEEDED: i64 = 20;
 /// How many listings share a batch with a bad one.
 const BATCH: usize = 30;
-/// How long a listing may show a wrong number before the settle time of a channel that lied and
-/// whose word is its reading is jumped over.
-const LIE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a listing may show a wrong number before the settle time of a channel whose word is
+/// its reading is jumped over, if the channel lied or said to slow down.
+const JUMP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long one look for orders may take; one that a vendor slowed down is left to come later.
 const HEAR_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a settle time is jumped over for one number.
@@ -734,9 +734,13 @@ impl Stand {
 
     async fn shows(&self, of: &str, units: i64) {
         let is_so = async || self.shop.quantity(of) == Some(units);
-        let lied = || self.shop.faults().hits().contains_key(&FaultKind::Lie);
+        // What a vendor slowed down or lied about comes only after a pause.
+        let waits = || {
+            let hits = self.shop.faults().hits();
+            [FaultKind::Lie, FaultKind::Throttled].iter().any(|kind| hits.contains_key(kind))
+        };
         let meanwhile = async || tokio::time::sleep(Duration::from_millis(10)).await;
-        if !self.comes_true(is_so, lied, meanwhile).await {
+        if !self.comes_true(is_so, waits, meanwhile).await {
             let shown = self.shop.quantity(of);
             panic!("{of} shows {shown:?} in place of {units}");
         }
@@ -758,7 +762,7 @@ impl Stand {
             }
             meanwhile().await;
             let settles = self.capabilities.verify_by_reading && jumps < JUMPS_MAX;
-            if settles && since.elapsed() >= LIE_PATIENCE && may_jump() {
+            if settles && since.elapsed() >= JUMP_PATIENCE && may_jump() {
                 self.jump().await;
                 jumps += 1;
                 since = Instant::now();
