@@ -104,6 +104,11 @@ impl DataDir {
         check_header(&file)?;
         let conn = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         check_content(&conn, &file)?;
+        if schema::has_journal(&conn).map_err(|source| sql_error(&file, source))? {
+            let why = "an earlier version of Trueup wrote it and was not stopped properly; start \
+                       and stop that version once more";
+            return Err(refused(&file, why));
+        }
         schema::migrate(&conn).map_err(|source| sql_error(&file, source))?;
         Ok(conn)
     }

@@ -1,6 +1,7 @@
 //! The ledger's current state in memory: what has become durable, and nothing else.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 use trueup_core::{
@@ -8,10 +9,27 @@ use trueup_core::{
     Timestamp, book::Entries,
 };
 
-/// One org's SKUs, its active reservations, and ended ones that are not in rows yet.
+/// One SKU with the place of its history.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) state: SkuState,
+    /// The number of its newest ledger line; 0 where it has none.
+    pub(super) line: i64,
+    /// The round in which its rows fell behind; see [`super::behind`].
+    pub(super) behind_in: u32,
+}
+
+impl Kept {
+    /// Returns a SKU whose rows are as new as it is.
+    pub(super) fn new(state: SkuState, line: i64) -> Self {
+        Self { state, line, behind_in: 0 }
+    }
+}
+
+/// One org's SKUs and its active reservations.
 #[derive(Debug, Default)]
 pub(super) struct OrgMemory {
-    pub(super) skus: FxHashMap<Sku, SkuState>,
+    pub(super) skus: FxHashMap<Sku, Kept>,
     pub(super) reservations: FxHashMap<ReservationId, Reservation>,
     pub(super) orders: FxHashMap<OrderId, ReservationId>,
 }
@@ -33,16 +51,21 @@ impl Memory {
         self.orgs.iter()
     }
 
-    pub(super) fn sku(&self, org: &Org, sku: &Sku) -> Option<&SkuState> {
+    pub(super) fn sku(&self, org: &Org, sku: &Sku) -> Option<&Kept> {
         self.orgs.get(org)?.skus.get(sku)
+    }
+
+    pub(super) fn sku_mut(&mut self, org: &Org, sku: &Sku) -> Option<&mut Kept> {
+        self.orgs.get_mut(org)?.skus.get_mut(sku)
     }
 
     /// Returns a SKU with the states of its parts.
     pub(super) fn answer(&self, org: &Org, sku: &Sku) -> Option<SkuAnswer> {
         let memory = self.orgs.get(org)?;
-        let (sku, state) = memory.skus.get_key_value(sku)?;
-        let parts = state.parts.iter().map(|part| memory.skus.get(&part.sku).cloned()).collect();
-        Some(SkuAnswer { sku: sku.clone(), state: state.clone(), parts })
+        let (sku, kept) = memory.skus.get_key_value(sku)?;
+        let part = |sku: &Sku| memory.skus.get(sku).map(|part| part.state.clone());
+        let parts = kept.state.parts.iter().map(|of| part(&of.sku)).collect();
+        Some(SkuAnswer { sku: sku.clone(), state: kept.state.clone(), parts })
     }
 
     /// Returns how many reservations are active.
@@ -70,21 +93,37 @@ impl Memory {
         due
     }
 
+    /// Takes over a SKU as it was read.
+    pub(super) fn put(&mut self, org: &Org, sku: Sku, kept: Kept) {
+        self.org_mut(org).skus.insert(sku, kept);
+        self.skus += 1;
+    }
+
+    /// Takes over an active reservation as it was read.
+    pub(super) fn hold(&mut self, org: &Org, reservation: Reservation) {
+        self.expiries.insert((reservation.expires_at, org.clone(), reservation.id));
+        let memory = self.org_mut(org);
+        memory.orders.insert(reservation.order.clone(), reservation.id);
+        memory.reservations.insert(reservation.id, reservation);
+    }
+
     /// Takes over what a batch's decisions have left.
     pub(super) fn merge(&mut self, org: &Org, entries: Entries) {
         let memory = self.orgs.entry(org.clone()).or_default();
         for (sku, state) in entries.skus {
             let Some(state) = state else { continue };
-            if memory.skus.insert(sku, state).is_none() {
-                self.skus += 1;
+            match memory.skus.entry(sku) {
+                Entry::Occupied(mut known) => known.get_mut().state = state,
+                Entry::Vacant(new) => {
+                    new.insert(Kept::new(state, 0));
+                    self.skus += 1;
+                }
             }
         }
         for (id, reservation) in entries.reservations {
             let Some(reservation) = reservation else { continue };
             let active = reservation.status == ReservationStatus::Active;
-            let old = memory.reservations.get(&id);
-            let was = old.filter(|old| old.status == ReservationStatus::Active);
-            if let Some(was) = was {
+            if let Some(was) = memory.reservations.get(&id) {
                 if active && was.expires_at == reservation.expires_at {
                     memory.reservations.insert(id, reservation);
                     continue;
@@ -93,8 +132,11 @@ impl Memory {
             }
             if active {
                 self.expiries.insert((reservation.expires_at, org.clone(), id));
+                memory.reservations.insert(id, reservation);
+            } else {
+                // Its row says how it ended.
+                memory.reservations.remove(&id);
             }
-            memory.reservations.insert(id, reservation);
         }
         for (order, active) in entries.orders {
             match active {
@@ -108,19 +150,10 @@ impl Memory {
         }
     }
 
-    /// Lets go of a reservation that ended like this and is in rows now; one that lives again
-    /// or ended otherwise meanwhile stays.
-    pub(super) fn forget_ended(
-        &mut self,
-        org: &Org,
-        id: ReservationId,
-        status: ReservationStatus,
-        at: Timestamp,
-    ) {
-        let Some(memory) = self.orgs.get_mut(org) else { return };
-        let same = |found: &Reservation| found.status == status && found.ended_at == Some(at);
-        if memory.reservations.get(&id).is_some_and(same) {
-            memory.reservations.remove(&id);
+    fn org_mut(&mut self, org: &Org) -> &mut OrgMemory {
+        if !self.orgs.contains_key(org) {
+            self.orgs.insert(org.clone(), OrgMemory::default());
         }
+        self.orgs.entry(org.clone()).or_default()
     }
 }

@@ -3,12 +3,15 @@
 //! One file in one directory. A commit is one `fsync` however many callers wait for it; what was
 //! answered is there after `kill -9` and power loss.
 
+mod behind;
 mod codec;
 mod files;
 mod ledger;
+mod lines;
 mod memory;
 mod rows;
 mod schema;
+mod verify;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +25,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection as Sql;
 use tokio::sync::{broadcast, oneshot};
 use trueup_core::{
-    Book, ChannelId, Event, ListingKey, Movement, Org, Reservation, ReservationId,
-    ReservationStatus, Sku, SkuAnswer, Timestamp,
+    ChannelId, ListingKey, Movement, Org, Reservation, ReservationId, Sku, SkuAnswer, Timestamp,
 };
 
 use crate::port::{
@@ -34,7 +36,6 @@ use crate::port::{
     Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
     StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
-use memory::Memory;
 use rows::RowsError;
 use writer::{Job, Shared, Writer};
 
@@ -71,9 +72,9 @@ impl Embedded {
             path: dir.file(),
             why: format!("it is damaged: {error}"),
         };
-        let (memory, journal, last_seq) = load(&conn).map_err(|error| refused(&error))?;
-        let shared = Arc::new(Shared::new(memory, now));
-        let writer = Writer::new(conn, shared.clone(), journal, last_seq);
+        let loaded = ledger::load(&conn).map_err(|error| refused(&error))?;
+        let shared = Arc::new(Shared::new(loaded.memory, now));
+        let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest);
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || writer.run())
@@ -181,37 +182,6 @@ impl Embedded {
     }
 }
 
-type Journal = Vec<(i64, Vec<(Org, Event)>)>;
-
-/// Reads rows into memory and applies the journal's facts that are not in rows yet.
-fn load(conn: &Sql) -> Result<(Memory, Journal, i64), RowsError> {
-    let materialized: i64 =
-        conn.query_row("SELECT value FROM meta WHERE name = 'materialized'", [], |row| row.get(0))?;
-    let mut journal: Journal = Vec::new();
-    let mut query = conn.prepare("SELECT seq, body FROM journal WHERE seq > ? ORDER BY seq")?;
-    let mut found = query.query([materialized])?;
-    while let Some(row) = found.next()? {
-        let seq: i64 = row.get(0)?;
-        let body = row.get_ref(1)?.as_blob().map_err(|e| RowsError::Corrupt(e.to_string()))?;
-        let facts = codec::decode(body)
-            .map_err(|error| RowsError::Corrupt(format!("journal record {seq}: {error}")))?;
-        journal.push((seq, facts));
-    }
-    let mut books: rustc_hash::FxHashMap<Org, Book> = ledger::load(conn)?
-        .into_iter()
-        .map(|(org, entries)| (org, Book::from_entries(entries)))
-        .collect();
-    for (org, event) in journal.iter().flat_map(|(_, facts)| facts) {
-        books.entry(org.clone()).or_default().apply(event);
-    }
-    let mut memory = Memory::default();
-    for (org, book) in books {
-        memory.merge(&org, book.into_entries());
-    }
-    let last_seq = journal.last().map_or(materialized, |(seq, _)| *seq);
-    Ok((memory, journal, last_seq))
-}
-
 #[async_trait]
 impl Store for Embedded {
     async fn submit(&self, submission: Submission) -> Result<Outcome, StoreError> {
@@ -227,7 +197,15 @@ impl Store for Embedded {
 
     async fn skus(&self, org: &Org, query: SkuQuery) -> Result<Page<SkuAnswer>, StoreError> {
         let of = org.clone();
-        let page = self.read_ledger(move |conn| ledger::skus(conn, &of, &query)).await?;
+        // What is there and what is low is never behind; which versions there are may be.
+        let is_by_version = query.stale;
+        let list = move |conn: &Sql| ledger::skus(conn, &of, &query);
+        let page = if is_by_version {
+            self.read_ledger(list).await?
+        } else {
+            self.sweep_if_due().await?;
+            self.read(list).await?
+        };
         let memory = self.shared.memory.read();
         let items = page.items.iter().filter_map(|sku| memory.answer(org, sku)).collect();
         Ok(Page { items, more: page.more })
@@ -239,8 +217,10 @@ impl Store for Embedded {
         sku: &Sku,
         at: Timestamp,
     ) -> Result<Option<SkuAt>, StoreError> {
-        let (org, sku) = (org.clone(), sku.clone());
-        self.read_ledger(move |conn| ledger::sku_at(conn, &org, &sku, at)).await
+        self.sweep_if_due().await?;
+        let (org, sku, shared) = (org.clone(), sku.clone(), self.shared.clone());
+        self.read(move |conn| lines::sku_at(conn, (&org, &sku), at, |of| shared.head(&org, of)))
+            .await
     }
 
     async fn movements(
@@ -250,7 +230,9 @@ impl Store for Embedded {
         query: MovementQuery,
     ) -> Result<Page<Movement>, StoreError> {
         let (org, sku) = (org.clone(), sku.clone());
-        self.read_ledger(move |conn| ledger::movements(conn, &org, &sku, &query)).await
+        self.sweep_if_due().await?;
+        let newest = self.shared.head(&org, &sku).map_or(0, |head| head.line);
+        self.read(move |conn| lines::list(conn, (&org, &sku), newest, &query)).await
     }
 
     async fn reservation(
@@ -278,7 +260,14 @@ impl Store for Embedded {
         query: ReservationQuery,
     ) -> Result<Page<Reservation>, StoreError> {
         let org = org.clone();
-        self.read_ledger(move |conn| ledger::reservations(conn, &org, &query)).await
+        // Only the tables by which they are found may be behind.
+        let is_by_key = query.order.is_some() || query.sku.is_some();
+        let list = move |conn: &Sql| ledger::reservations(conn, &org, &query);
+        if is_by_key {
+            return self.read_ledger(list).await;
+        }
+        self.sweep_if_due().await?;
+        self.read(list).await
     }
 
     async fn recorded(
@@ -880,16 +869,13 @@ impl Store for Embedded {
 
     async fn verify(&self, org: &Org) -> Result<Verification, StoreError> {
         let of = org.clone();
-        let mut found = self.read_ledger(move |conn| ledger::verify(conn, &of)).await?;
+        let mut found = self.read_ledger(move |conn| verify::verify(conn, &of)).await?;
         let in_memory = {
             let memory = self.shared.memory.read();
-            let active = |r: &&Reservation| r.status == ReservationStatus::Active;
-            memory.org(org).map_or((0, 0), |org| {
-                (org.skus.len(), org.reservations.values().filter(active).count())
-            })
+            memory.org(org).map_or(0, |org| org.skus.len())
         };
-        if u64::try_from(in_memory.0) != Ok(found.skus) {
-            let fault = format!("{} SKUs in memory, {} in rows", in_memory.0, found.skus);
+        if u64::try_from(in_memory) != Ok(found.skus) {
+            let fault = format!("{in_memory} SKUs in memory, {} in rows", found.skus);
             found.faults.push(fault);
         }
         Ok(found)

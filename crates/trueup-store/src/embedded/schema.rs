@@ -7,20 +7,16 @@ use super::files::APPLICATION_ID;
 use super::rows;
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 9;
+pub(super) const VERSION: i64 = 10;
 
-/// The ledger's tables. `journal` holds what is durable and not yet in the other tables;
-/// `meta.materialized` is the number of the last journal record that is.
+/// The ledger's tables. `meta.upto_line` says up to which line rows of SKUs and levels are as new
+/// as `movement`, and reservations are found by their orders and SKUs; lines after it are looked
+/// at by the next start.
 const LEDGER: &str = "
 CREATE TABLE meta (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE journal (
-  seq  INTEGER PRIMARY KEY,
-  body BLOB NOT NULL
-) STRICT;
 
 CREATE TABLE sku (
   org                 TEXT NOT NULL,
@@ -34,6 +30,8 @@ CREATE TABLE sku (
   low_since           INTEGER,
   on_hand             INTEGER NOT NULL,
   reserved            INTEGER NOT NULL CHECK (reserved >= 0),
+  -- The newest of its ledger lines.
+  line                INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (org, sku)
 ) STRICT, WITHOUT ROWID;
 
@@ -57,10 +55,13 @@ CREATE TABLE bundle (
   PRIMARY KEY (org, sku, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- Ledger lines in the order they were recorded. `before` is the SKU's line before it.
 CREATE TABLE movement (
+  line                    INTEGER PRIMARY KEY,
   org                     TEXT NOT NULL,
   sku                     TEXT NOT NULL,
   seq                     INTEGER NOT NULL,
+  before                  INTEGER,
   at                      INTEGER NOT NULL,
   kind                    INTEGER NOT NULL,
   location                TEXT NOT NULL,
@@ -78,10 +79,34 @@ CREATE TABLE movement (
   actor                   TEXT NOT NULL,
   source                  INTEGER NOT NULL,
   reference               TEXT,
+  -- The reservation that holds what is reserved.
+  reservation             BLOB
+) STRICT;
+
+-- Where the lines of a SKU can be entered other than at the newest.
+CREATE TABLE movement_mark (
+  org  TEXT NOT NULL,
+  sku  TEXT NOT NULL,
+  seq  INTEGER NOT NULL,
+  at   INTEGER NOT NULL,
+  line INTEGER NOT NULL,
   PRIMARY KEY (org, sku, seq)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE reservation (
+CREATE INDEX movement_mark_at ON movement_mark (org, sku, at);
+
+CREATE TABLE reservation_active (
+  org        TEXT NOT NULL,
+  id         BLOB NOT NULL,
+  order_id   TEXT NOT NULL,
+  items      TEXT NOT NULL,
+  holds      TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  PRIMARY KEY (org, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE reservation_ended (
   org        TEXT NOT NULL,
   id         BLOB NOT NULL,
   order_id   TEXT NOT NULL,
@@ -90,12 +115,24 @@ CREATE TABLE reservation (
   holds      TEXT NOT NULL,
   created_at INTEGER NOT NULL,
   expires_at INTEGER NOT NULL,
-  ended_at   INTEGER,
+  ended_at   INTEGER NOT NULL,
   PRIMARY KEY (org, id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX reservation_order ON reservation (org, order_id);
-CREATE INDEX reservation_active ON reservation (org, id) WHERE status = 1;
+CREATE VIEW reservation AS
+SELECT org, id, order_id, 1 AS status, items, holds, created_at, expires_at, NULL AS ended_at
+FROM reservation_active
+UNION ALL
+SELECT org, id, order_id, status, items, holds, created_at, expires_at, ended_at
+FROM reservation_ended;
+
+-- Which reservations are for an order.
+CREATE TABLE reservation_order (
+  org      TEXT NOT NULL,
+  order_id TEXT NOT NULL,
+  id       BLOB NOT NULL,
+  PRIMARY KEY (org, order_id, id)
+) STRICT, WITHOUT ROWID;
 
 -- Which reservations ask for a SKU.
 CREATE TABLE reservation_sku (
@@ -129,9 +166,21 @@ pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("BEGIN")?;
     conn.execute_batch(LEDGER)?;
     conn.execute_batch(rows::SCHEMA)?;
-    conn.execute("INSERT INTO meta (name, value) VALUES ('materialized', 0)", [])?;
+    conn.execute("INSERT INTO meta VALUES ('upto_line', 0)", [])?;
     conn.pragma_update(None, "user_version", VERSION)?;
     conn.execute_batch("COMMIT")
+}
+
+/// The last version whose ledger had a journal, which rows were written behind.
+const JOURNAL_LAST: i64 = 9;
+
+/// Returns whether an older file has facts that are in its journal only.
+pub(super) fn has_journal(conn: &Connection) -> rusqlite::Result<bool> {
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > JOURNAL_LAST {
+        return Ok(false);
+    }
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM journal)", [], |row| row.get(0))
 }
 
 /// Brings an older file forward, one version at a time, each in its own transaction.
@@ -152,7 +201,7 @@ pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -265,4 +314,109 @@ const MIGRATIONS: [&str; 9] = [
      ) STRICT",
     // When an order was last booked on a listing: what was read before does not settle it.
     "ALTER TABLE listing ADD COLUMN booked_at INTEGER",
+    // Lines are appended and chained, reservations apart from those that ended. A file that was not closed has
+    // records in its journal, which only the program that wrote them reads.
+    "DROP TABLE journal;
+     CREATE TABLE movement_new (
+       line INTEGER PRIMARY KEY,
+       org TEXT NOT NULL,
+       sku TEXT NOT NULL,
+       seq INTEGER NOT NULL,
+       before INTEGER,
+       at INTEGER NOT NULL,
+       kind INTEGER NOT NULL,
+       location TEXT NOT NULL,
+       delta INTEGER NOT NULL,
+       reserved_delta INTEGER NOT NULL,
+       quantity_after INTEGER NOT NULL,
+       reserved_after INTEGER NOT NULL,
+       location_quantity_after INTEGER NOT NULL,
+       location_reserved_after INTEGER NOT NULL,
+       safety_stock INTEGER NOT NULL,
+       low_stock_threshold INTEGER,
+       backorder_limit INTEGER NOT NULL,
+       publish INTEGER NOT NULL,
+       reason TEXT,
+       actor TEXT NOT NULL,
+       source INTEGER NOT NULL,
+       reference TEXT,
+       reservation BLOB
+     ) STRICT;
+     INSERT INTO movement_new
+     SELECT line, org, sku, seq, lag(line) OVER (PARTITION BY org, sku ORDER BY seq), at, kind,
+       location, delta, reserved_delta, quantity_after, reserved_after, location_quantity_after,
+       location_reserved_after, safety_stock, low_stock_threshold, backorder_limit, publish,
+       reason, actor, source, reference, NULL
+     FROM (
+       SELECT row_number() OVER (ORDER BY reached, org, sku, seq) AS line, *
+       FROM (
+         SELECT max(at) OVER (PARTITION BY org, sku ORDER BY seq) AS reached, * FROM movement
+       )
+     );
+     DROP TABLE movement;
+     ALTER TABLE movement_new RENAME TO movement;
+     CREATE TABLE movement_mark (
+       org TEXT NOT NULL,
+       sku TEXT NOT NULL,
+       seq INTEGER NOT NULL,
+       at INTEGER NOT NULL,
+       line INTEGER NOT NULL,
+       PRIMARY KEY (org, sku, seq)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX movement_mark_at ON movement_mark (org, sku, at);
+     INSERT INTO movement_mark
+     SELECT org, sku, seq, at, line FROM movement WHERE seq % 64 = 0;
+     ALTER TABLE sku ADD COLUMN line INTEGER NOT NULL DEFAULT 0;
+     UPDATE sku SET line = newest.line
+     FROM (SELECT org, sku, max(line) AS line FROM movement GROUP BY org, sku) newest
+     WHERE sku.org = newest.org AND sku.sku = newest.sku;
+     DROP INDEX reservation_order;
+     DROP INDEX reservation_active;
+     CREATE TABLE reservation_active (
+       org TEXT NOT NULL,
+       id BLOB NOT NULL,
+       order_id TEXT NOT NULL,
+       items TEXT NOT NULL,
+       holds TEXT NOT NULL,
+       created_at INTEGER NOT NULL,
+       expires_at INTEGER NOT NULL,
+       PRIMARY KEY (org, id)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO reservation_active
+     SELECT org, id, order_id, items, holds, created_at, expires_at
+     FROM reservation
+     WHERE status = 1;
+     CREATE TABLE reservation_ended (
+       org TEXT NOT NULL,
+       id BLOB NOT NULL,
+       order_id TEXT NOT NULL,
+       status INTEGER NOT NULL,
+       items TEXT NOT NULL,
+       holds TEXT NOT NULL,
+       created_at INTEGER NOT NULL,
+       expires_at INTEGER NOT NULL,
+       ended_at INTEGER NOT NULL,
+       PRIMARY KEY (org, id)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO reservation_ended
+     SELECT org, id, order_id, status, items, holds, created_at, expires_at,
+       coalesce(ended_at, expires_at)
+     FROM reservation
+     WHERE status <> 1;
+     DROP TABLE reservation;
+     CREATE VIEW reservation AS
+     SELECT org, id, order_id, 1 AS status, items, holds, created_at, expires_at, NULL AS ended_at
+     FROM reservation_active
+     UNION ALL
+     SELECT org, id, order_id, status, items, holds, created_at, expires_at, ended_at
+     FROM reservation_ended;
+     CREATE TABLE reservation_order (
+       org TEXT NOT NULL,
+       order_id TEXT NOT NULL,
+       id BLOB NOT NULL,
+       PRIMARY KEY (org, order_id, id)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO reservation_order SELECT org, order_id, id FROM reservation;
+     DELETE FROM meta WHERE name = 'materialized';
+     INSERT INTO meta SELECT 'upto_line', coalesce(max(line), 0) FROM movement",
 ];

@@ -1,8 +1,9 @@
 //! The one writer: takes everything that waits, decides it all, makes it durable once, answers.
 //!
 //! State that readers see is changed only after the commit, so nobody ever sees what could still
-//! be lost. The journal record and the rows of listings are one transaction; the ledger's own
-//! rows follow behind, a piece with each later commit or all of them when it is quiet.
+//! be lost. Ledger lines, reservations and what is known of listings are rows of one transaction;
+//! rows that follow from them come behind, a piece with each later commit or all of them when it
+//! is quiet: see [`behind`](super::behind).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,18 +13,19 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::Connection;
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::{SmallVec, smallvec};
 use tokio::sync::{Notify, broadcast, oneshot};
 use trueup_core::book::Since;
 use trueup_core::{
     Book, ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, Moment,
-    OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuState, Source, Timestamp,
-    decide,
+    MovementKind, OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuState,
+    Source, Timestamp, decide,
 };
 
-use super::ledger::Rows;
+use super::behind::{Behind, Keys, Step};
 use super::memory::Memory;
 use super::rows::{self, RowsError};
-use super::{codec, ledger};
+use super::{ledger, lines};
 use crate::port::{Change, Health, Outcome, StoreError, Submission};
 
 /// The most jobs that wait; the next one is refused.
@@ -32,14 +34,14 @@ pub const QUEUE_MAX: usize = 65_536;
 const BATCH_MAX: usize = 4_096;
 /// The most reservations that one commit retires.
 const EXPIRE_MAX: usize = 10_000;
-/// How many facts may be in the journal only before commits take rows of them along.
-const BEHIND_MAX: usize = 98_304;
+/// How many rows may be behind before commits take pieces of them along.
+const BEHIND_MAX: usize = 131_072;
 /// How many rows a commit takes along then: for each of its own facts, and at least. More than
-/// a fact becomes, so that what is behind shrinks whatever comes in.
+/// a fact leaves behind, so that what is behind shrinks whatever comes in.
 const ROWS_PER_FACT: usize = 4;
 const ROWS_MIN: usize = 256;
 /// How many rows one quiet moment writes.
-const QUIET_ROWS: usize = 16_384;
+const QUIET_ROWS: usize = 4_096;
 /// How long the queue is empty before rows are written.
 const QUIET: Duration = Duration::from_millis(20);
 /// The longest wait without looking at the clock.
@@ -138,6 +140,12 @@ impl Shared {
         Ok(())
     }
 
+    /// Returns where the history of a SKU begins.
+    pub(super) fn head(&self, org: &Org, sku: &Sku) -> Option<lines::Head> {
+        let memory = self.memory.read();
+        memory.sku(org, sku).map(|kept| lines::Head::new(kept.line, &kept.state))
+    }
+
     pub(super) fn queued(&self) -> usize {
         self.queue.lock().len()
     }
@@ -160,17 +168,6 @@ impl Shared {
     }
 }
 
-/// Facts that are on their way into rows: the oldest of those that are behind, all at once, so
-/// that rows that share a page of the file are written together; a piece with each commit.
-struct Run {
-    facts: Vec<(Org, Event)>,
-    rows: Rows,
-    /// How many of the rows are written.
-    written: usize,
-    /// The last journal record that they are of.
-    upto: i64,
-}
-
 /// How much of the rows behind a commit takes along.
 #[derive(Clone, Copy)]
 enum Along {
@@ -178,65 +175,102 @@ enum Along {
     All,
 }
 
-/// What a commit has written besides the rows of its own jobs.
-#[derive(Default)]
-struct Written {
-    /// The number of the journal record.
-    journaled: Option<i64>,
-    /// How far the run under way has come.
-    run: Option<usize>,
-    /// Whether nothing is behind any more.
-    all: bool,
+/// What a commit has written of the rows behind.
+#[derive(Clone, Copy)]
+enum Written {
+    Step(Option<Step>),
+    All,
 }
 
 /// What the writer thread owns.
 pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
-    run: Option<Run>,
-    /// Facts of the journal after those of the run, oldest first.
-    tail: Vec<(Org, Event)>,
-    last_seq: i64,
+    behind: Behind,
+    /// The newest line that is durable.
+    newest: i64,
     last_now: Timestamp,
     last_upkeep: Timestamp,
 }
 
-/// A batch that is being decided.
+/// What a batch has done to one SKU.
 #[derive(Default)]
+struct Touched {
+    /// Its newest line, where it got one.
+    line: Option<i64>,
+    /// Whether its row must not be behind.
+    at_once: bool,
+}
+
+impl Touched {
+    /// Returns whether its row goes with the commit.
+    fn is_written(&self, along: Along) -> bool {
+        self.at_once || matches!(along, Along::All)
+    }
+}
+
+/// What a batch does in one org.
+#[derive(Default)]
+struct Work {
+    book: Book,
+    touched: FxHashMap<Sku, Touched>,
+    /// Whether somebody is told of events; `None` = not looked up.
+    is_told: Option<bool>,
+    /// What they are told.
+    told: Vec<Event>,
+}
+
+/// A batch that is being decided, inside a transaction.
 struct Batch {
-    books: FxHashMap<Org, Book>,
-    facts: Vec<(Org, Event)>,
+    orgs: FxHashMap<Org, Work>,
+    /// The newest line, those of the batch taken in.
+    newest: i64,
+    keys: Keys,
+    /// How many facts were written.
+    facts: usize,
+    /// Whether rows were written otherwise.
+    touched: bool,
     outcomes: Vec<(Reply, Result<Outcome, StoreError>)>,
     after: Vec<AfterCommit>,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
     closing: Vec<oneshot::Sender<Result<(), StoreError>>>,
     flush: bool,
-    /// Whether rows were written directly.
-    touched: bool,
-    /// SKUs of listings that were found to owe a push.
-    forced: Vec<(Org, Sku)>,
+    /// SKUs that channels are to be told of.
+    dirty: Vec<(Org, Sku)>,
+    changes: Vec<Change>,
+    oversold: u64,
+}
+
+impl Batch {
+    fn new(newest: i64) -> Self {
+        Self {
+            orgs: FxHashMap::default(),
+            newest,
+            keys: Keys::default(),
+            facts: 0,
+            touched: false,
+            outcomes: Vec::new(),
+            after: Vec::new(),
+            waiting: Vec::new(),
+            closing: Vec::new(),
+            flush: false,
+            dirty: Vec::new(),
+            changes: Vec::new(),
+            oversold: 0,
+        }
+    }
+
+    /// Returns whether there is nothing to make durable.
+    fn is_empty(&self) -> bool {
+        self.facts == 0 && !self.touched
+    }
 }
 
 impl Writer {
-    /// Takes over a file whose rows and journal have been read.
-    pub(super) fn new(
-        conn: Connection,
-        shared: Arc<Shared>,
-        journal: Vec<(i64, Vec<(Org, Event)>)>,
-        last_seq: i64,
-    ) -> Self {
-        let mut writer = Self {
-            conn,
-            shared,
-            run: None,
-            tail: Vec::new(),
-            last_seq,
-            last_now: Timestamp::EPOCH,
-            last_upkeep: Timestamp::EPOCH,
-        };
-        for (_, facts) in journal {
-            writer.tail.extend(facts);
-        }
+    /// Takes over a file whose rows have been read.
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, behind: Behind, newest: i64) -> Self {
+        let (last_now, last_upkeep) = (Timestamp::EPOCH, Timestamp::EPOCH);
+        let writer = Self { conn, shared, behind, newest, last_now, last_upkeep };
         writer.note_behind();
         writer
     }
@@ -263,7 +297,7 @@ impl Writer {
     }
 
     fn patience(&self) -> Duration {
-        let longest = if self.is_behind() { QUIET } else { LOOK_AGAIN };
+        let longest = if self.behind.len() > 0 { QUIET } else { LOOK_AGAIN };
         let due = self.shared.next_expiry.load(Ordering::Acquire);
         let micros = due.saturating_sub((self.shared.now)().micros()).max(0);
         longest.min(Duration::from_micros(micros.cast_unsigned()))
@@ -272,9 +306,11 @@ impl Writer {
     /// Does what can wait: retires what is due, writes rows, forgets what is too old.
     fn quiet(&mut self) {
         self.retire_due();
-        if self.is_behind() {
-            self.begin_run();
-            self.commit(Batch::default(), Along::Rows(QUIET_ROWS));
+        if self.behind.len() > 0 {
+            self.behind.begin_round(self.newest);
+            if let Some(batch) = self.begin() {
+                self.commit(batch, Along::Rows(QUIET_ROWS));
+            }
             return;
         }
         let now = self.now();
@@ -302,12 +338,12 @@ impl Writer {
         let now = self.now();
         while self.shared.memory.read().next_expiry() <= now {
             let due = self.shared.memory.read().due(now, EXPIRE_MAX);
-            let mut batch = Batch::default();
+            let Some(mut batch) = self.begin() else { return };
             let moment = Moment { now, actor: Arc::from("expiry"), source: Source::Expiry };
             for (org, ids) in due {
                 let decided = self.decide(&mut batch, &org, &Command::Expire { ids }, &moment);
                 if let Err(error) = decided {
-                    tracing::error!(%error, "retire reservations");
+                    self.abort(batch, &error);
                     return;
                 }
             }
@@ -317,12 +353,21 @@ impl Writer {
         }
     }
 
+    /// Begins a transaction and the batch that it is for.
+    fn begin(&self) -> Option<Batch> {
+        match self.conn.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => Some(Batch::new(self.newest)),
+            Err(error) => {
+                self.fail(&error.into());
+                None
+            }
+        }
+    }
+
     /// Decides a batch and commits it; returns whoever waits for the close.
     fn batch(&mut self, jobs: Vec<Job>) -> Vec<oneshot::Sender<Result<(), StoreError>>> {
         let now = self.now();
-        let mut batch = Batch::default();
-        if let Err(error) = self.conn.execute_batch("BEGIN IMMEDIATE") {
-            self.fail(&error.into());
+        let Some(mut batch) = self.begin() else {
             let health = self.refusal();
             let mut closing = Vec::new();
             for job in jobs {
@@ -332,7 +377,7 @@ impl Writer {
                 }
             }
             return closing;
-        }
+        };
         let mut broken: Option<RowsError> = None;
         for job in jobs {
             if broken.is_some() {
@@ -367,12 +412,12 @@ impl Writer {
         }
         let along = if batch.flush {
             Along::All
-        } else if batch.facts.is_empty() && !batch.touched {
+        } else if batch.is_empty() {
             Along::Rows(0)
         } else {
-            Along::Rows(ROWS_MIN.max(batch.facts.len() * ROWS_PER_FACT))
+            Along::Rows(ROWS_MIN.max(batch.facts * ROWS_PER_FACT))
         };
-        self.commit_begun(batch, along);
+        self.commit(batch, along);
         closing
     }
 
@@ -403,6 +448,7 @@ impl Writer {
         Ok(Ok(Outcome::Recorded(result, answer)))
     }
 
+    /// Decides a command and writes the facts.
     fn decide(
         &self,
         batch: &mut Batch,
@@ -410,39 +456,43 @@ impl Writer {
         command: &Command,
         moment: &Moment,
     ) -> Result<Result<trueup_core::Answer, trueup_core::Rejection>, RowsError> {
-        let Batch { books, facts, forced, .. } = batch;
-        let book = books.entry(org.clone()).or_default();
-        {
-            let memory = self.shared.memory.read();
-            let run = self.run.as_ref().map_or(&[][..], |run| &run.facts);
-            let behind = [run, &self.tail, facts];
-            let loader = Loader { memory: &memory, conn: &self.conn, org, behind };
-            book.load(command, &loader)?;
+        if !batch.orgs.contains_key(org) {
+            batch.orgs.insert(org.clone(), Work::default());
         }
+        let memory = self.shared.memory.read();
+        let Batch { orgs, keys, .. } = batch;
+        let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
+        let Work { book, touched, .. } = work;
+        let (conn, behind) = (&self.conn, &self.behind);
+        let loader = Loader { memory: &memory, conn, org, touched, behind, keys };
+        book.load(command, &loader)?;
         let result = decide(book, command, moment);
         // Who pushes knows of its own pushes.
         let is_pushers = matches!(command, Command::MarkSent { .. } | Command::Settle { .. });
-        for event in book.take_events() {
-            if self.write_row(org, &event)? {
-                if let Event::Listing(listing) = &event
-                    && listing.forced
-                    && !is_pushers
-                {
-                    forced.push((org.clone(), listing.sku.clone()));
-                }
-                batch.touched = true;
-            } else {
-                facts.push((org.clone(), event));
+        let events = book.take_events();
+        let holders = holders(&events);
+        for (event, holder) in events.into_iter().zip(holders) {
+            if !self.write_row(batch, org, &event, is_pushers)? {
+                self.write_fact(batch, &memory, org, event, holder)?;
             }
         }
         Ok(result)
     }
 
     /// Writes what is kept in rows only; returns whether the fact was such a one.
-    fn write_row(&self, org: &Org, event: &Event) -> Result<bool, RowsError> {
+    fn write_row(
+        &self,
+        batch: &mut Batch,
+        org: &Org,
+        event: &Event,
+        is_pushers: bool,
+    ) -> Result<bool, RowsError> {
         match event {
             Event::Listing(listing) => {
                 rows::listings::put_state(&self.conn, org, listing)?;
+                if listing.forced && !is_pushers {
+                    batch.dirty.push((org.clone(), listing.sku.clone()));
+                }
             }
             Event::LineBooked { channel, order, line, sku, booked, at } => {
                 let id = rows::order_lines::LineId { channel, order, line };
@@ -452,7 +502,7 @@ impl Writer {
             Event::ConflictFlagged(facts) => {
                 rows::conflicts::flag(&self.conn, org, facts)?;
                 let (channel, sku) = (facts.channel.clone(), facts.sku.clone());
-                self.announce(Change::Conflict { org: org.clone(), channel, sku });
+                batch.changes.push(Change::Conflict { org: org.clone(), channel, sku });
             }
             Event::ConflictClosed { channel, key, at } => {
                 rows::conflicts::close(&self.conn, org, channel, key, *at)?;
@@ -467,7 +517,93 @@ impl Writer {
             | Event::LowStock { .. }
             | Event::Oversold { .. } => return Ok(false),
         }
+        batch.touched = true;
         Ok(true)
+    }
+
+    /// Writes a fact of the ledger: a line, or what became of a reservation or a bundle. Of a SKU
+    /// whose change is in no line, the row may not be behind.
+    fn write_fact(
+        &self,
+        batch: &mut Batch,
+        memory: &Memory,
+        org: &Org,
+        event: Event,
+        holder: Option<ReservationId>,
+    ) -> Result<(), RowsError> {
+        let Batch { orgs, newest, keys, dirty, changes, .. } = batch;
+        let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
+        batch.facts += 1;
+        match &event {
+            Event::Moved(movement) => {
+                let sku = &movement.sku;
+                let touched = work.touched.entry(sku.clone()).or_default();
+                let known = || memory.sku(org, sku).map_or(0, |kept| kept.line);
+                let before = touched.line.unwrap_or_else(known);
+                *newest += 1;
+                lines::write(&self.conn, org, (*newest, before), movement, holder)?;
+                touched.line = Some(*newest);
+                if movement.publish {
+                    dirty.push((org.clone(), sku.clone()));
+                }
+                if self.shared.changes.receiver_count() > 0 {
+                    changes.push(Change::Stock { org: org.clone(), sku: sku.clone() });
+                }
+            }
+            Event::BundleDefined { sku, parts } => {
+                let version = work.book.sku(sku).map_or(0, |state| state.version);
+                ledger::write_bundle(&self.conn, org, sku, version, parts)?;
+                work.touched.entry(sku.clone()).or_default().at_once = true;
+            }
+            Event::BundleTouched { sku, publish, .. } => {
+                work.touched.entry(sku.clone()).or_default().at_once = true;
+                if *publish {
+                    dirty.push((org.clone(), sku.clone()));
+                }
+            }
+            Event::PublishAsked { sku } => {
+                work.touched.entry(sku.clone()).or_default().at_once = true;
+                dirty.push((org.clone(), sku.clone()));
+            }
+            Event::Held(reservation) => {
+                ledger::write_held(&self.conn, org, reservation)?;
+                let id = reservation.id;
+                if memory.org(org).is_some_and(|org| org.reservations.contains_key(&id)) {
+                    // No line need say that it is found by others now.
+                    let mut others = Keys::default();
+                    others.add(org, reservation);
+                    others.write(&self.conn, 0, usize::MAX)?;
+                } else {
+                    keys.add(org, reservation);
+                }
+            }
+            Event::Ended { id, status, at } => {
+                ledger::write_ended(&self.conn, org, *id, *status, *at)?;
+            }
+            Event::Extended { id, expires_at } => {
+                ledger::write_extended(&self.conn, org, *id, *expires_at)?;
+            }
+            Event::LowStock { sku, .. } => {
+                changes.push(Change::LowStock { org: org.clone(), sku: sku.clone() });
+            }
+            Event::Oversold { sku, by, .. } => {
+                batch.oversold += 1;
+                let (org, sku) = (org.clone(), sku.clone());
+                changes.push(Change::Oversold { org, sku, by: by.get() });
+            }
+            Event::Listing(_)
+            | Event::LineBooked { .. }
+            | Event::ConflictFlagged(_)
+            | Event::ConflictClosed { .. } => {}
+        }
+        let is_told = match work.is_told {
+            Some(is_told) => is_told,
+            None => *work.is_told.insert(rows::deliveries::has_subscribers(&self.conn, org)?),
+        };
+        if is_told {
+            work.told.push(event);
+        }
+        Ok(())
     }
 
     fn announce(&self, change: Change) {
@@ -486,8 +622,9 @@ impl Writer {
         let (done, after) = job(&self.conn);
         let end = if done.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
         let ended = begun.and_then(|()| self.conn.execute_batch(end));
-        for book in batch.books.values_mut() {
-            book.forget_rows();
+        for work in batch.orgs.values_mut() {
+            work.book.forget_rows();
+            work.is_told = None;
         }
         match (done, ended) {
             (Ok(()), Ok(())) => {
@@ -507,29 +644,20 @@ impl Writer {
         StoreError::Failed(error.to_string())
     }
 
-    fn commit(&mut self, batch: Batch, along: Along) -> bool {
-        if let Err(error) = self.conn.execute_batch("BEGIN IMMEDIATE") {
-            self.abort(batch, &error.into());
-            return false;
-        }
-        self.commit_begun(batch, along)
-    }
-
-    /// Writes the journal record, takes along some of the rows that are behind, commits, and
-    /// only then lets anybody know. Returns whether it became durable.
-    fn commit_begun(&mut self, mut batch: Batch, along: Along) -> bool {
-        let facts = std::mem::take(&mut batch.facts);
+    /// Takes along some of the rows that are behind, commits, and only then lets anybody know.
+    /// Returns whether it became durable.
+    fn commit(&mut self, mut batch: Batch, along: Along) -> bool {
         let takes_rows = match along {
-            Along::Rows(rows) => rows > 0 && self.run.is_some(),
-            Along::All => self.is_behind(),
+            Along::Rows(rows) => rows > 0 && self.behind.is_round_under_way(),
+            Along::All => self.behind.len() > 0,
         };
-        if facts.is_empty() && !batch.touched && !takes_rows {
+        if batch.is_empty() && !takes_rows {
             let ended = self.conn.execute_batch("ROLLBACK");
             debug_assert!(ended.is_ok());
             self.answer(batch);
             return true;
         }
-        let written = match self.write(&facts, along) {
+        let written = match self.write(&mut batch, along) {
             Ok(written) => written,
             Err(error) => {
                 self.abort(batch, &error);
@@ -542,141 +670,100 @@ impl Writer {
         }
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.recovered();
-        self.publish(&mut batch, facts, &written);
-        if self.tail.len() > BEHIND_MAX {
-            self.begin_run();
+        self.publish(&mut batch, written);
+        if self.behind.waiting() > BEHIND_MAX {
+            self.behind.begin_round(self.newest);
         }
         self.answer(batch);
         true
     }
 
-    fn is_behind(&self) -> bool {
-        self.run.is_some() || !self.tail.is_empty()
-    }
-
-    /// Makes a run of all that is behind, unless one is under way.
-    fn begin_run(&mut self) {
-        if self.run.is_none() && !self.tail.is_empty() {
-            // As much will gather again while these are written.
-            let room = Vec::with_capacity(self.tail.len());
-            let facts = std::mem::replace(&mut self.tail, room);
-            let rows = Rows::of(&facts);
-            self.run = Some(Run { facts, rows, written: 0, upto: self.last_seq });
-        }
-    }
-
-    fn write(&self, facts: &[(Org, Event)], along: Along) -> Result<Written, RowsError> {
-        let mut written = Written::default();
-        let body = codec::encode(facts).map_err(|e| RowsError::Corrupt(e.to_string()))?;
-        if let Some(body) = body {
-            let seq = self.last_seq + 1;
-            self.conn
-                .prepare_cached("INSERT INTO journal (seq, body) VALUES (?, ?)")?
-                .execute(rusqlite::params![seq, body])?;
-            written.journaled = Some(seq);
-        }
-        let most = match along {
-            Along::Rows(rows) => rows,
-            Along::All => usize::MAX,
-        };
-        if let Some(run) = self.run.as_ref().filter(|_| most > 0) {
-            let to = run.rows.write(&self.conn, &run.facts, run.written, most)?;
-            written.run = Some(to);
-            if to == run.rows.len() {
-                self.close_rows(&run.facts, run.upto)?;
-            }
-        }
-        if let Along::All = along {
-            for facts in [&self.tail[..], facts] {
-                let rows = Rows::of(facts);
-                rows.write(&self.conn, facts, 0, usize::MAX)?;
-                self.close_rows(facts, written.journaled.unwrap_or(self.last_seq))?;
-            }
-            written.all = true;
-        }
-        Ok(written)
-    }
-
-    /// Ends facts' stay in the journal: all their rows are written.
-    fn close_rows(&self, facts: &[(Org, Event)], upto: i64) -> Result<(), RowsError> {
+    /// Writes what goes with the batch's facts, and rows that are behind.
+    fn write(&self, batch: &mut Batch, along: Along) -> Result<Written, RowsError> {
+        let memory = self.shared.memory.read();
         let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
-        ledger::write_deliveries(&self.conn, facts, &mut ids)?;
-        self.conn.prepare_cached("DELETE FROM journal WHERE seq <= ?")?.execute([upto])?;
-        self.conn
-            .prepare_cached("UPDATE meta SET value = ? WHERE name = 'materialized'")?
-            .execute([upto])?;
-        Ok(())
+        for (org, work) in &mut batch.orgs {
+            for (sku, touched) in &mut work.touched {
+                let Some(state) = work.book.sku(sku) else { continue };
+                let known = memory.sku(org, sku);
+                let is_low = state.low_since.is_some();
+                // Lists are of SKUs that are there, and of those that are low.
+                touched.at_once |= match known {
+                    Some(kept) => kept.state.low_since.is_some() != is_low,
+                    None => true,
+                };
+                if touched.is_written(along) {
+                    let line = touched.line.or_else(|| known.map(|kept| kept.line)).unwrap_or(0);
+                    ledger::write_state(&self.conn, org, sku, state, line)?;
+                }
+            }
+            if !work.told.is_empty() {
+                ledger::write_deliveries(&self.conn, org, &work.told, &mut ids)?;
+            }
+        }
+        let orgs = &batch.orgs;
+        // As it is in memory, unless the batch has written it: what a batch adds to other SKUs is
+        // in lines, and behind once more.
+        let write_sku = |org: &Org, sku: &Sku| {
+            let touched = orgs.get(org).and_then(|work| work.touched.get(sku));
+            let is_written = touched.is_some_and(|touched| touched.is_written(along));
+            match memory.sku(org, sku).filter(|_| !is_written) {
+                Some(kept) => ledger::write_state(&self.conn, org, sku, &kept.state, kept.line),
+                None => Ok(()),
+            }
+        };
+        match along {
+            Along::Rows(most) => Ok(Written::Step(self.behind.write(&self.conn, most, write_sku)?)),
+            Along::All => {
+                self.behind.write_all(&self.conn, write_sku)?;
+                batch.keys.write(&self.conn, 0, usize::MAX)?;
+                ledger::write_upto(&self.conn, batch.newest)?;
+                Ok(Written::All)
+            }
+        }
     }
 
     /// Lets readers see what has become durable.
-    fn publish(&mut self, batch: &mut Batch, facts: Vec<(Org, Event)>, written: &Written) {
-        self.last_seq = written.journaled.unwrap_or(self.last_seq);
-        let mut dirty = std::mem::take(&mut batch.forced);
-        let listened = self.shared.changes.receiver_count() > 0;
-        for (org, event) in &facts {
-            match event {
-                Event::Moved(movement) => {
-                    if movement.publish {
-                        dirty.push((org.clone(), movement.sku.clone()));
-                    }
-                    if listened {
-                        let sku = movement.sku.clone();
-                        self.announce(Change::Stock { org: org.clone(), sku });
-                    }
+    fn publish(&mut self, batch: &mut Batch, written: Written) {
+        self.newest = batch.newest;
+        self.shared.oversold_events.fetch_add(batch.oversold, Ordering::Relaxed);
+        match written {
+            Written::All => self.behind.clear(),
+            Written::Step(step) => {
+                if let Some(step) = step {
+                    self.behind.written(step);
                 }
-                Event::BundleTouched { sku, publish: true, .. } | Event::PublishAsked { sku } => {
-                    dirty.push((org.clone(), sku.clone()));
-                }
-                Event::LowStock { sku, .. } => {
-                    self.announce(Change::LowStock { org: org.clone(), sku: sku.clone() });
-                }
-                Event::Oversold { sku, by, .. } => {
-                    self.shared.oversold_events.fetch_add(1, Ordering::Relaxed);
-                    let (org, sku) = (org.clone(), sku.clone());
-                    self.announce(Change::Oversold { org, sku, by: by.get() });
-                }
-                Event::BundleTouched { publish: false, .. }
-                | Event::BundleDefined { .. }
-                | Event::Held(_)
-                | Event::Ended { .. }
-                | Event::Extended { .. }
-                | Event::Listing(_)
-                | Event::LineBooked { .. }
-                | Event::ConflictFlagged(_)
-                | Event::ConflictClosed { .. } => {}
+                self.behind.add_keys(std::mem::take(&mut batch.keys));
             }
         }
-        self.tail.extend(facts);
+        let round = self.behind.round;
         let mut memory = self.shared.memory.write();
-        for (org, book) in batch.books.drain() {
-            memory.merge(&org, book.into_entries());
-        }
-        let done = match (&mut self.run, written.run) {
-            (Some(run), Some(to)) => {
-                run.written = to;
-                to == run.rows.len()
-            }
-            (_, _) => false,
-        };
-        let run = if done { self.run.take() } else { None };
-        let tail = if written.all { std::mem::take(&mut self.tail) } else { Vec::new() };
-        for (org, event) in run.into_iter().flat_map(|run| run.facts).chain(tail) {
-            if let Event::Ended { id, status, at } = event {
-                memory.forget_ended(&org, id, status, at);
+        for (org, work) in batch.orgs.drain() {
+            memory.merge(&org, work.book.into_entries());
+            for (sku, touched) in work.touched {
+                let Some(kept) = memory.sku_mut(&org, &sku) else { continue };
+                kept.line = touched.line.unwrap_or(kept.line);
+                let is_written = touched.at_once || matches!(written, Written::All);
+                if !is_written && kept.behind_in != round {
+                    kept.behind_in = round;
+                    self.behind.add_sku(&org, sku);
+                }
             }
         }
         let next = memory.next_expiry().micros();
         drop(memory);
         self.shared.next_expiry.store(next, Ordering::Release);
         self.note_behind();
-        if !dirty.is_empty() {
-            self.mark_dirty(dirty);
+        for change in batch.changes.drain(..) {
+            self.announce(change);
+        }
+        if !batch.dirty.is_empty() {
+            self.mark_dirty(std::mem::take(&mut batch.dirty));
         }
     }
 
     fn note_behind(&self) {
-        let run = self.run.as_ref().map_or(0, |run| run.facts.len());
-        let behind = u64::try_from(run + self.tail.len()).unwrap_or(u64::MAX);
+        let behind = u64::try_from(self.behind.len()).unwrap_or(u64::MAX);
         self.shared.behind.store(behind, Ordering::Relaxed);
     }
 
@@ -733,12 +820,38 @@ impl Writer {
 
     /// Writes all rows, so that the next start has nothing to replay.
     fn finish(&mut self) -> Result<(), StoreError> {
-        if self.is_behind() && !self.commit(Batch::default(), Along::All) {
-            return Err(self.refusal());
+        if self.behind.len() > 0 {
+            let written = self.begin().is_some_and(|batch| self.commit(batch, Along::All));
+            if !written {
+                return Err(self.refusal());
+            }
         }
         let closed = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         closed.map_err(|error| StoreError::Failed(error.to_string()))
     }
+}
+
+/// Returns for each fact of a command the reservation that holds what it reserves.
+fn holders(events: &[Event]) -> SmallVec<[Option<ReservationId>; 4]> {
+    let mut held: Option<&Reservation> = None;
+    let mut holders: SmallVec<[_; 4]> = smallvec![None; events.len()];
+    for (event, holder) in events.iter().zip(&mut holders).rev() {
+        match event {
+            // It comes after its lines.
+            Event::Held(reservation) => held = Some(reservation),
+            Event::Moved(line) if line.kind == MovementKind::Reserve => {
+                let is_its =
+                    |held: &&Reservation| line.reference.as_deref() == Some(held.order.as_str());
+                *holder = held.filter(is_its).map(|held| held.id);
+            }
+            _ => {}
+        }
+    }
+    holders
+}
+
+fn lost(org: &Org) -> RowsError {
+    RowsError::Corrupt(format!("the work of {org} is missing"))
 }
 
 /// Returns whether the disk, not the statement, is to blame.
@@ -760,15 +873,17 @@ struct Loader<'a> {
     memory: &'a Memory,
     conn: &'a Connection,
     org: &'a Org,
-    /// Facts that are not or not all in rows.
-    behind: [&'a [(Org, Event)]; 3],
+    /// What the batch has done so far.
+    touched: &'a FxHashMap<Sku, Touched>,
+    keys: &'a Keys,
+    behind: &'a Behind,
 }
 
 impl trueup_core::book::Source for Loader<'_> {
     type Error = RowsError;
 
     fn sku(&self, sku: &Sku) -> Result<Option<SkuState>, RowsError> {
-        Ok(self.memory.sku(self.org, sku).cloned())
+        Ok(self.memory.sku(self.org, sku).map(|kept| kept.state.clone()))
     }
 
     fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, RowsError> {
@@ -782,20 +897,19 @@ impl trueup_core::book::Source for Loader<'_> {
     fn active_of_order(&self, order: &OrderId) -> Result<Option<ReservationId>, RowsError> {
         let Some(memory) = self.memory.org(self.org) else { return Ok(None) };
         let active = memory.orders.get(order).copied();
-        debug_assert!(active.is_none_or(|id| {
-            memory.reservations.get(&id).is_some_and(|r| r.status == ReservationStatus::Active)
-        }));
+        debug_assert!(active.is_none_or(|id| memory.reservations.contains_key(&id)));
         Ok(active)
     }
 
     fn order_is_sold(&self, order: &OrderId) -> Result<bool, RowsError> {
-        // Those that ended lately are still in memory. It is asked for late commits only.
-        let sold = |found: &Reservation| {
-            found.status == ReservationStatus::Committed && found.order == *order
-        };
-        let memory = self.memory.org(self.org);
-        let lately = memory.is_some_and(|memory| memory.reservations.values().any(sold));
-        Ok(lately || ledger::order_is_sold(self.conn, self.org, order)?)
+        let behind = self.behind.of_order(self.org, order);
+        for id in behind.chain(self.keys.of_order(self.org, order)) {
+            let found = ledger::reservation(self.conn, self.org, id)?;
+            if found.is_some_and(|found| found.status == ReservationStatus::Committed) {
+                return Ok(true);
+            }
+        }
+        ledger::order_is_sold(self.conn, self.org, order)
     }
 
     fn listing(
@@ -822,23 +936,9 @@ impl trueup_core::book::Source for Loader<'_> {
         location: &Location,
         at: Timestamp,
     ) -> Result<Since, RowsError> {
-        let mut pending = Since::default();
-        let mut first = u64::MAX;
-        for (org, event) in self.behind.into_iter().flatten() {
-            if let Event::Moved(m) = event
-                && org == self.org
-                && m.sku == *sku
-            {
-                first = first.min(m.seq);
-                if m.location == *location && m.at > at {
-                    pending.note(m, at);
-                }
-            }
-        }
-        let in_rows = ledger::moved_since(self.conn, self.org, sku, location, at, first)?;
-        Ok(Since {
-            moved: in_rows.moved + pending.moved,
-            recounted: in_rows.recounted || pending.recounted,
-        })
+        let touched = self.touched.get(sku).and_then(|touched| touched.line);
+        let known = || self.memory.sku(self.org, sku).map_or(0, |kept| kept.line);
+        let newest = touched.unwrap_or_else(known);
+        lines::moved_since(self.conn, (self.org, sku), newest, location, at)
     }
 }

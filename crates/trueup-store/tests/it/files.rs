@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use trueup_core::Timestamp;
-use trueup_store::Store;
+use trueup_core::{Command, ReservationId, ReservationStatus, Timestamp};
 use trueup_store::embedded::{Embedded, FILE_NAME, OpenError};
+use trueup_store::{MovementQuery, ReservationQuery, Store};
 
-use crate::harness::{Fixture, org};
+use crate::harness::{Fixture, org, sku};
 
 fn refused(path: &Path, fixture: &Fixture) -> String {
     match Embedded::open(path, fixture.clock()) {
@@ -92,6 +92,13 @@ async fn a_later_version_is_refused() {
 #[tokio::test]
 async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let mut fixture = filled().await;
+    fixture.open();
+    for id in 1..=3 {
+        fixture.reserve(id, "SKU-100", 1).await.unwrap();
+    }
+    fixture.run(Command::Release { id: ReservationId(2) }).await.unwrap();
+    fixture.store().close().await.unwrap();
+    fixture.store = None;
     let path = fixture.dir.path().join(FILE_NAME);
     let conn = rusqlite::Connection::open(&path).unwrap();
     let shape = |conn: &rusqlite::Connection| -> Vec<String> {
@@ -107,6 +114,44 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let fresh = shape(&conn);
     // As version 1 had it.
     let undone = "
+        CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+        ALTER TABLE movement RENAME TO movement_now;
+        CREATE TABLE movement (
+          org TEXT NOT NULL, sku TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,
+          kind INTEGER NOT NULL, location TEXT NOT NULL, delta INTEGER NOT NULL,
+          reserved_delta INTEGER NOT NULL, quantity_after INTEGER NOT NULL,
+          reserved_after INTEGER NOT NULL, location_quantity_after INTEGER NOT NULL,
+          location_reserved_after INTEGER NOT NULL, safety_stock INTEGER NOT NULL,
+          low_stock_threshold INTEGER, backorder_limit INTEGER NOT NULL,
+          publish INTEGER NOT NULL, reason TEXT, actor TEXT NOT NULL, source INTEGER NOT NULL,
+          reference TEXT,
+          PRIMARY KEY (org, sku, seq)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO movement
+        SELECT org, sku, seq, at, kind, location, delta, reserved_delta, quantity_after,
+          reserved_after, location_quantity_after, location_reserved_after, safety_stock,
+          low_stock_threshold, backorder_limit, publish, reason, actor, source, reference
+        FROM movement_now;
+        DROP TABLE movement_now;
+        DROP TABLE movement_mark;
+        ALTER TABLE sku DROP COLUMN line;
+        CREATE TABLE reservation_now AS SELECT * FROM reservation;
+        DROP VIEW reservation;
+        DROP TABLE reservation_active;
+        DROP TABLE reservation_ended;
+        DROP TABLE reservation_order;
+        CREATE TABLE reservation (
+          org TEXT NOT NULL, id BLOB NOT NULL, order_id TEXT NOT NULL, status INTEGER NOT NULL,
+          items TEXT NOT NULL, holds TEXT NOT NULL, created_at INTEGER NOT NULL,
+          expires_at INTEGER NOT NULL, ended_at INTEGER,
+          PRIMARY KEY (org, id)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO reservation SELECT * FROM reservation_now;
+        DROP TABLE reservation_now;
+        CREATE INDEX reservation_order ON reservation (org, order_id);
+        CREATE INDEX reservation_active ON reservation (org, id) WHERE status = 1;
+        DELETE FROM meta;
+        INSERT INTO meta VALUES ('materialized', 7);
         DROP INDEX listing_leader;
         DROP INDEX listing_by_scope;
         ALTER TABLE listing DROP COLUMN scope;
@@ -140,6 +185,22 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     assert_eq!(shape(&conn), fresh, "a file brought forward is as a new one");
     drop(conn);
     assert_eq!(fixture.numbers("SKU-199").await, (199, 0));
+    assert_eq!(fixture.numbers("SKU-100").await, (100, 2));
+    let lines = MovementQuery { limit: 9, ..MovementQuery::default() };
+    let lines = fixture.store().movements(&org("acme"), &sku("SKU-100"), lines).await.unwrap();
+    assert_eq!(lines.items.iter().map(|line| line.seq).collect::<Vec<_>>(), [5, 4, 3, 2, 1]);
+    for (status, ids) in
+        [(ReservationStatus::Active, &[3, 1][..]), (ReservationStatus::Released, &[2])]
+    {
+        let query = ReservationQuery {
+            status: Some(status),
+            sku: Some(sku("SKU-100")),
+            limit: 9,
+            ..ReservationQuery::default()
+        };
+        let found = fixture.store().reservations(&org("acme"), query).await.unwrap().items;
+        assert_eq!(found.iter().map(|found| found.id.0).collect::<Vec<_>>(), ids);
+    }
     let query = trueup_store::ListingQuery { limit: 1, ..Default::default() };
     assert!(fixture.store().listings(&org("acme"), query).await.is_ok());
     assert_eq!(fixture.store().verify(&org("acme")).await.unwrap().faults, [""; 0]);
@@ -153,17 +214,37 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
 }
 
 #[tokio::test]
-async fn a_journal_record_that_was_changed_is_refused() {
+async fn an_earlier_version_that_was_not_stopped_is_refused() {
+    let fixture = filled().await;
+    let path = fixture.dir.path().join(FILE_NAME);
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    let unfinished = "CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
+        INSERT INTO journal VALUES (8, x'00')";
+    conn.execute_batch(unfinished).unwrap();
+    conn.pragma_update(None, "user_version", 9).unwrap();
+    drop(conn);
+    let error = refused(fixture.dir.path(), &fixture);
+    assert!(error.contains("start and stop that version"), "{error}");
+}
+
+#[tokio::test]
+async fn a_line_that_was_changed_is_refused() {
     let fixture = Fixture::new();
     fixture.put("A", 1).await;
-    let crashed = fixture.crashed_copy();
-    let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
-    let changed =
-        conn.execute("UPDATE journal SET body = zeroblob(length(body)) WHERE seq = 1", []).unwrap();
-    drop(conn);
-    assert_eq!(changed, 1, "the record is still in the journal");
-    let error = refused(crashed.path(), &fixture);
-    assert!(error.contains("damaged"), "{error}");
+    fixture.put("A", 5).await;
+    let changes = ["delta = 3", "quantity_after = 4", "reserved_delta = 1", "sku = 'B'"];
+    let copies = changes.map(|change| (change, fixture.crashed_copy()));
+    for (change, crashed) in copies {
+        let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
+        let upto = "SELECT value FROM meta WHERE name = 'upto_line'";
+        let upto: i64 = conn.query_row(upto, [], |row| row.get(0)).unwrap();
+        assert!(upto < 2, "the row of the SKU is behind the line");
+        let sql = format!("UPDATE movement SET {change} WHERE line = 2");
+        assert_eq!(conn.execute(&sql, []).unwrap(), 1);
+        drop(conn);
+        let error = refused(crashed.path(), &fixture);
+        assert!(error.contains("damaged"), "{change}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trueup_core::{
-    Answer, Command, MovementKind, ReservationId, ReservationStatus, SetOnHand, Source,
+    Answer, Command, MovementKind, Quantity, ReservationId, ReservationStatus, SetOnHand, Source,
 };
 use trueup_store::embedded::{Embedded, FILE_NAME};
 use trueup_store::{
@@ -269,8 +269,8 @@ async fn an_order_that_was_sold_is_known_from_rows_too() {
     assert_eq!(fixture.numbers("A").await, (8, 0));
 }
 
-/// Rows are written behind, a piece with each commit; a crash in between leaves some of them
-/// newer than the point from which the journal is applied.
+/// Rows of SKUs are written behind, a piece with each commit; a crash in between leaves some of
+/// them newer than the line after which lines are applied.
 #[tokio::test]
 async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
     const SKUS: usize = 12_000;
@@ -313,7 +313,7 @@ async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
     panic!("no copy was taken between two pieces");
 }
 
-/// Returns whether a crash left rows that are newer than what the journal begins with.
+/// Returns whether a crash left rows that are newer than the line after which lines are applied.
 fn is_partly_in_rows(crashed: &tempfile::TempDir) -> bool {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(crashed.path()).unwrap() {
@@ -322,9 +322,9 @@ fn is_partly_in_rows(crashed: &tempfile::TempDir) -> bool {
     }
     let conn = rusqlite::Connection::open(copy.path().join(FILE_NAME)).unwrap();
     let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    let version = number("SELECT coalesce(max(version), 0) FROM sku WHERE sku = 'SKU-11998'");
-    let line = number("SELECT coalesce(max(seq), 0) FROM movement WHERE sku = 'SKU-11998'");
-    version > line
+    let line = number("SELECT coalesce(max(line), 0) FROM sku WHERE sku = 'SKU-00000'");
+    let upto = number("SELECT value FROM meta WHERE name = 'upto_line'");
+    line > upto
 }
 
 fn adjust(name: &str, units: i64) -> Command {
@@ -336,4 +336,103 @@ fn adjust(name: &str, units: i64) -> Command {
         if_version: None,
         publish: true,
     })
+}
+
+/// A history is entered by number or by time, wherever that is, and read from there on.
+#[tokio::test]
+async fn history_is_read_from_anywhere() {
+    let fixture = Fixture::new();
+    let mut instants = Vec::new();
+    for units in 0..300 {
+        instants.push(fixture.now());
+        fixture.put("A", units).await;
+        if units % 3 == 0 {
+            fixture.put("B", units).await;
+        }
+    }
+    let store = fixture.store();
+    let list = async |query: MovementQuery| -> (Vec<u64>, bool) {
+        let page = store.movements(&org("acme"), &sku("A"), query).await.unwrap();
+        (page.items.iter().map(|line| line.seq).collect(), page.more)
+    };
+    let down = |from: u64, to: u64| -> Vec<u64> { (to..=from).rev().collect() };
+    for before in [1, 2, 63, 64, 65, 128, 200, 256, 300, 301, 9_999] {
+        let query = MovementQuery { before_seq: Some(before), limit: 5, ..Default::default() };
+        let newest = (before - 1).min(300);
+        let oldest = newest.saturating_sub(4).max(1);
+        let expected = if newest == 0 { Vec::new() } else { down(newest, oldest) };
+        assert_eq!(list(query).await, (expected, newest > 5), "before {before}");
+    }
+    for (from, to) in [(0, 64), (10, 63), (63, 65), (64, 192), (128, 299), (299, 299)] {
+        let query = MovementQuery {
+            from: Some(instants[from]),
+            to: Some(instants[to]),
+            limit: 1_000,
+            ..Default::default()
+        };
+        let expected: Vec<u64> = (from as u64 + 1..=to as u64).rev().collect();
+        assert_eq!(list(query).await, (expected, false), "from {from} to {to}");
+        let then = store.sku_at(&org("acme"), &sku("A"), instants[to]).await.unwrap();
+        let then = then.map(|then| (then.seq, then.answer.state.totals().on_hand.get()));
+        let stood = i64::try_from(to).unwrap() - 1;
+        assert_eq!(then, Some((to as u64, stood)), "at {to}");
+    }
+    let query = MovementQuery { after_seq: Some(296), limit: 9, ..Default::default() };
+    assert_eq!(list(query).await, (down(300, 297), false));
+    let kind = Some(MovementKind::Adjust);
+    let query = MovementQuery { kind, limit: 9, ..Default::default() };
+    assert_eq!(list(query).await, (Vec::new(), false));
+}
+
+/// What follows from lines and reservations is behind when the process dies: a bundle's number,
+/// what reservations are found by, which SKUs there are and which are low.
+#[tokio::test]
+async fn a_crash_right_after_the_answer_leaves_everything_to_be_found() {
+    let fixture = Fixture::new();
+    fixture.put("A", 10).await;
+    fixture.put("B", 10).await;
+    let parts = vec![trueup_core::Part { sku: sku("A"), quantity: Quantity::new(2).unwrap() }];
+    fixture
+        .run(Command::SetBundle { sku: sku("SET"), parts, if_version: None, reason: None })
+        .await
+        .unwrap();
+    fixture.reserve(1, "SET", 1).await.unwrap();
+    fixture.reserve(2, "B", 1).await.unwrap();
+    let other = trueup_core::Reserve {
+        order: trueup_core::OrderId::new("order-2").unwrap(),
+        ..reserve(3, "A", 1)
+    };
+    fixture.run(Command::Reserve(other)).await.unwrap();
+    fixture.run(Command::Publish { skus: vec![sku("B")] }).await.unwrap();
+    let mut low = set("B", 3);
+    low.settings.low_stock_threshold = Some(Quantity::new(5));
+    fixture.run(Command::SetOnHand(low)).await.unwrap();
+    fixture.run(commit(1)).await.unwrap();
+    let crashed = fixture.crashed_copy();
+    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+    for store in [fixture.store(), &again] {
+        let acme = org("acme");
+        for name in ["A", "B", "SET"] {
+            let live = fixture.store().sku(&acme, &sku(name)).await.unwrap();
+            assert!(live.is_some());
+            assert_eq!(store.sku(&acme, &sku(name)).await.unwrap(), live, "{name}");
+        }
+        let found = async |query: ReservationQuery| -> Vec<u128> {
+            let query = ReservationQuery { limit: 9, ..query };
+            let page = store.reservations(&acme, query).await.unwrap();
+            page.items.iter().map(|found| found.id.0).collect()
+        };
+        let by_sku = |name| ReservationQuery { sku: Some(sku(name)), ..Default::default() };
+        assert_eq!(found(by_sku("SET")).await, [1]);
+        assert_eq!(found(by_sku("A")).await, [2], "the order asks for A by now");
+        assert_eq!(found(by_sku("B")).await, [0; 0]);
+        let order = Some(trueup_core::OrderId::new("order-1").unwrap());
+        assert_eq!(found(ReservationQuery { order, ..Default::default() }).await, [1]);
+        let active = Some(ReservationStatus::Active);
+        assert_eq!(found(ReservationQuery { status: active, ..Default::default() }).await, [2]);
+        let low = SkuQuery { low_stock: Some(true), limit: 9, ..SkuQuery::default() };
+        let low = store.skus(&acme, low).await.unwrap().items;
+        assert_eq!(low.iter().map(|answer| answer.sku.as_str()).collect::<Vec<_>>(), ["B"]);
+        assert_eq!(store.verify(&acme).await.unwrap().faults, [""; 0]);
+    }
 }
