@@ -10,13 +10,22 @@ use rusqlite::Connection;
 use trueup_core::{OrderId, Org, Reservation, ReservationId, Sku};
 
 use super::ledger;
-use super::rows::RowsError;
+use super::rows::{self, RowsError};
 
-/// What reservations are to be found by.
+/// Up to where something goes: the newest line and recorded answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Upto {
+    pub(super) line: i64,
+    pub(super) answer: i64,
+}
+
+/// What reservations and recorded answers are to be found by.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     orders: Vec<(Org, OrderId, ReservationId)>,
     skus: Vec<(Org, Sku, ReservationId)>,
+    /// Digests and numbers.
+    answers: Vec<(i64, i64)>,
 }
 
 impl Keys {
@@ -28,18 +37,35 @@ impl Keys {
         }
     }
 
-    pub(super) fn append(&mut self, mut more: Self) {
+    /// Adds what a recorded answer is to be found by.
+    pub(super) fn add_answer(&mut self, digest: i64, n: i64) {
+        self.answers.push((digest, n));
+    }
+
+    /// Returns digests and numbers of answers.
+    pub(super) fn answers(&self) -> &[(i64, i64)] {
+        &self.answers
+    }
+
+    /// Returns the numbers of the answers with a digest.
+    pub(super) fn answers_of(&self, digest: i64) -> impl Iterator<Item = i64> + '_ {
+        self.answers.iter().filter(move |(known, _)| *known == digest).map(|(_, n)| *n)
+    }
+
+    fn append(&mut self, mut more: Self) {
         self.orders.append(&mut more.orders);
         self.skus.append(&mut more.skus);
+        self.answers.append(&mut more.answers);
     }
 
     fn len(&self) -> usize {
-        self.orders.len() + self.skus.len()
+        self.orders.len() + self.skus.len() + self.answers.len()
     }
 
     fn sort(&mut self) {
         self.orders.sort_unstable();
         self.skus.sort_unstable();
+        self.answers.sort_unstable();
     }
 
     /// Writes up to so many, from one on, in the order of the tables; returns how many.
@@ -54,9 +80,16 @@ impl Keys {
             ledger::write_order(conn, org, order, *id)?;
             written += 1;
         }
-        let from = (from + written).saturating_sub(self.orders.len());
-        for (org, sku, id) in self.skus.iter().skip(from).take(most - written) {
+        let before = self.orders.len();
+        let first = (from + written).saturating_sub(before);
+        for (org, sku, id) in self.skus.iter().skip(first).take(most - written) {
             ledger::write_asked(conn, org, sku, *id)?;
+            written += 1;
+        }
+        let before = before + self.skus.len();
+        let first = (from + written).saturating_sub(before);
+        for (digest, n) in self.answers.iter().skip(first).take(most - written) {
+            rows::answers::write_digest(conn, *digest, *n)?;
             written += 1;
         }
         Ok(written)
@@ -80,8 +113,8 @@ struct Round {
     skus: Vec<(Org, Sku)>,
     keys: Keys,
     written: usize,
-    /// Rows are as new as this line when it has been written.
-    upto: i64,
+    /// Nothing up to this is behind when it has been written.
+    upto: Upto,
 }
 
 impl Round {
@@ -132,8 +165,8 @@ impl Behind {
         self.keys.append(keys);
     }
 
-    /// Begins a round of all that is behind, unless one is under way; `upto` is the newest line.
-    pub(super) fn begin_round(&mut self, upto: i64) {
+    /// Begins a round of all that is behind, unless one is under way; `upto` is what is durable.
+    pub(super) fn begin_round(&mut self, upto: Upto) {
         if self.under_way.is_some() || self.waiting() == 0 {
             return;
         }
@@ -168,13 +201,15 @@ impl Behind {
         Ok(Some(Step { written, is_last }))
     }
 
-    /// Notes that a piece has become durable.
-    pub(super) fn written(&mut self, step: Step) {
+    /// Notes that a piece has become durable; returns what is found by now if it was the last.
+    pub(super) fn written(&mut self, step: Step) -> Option<Keys> {
         if step.is_last {
-            self.under_way = None;
-        } else if let Some(round) = &mut self.under_way {
+            return self.under_way.take().map(|round| round.keys);
+        }
+        if let Some(round) = &mut self.under_way {
             round.written += step.written;
         }
+        None
     }
 
     /// Writes all that is behind.
@@ -191,9 +226,20 @@ impl Behind {
         Ok(())
     }
 
-    /// Notes that all rows are as new as memory.
-    pub(super) fn clear(&mut self) {
-        *self = Self { round: self.round.checked_add(1).unwrap_or(1), ..Self::default() };
+    /// Notes that all rows are as new as memory; returns what is found by now.
+    pub(super) fn clear(&mut self) -> Keys {
+        let round = self.round.checked_add(1).unwrap_or(1);
+        let all = std::mem::replace(self, Self { round, ..Self::default() });
+        let mut keys = all.keys;
+        if let Some(round) = all.under_way {
+            keys.append(round.keys);
+        }
+        keys
+    }
+
+    /// Returns digests and numbers of the answers that are behind, but for a round under way.
+    pub(super) fn answers(&self) -> &[(i64, i64)] {
+        self.keys.answers()
     }
 
     /// Returns the reservations of an order that are not found by it yet.

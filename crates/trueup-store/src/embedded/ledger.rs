@@ -14,7 +14,7 @@ use trueup_core::{
     ReservationId, ReservationStatus, Sku, SkuState, Timestamp, book::apply_movement,
 };
 
-use super::behind::{Behind, Keys};
+use super::behind::{Behind, Keys, Upto};
 use super::memory::{Kept, Memory};
 use super::rows::{self, RowsError, holds};
 use super::{codec, lines};
@@ -178,10 +178,12 @@ pub(super) fn write_asked(
     Ok(())
 }
 
-/// Notes up to which line nothing is behind.
-pub(super) fn write_upto(conn: &Connection, line: i64) -> Result<(), RowsError> {
-    let sql = "UPDATE meta SET value = ? WHERE name = 'upto_line'";
-    conn.prepare_cached(sql)?.execute([line])?;
+/// Notes up to where nothing is behind.
+pub(super) fn write_upto(conn: &Connection, upto: Upto) -> Result<(), RowsError> {
+    for (name, value) in [("upto_line", upto.line), ("upto_answer", upto.answer)] {
+        conn.prepare_cached("UPDATE meta SET value = ? WHERE name = ?")?
+            .execute(params![value, name])?;
+    }
     Ok(())
 }
 
@@ -223,8 +225,8 @@ pub(super) fn text<'a>(row: &'a Row<'_>, at: usize) -> Result<&'a str, RowsError
 /// What a start finds in rows.
 pub(super) struct Loaded {
     pub(super) memory: Memory,
-    /// The newest line.
-    pub(super) newest: i64,
+    /// The newest line and recorded answer.
+    pub(super) newest: Upto,
     /// What is behind.
     pub(super) behind: Behind,
 }
@@ -258,15 +260,23 @@ impl Names {
 
 /// Reads everything that lives in memory, and brings SKUs up to their newest lines.
 pub(super) fn load(conn: &Connection) -> Result<Loaded, RowsError> {
-    let sql = "SELECT value FROM meta WHERE name = 'upto_line'";
-    let upto = conn.query_row(sql, [], |row| row.get(0))?;
+    let upto = |name: &str| -> Result<i64, RowsError> {
+        let sql = "SELECT value FROM meta WHERE name = ?";
+        Ok(conn.query_row(sql, [name], |row| row.get(0))?)
+    };
     let mut memory = Memory::default();
     let mut names = Names::default();
     load_skus(conn, &mut memory, &mut names)?;
-    let behind = replay(conn, &mut memory, &mut names, upto)?;
+    let mut behind = replay(conn, &mut memory, &mut names, upto("upto_line")?)?;
     load_bundles(conn, &mut memory, &mut names)?;
     load_active(conn, &mut memory, &mut names)?;
-    Ok(Loaded { memory, newest: lines::newest(conn)?, behind })
+    let mut keys = Keys::default();
+    for (digest, n) in rows::answers::after(conn, upto("upto_answer")?)? {
+        keys.add_answer(digest, n);
+    }
+    behind.add_keys(keys);
+    let newest = Upto { line: lines::newest(conn)?, answer: rows::answers::newest(conn)? };
+    Ok(Loaded { memory, newest, behind })
 }
 
 /// Reads SKUs and their levels side by side: both tables are in the order of their keys.

@@ -73,7 +73,7 @@ impl Embedded {
             why: format!("it is damaged: {error}"),
         };
         let loaded = ledger::load(&conn).map_err(|error| refused(&error))?;
-        let shared = Arc::new(Shared::new(loaded.memory, now));
+        let shared = Arc::new(Shared::new(loaded.memory, &loaded.behind, now));
         let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest);
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
@@ -275,8 +275,9 @@ impl Store for Embedded {
         org: &Org,
         key: &str,
     ) -> Result<Option<([u8; 32], RecordedAnswer)>, StoreError> {
+        let young = self.shared.young.read().of(rows::answers::digest(org, key));
         let (org, key) = (org.clone(), key.to_owned());
-        self.read(move |conn| rows::answers::get(conn, &org, &key)).await
+        self.read(move |conn| rows::answers::get(conn, &org, &key, &young)).await
     }
 
     async fn record(
@@ -287,8 +288,11 @@ impl Store for Embedded {
         answer: RecordedAnswer,
     ) -> Result<(), StoreError> {
         let (org, key, at) = (org.clone(), key.to_owned(), (self.shared.now)());
+        let shared = self.shared.clone();
         self.write(move |conn| {
-            rows::answers::put(conn, &org, &key, &fingerprint, &answer, at).map(|_| ())
+            let young = shared.young.read().of(rows::answers::digest(&org, &key));
+            let recorded = (&fingerprint, &answer);
+            rows::answers::put(conn, &org, &key, recorded, at, &young).map(|_| ())
         })
         .await
     }

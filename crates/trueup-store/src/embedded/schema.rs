@@ -10,8 +10,8 @@ use super::rows;
 pub(super) const VERSION: i64 = 10;
 
 /// The ledger's tables. `meta.upto_line` says up to which line rows of SKUs and levels are as new
-/// as `movement`, and reservations are found by their orders and SKUs; lines after it are looked
-/// at by the next start.
+/// as `movement`, and reservations are found by their orders and SKUs; `meta.upto_answer` up to
+/// which recorded answer the digest is written. What comes after is looked at by the next start.
 const LEDGER: &str = "
 CREATE TABLE meta (
   name  TEXT PRIMARY KEY,
@@ -166,7 +166,7 @@ pub(super) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("BEGIN")?;
     conn.execute_batch(LEDGER)?;
     conn.execute_batch(rows::SCHEMA)?;
-    conn.execute("INSERT INTO meta VALUES ('upto_line', 0)", [])?;
+    conn.execute_batch("INSERT INTO meta VALUES ('upto_line', 0), ('upto_answer', 0)")?;
     conn.pragma_update(None, "user_version", VERSION)?;
     conn.execute_batch("COMMIT")
 }
@@ -418,5 +418,27 @@ const MIGRATIONS: [&str; 10] = [
      ) STRICT, WITHOUT ROWID;
      INSERT INTO reservation_order SELECT org, order_id, id FROM reservation;
      DELETE FROM meta WHERE name = 'materialized';
-     INSERT INTO meta SELECT 'upto_line', coalesce(max(line), 0) FROM movement",
+     INSERT INTO meta SELECT 'upto_line', coalesce(max(line), 0) FROM movement;
+     INSERT INTO meta VALUES ('upto_answer', 0);
+     CREATE TABLE recorded_answer_new (
+       n INTEGER PRIMARY KEY,
+       org TEXT NOT NULL,
+       idempotency_key TEXT NOT NULL,
+       fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
+       status INTEGER NOT NULL CHECK (status BETWEEN 100 AND 999),
+       headers TEXT NOT NULL,
+       body BLOB NOT NULL,
+       at INTEGER NOT NULL
+     ) STRICT;
+     INSERT INTO recorded_answer_new
+     SELECT row_number() OVER (ORDER BY at), org, idempotency_key, fingerprint, status, headers,
+       body, at
+     FROM recorded_answer;
+     DROP TABLE recorded_answer;
+     ALTER TABLE recorded_answer_new RENAME TO recorded_answer;
+     CREATE TABLE answer_digest (
+       digest INTEGER NOT NULL,
+       n INTEGER NOT NULL,
+       PRIMARY KEY (digest, n)
+     ) STRICT, WITHOUT ROWID",
 ];

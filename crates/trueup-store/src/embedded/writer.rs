@@ -22,8 +22,9 @@ use trueup_core::{
     Source, Timestamp, decide,
 };
 
-use super::behind::{Behind, Keys, Step};
+use super::behind::{Behind, Keys, Step, Upto};
 use super::memory::Memory;
+use super::rows::answers::Young;
 use super::rows::{self, RowsError};
 use super::{ledger, lines};
 use crate::port::{Change, Health, Outcome, StoreError, Submission};
@@ -86,6 +87,8 @@ impl Job {
 /// What the writer shares with readers.
 pub(super) struct Shared {
     pub(super) memory: RwLock<Memory>,
+    /// Recorded answers that are not found by their digest yet.
+    pub(super) young: RwLock<Young>,
     pub(super) health: RwLock<Health>,
     pub(super) next_expiry: AtomicI64,
     pub(super) dirty: Mutex<FxHashSet<(Org, Sku)>>,
@@ -102,10 +105,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(memory: Memory, now: Now) -> Self {
+    pub(super) fn new(memory: Memory, behind: &Behind, now: Now) -> Self {
+        let mut young = Young::default();
+        for (digest, n) in behind.answers() {
+            young.add(*digest, *n);
+        }
         let next_expiry = AtomicI64::new(memory.next_expiry().micros());
         Self {
             memory: RwLock::new(memory),
+            young: RwLock::new(young),
             health: RwLock::new(Health::Ready),
             next_expiry,
             dirty: Mutex::default(),
@@ -187,8 +195,8 @@ pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
     behind: Behind,
-    /// The newest line that is durable.
-    newest: i64,
+    /// The newest line and recorded answer that are durable.
+    newest: Upto,
     last_now: Timestamp,
     last_upkeep: Timestamp,
 }
@@ -223,8 +231,8 @@ struct Work {
 /// A batch that is being decided, inside a transaction.
 struct Batch {
     orgs: FxHashMap<Org, Work>,
-    /// The newest line, those of the batch taken in.
-    newest: i64,
+    /// The newest line and recorded answer, those of the batch taken in.
+    newest: Upto,
     keys: Keys,
     /// How many facts were written.
     facts: usize,
@@ -242,7 +250,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(newest: i64) -> Self {
+    fn new(newest: Upto) -> Self {
         Self {
             orgs: FxHashMap::default(),
             newest,
@@ -268,7 +276,7 @@ impl Batch {
 
 impl Writer {
     /// Takes over a file whose rows have been read.
-    pub(super) fn new(conn: Connection, shared: Arc<Shared>, behind: Behind, newest: i64) -> Self {
+    pub(super) fn new(conn: Connection, shared: Arc<Shared>, behind: Behind, newest: Upto) -> Self {
         let (last_now, last_upkeep) = (Timestamp::EPOCH, Timestamp::EPOCH);
         let writer = Self { conn, shared, behind, newest, last_now, last_upkeep };
         writer.note_behind();
@@ -317,14 +325,29 @@ impl Writer {
         if now.micros_since(self.last_upkeep) < UPKEEP_EVERY_SECONDS * 1_000_000 {
             return;
         }
-        self.last_upkeep = now;
-        let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
-        let purged = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))
-            .and_then(|_| rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS)))
-            .and_then(|_| rows::consents::purge_before(&self.conn, now));
-        if let Err(error) = purged {
-            tracing::warn!(%error, "purge what is too old");
+        match self.purge(now) {
+            // There may be more of them.
+            Ok(true) => {}
+            Ok(false) => self.last_upkeep = now,
+            Err(error) => {
+                self.last_upkeep = now;
+                tracing::warn!(%error, "purge what is too old");
+            }
         }
+    }
+
+    /// Removes a bounded number of what is too old; returns whether there may be more.
+    fn purge(&self, now: Timestamp) -> Result<bool, RowsError> {
+        let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let purged = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))
+            .and_then(|answers| {
+                let kept = before(INBOX_KEPT_SECONDS);
+                Ok(answers.max(rows::inbox::purge_done_before(&self.conn, kept)?))
+            })
+            .and_then(|most| Ok(most.max(rows::consents::purge_before(&self.conn, now)?)));
+        self.conn.execute_batch(if purged.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        Ok(purged? >= rows::PURGED_AT_ONCE_MAX as usize)
     }
 
     /// Returns the instant, never before the last one.
@@ -429,8 +452,11 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Result<Outcome, StoreError>, RowsError> {
         let Submission { org, command, actor, source, idempotency } = submission;
-        if let Some(key) = idempotency {
-            match rows::answers::get(&self.conn, org, &key.key)? {
+        let digest = idempotency.as_ref().map(|key| rows::answers::digest(org, &key.key));
+        if let (Some(key), Some(digest)) = (idempotency, digest) {
+            let mut young = self.shared.young.read().of(digest);
+            young.extend(batch.keys.answers_of(digest));
+            match rows::answers::get(&self.conn, org, &key.key, &young)? {
                 Some((fingerprint, answer)) if fingerprint == key.fingerprint => {
                     return Ok(Ok(Outcome::Replayed(answer)));
                 }
@@ -441,9 +467,14 @@ impl Writer {
         let moment = Moment { now, actor: actor.clone(), source: *source };
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
         let result = self.decide(batch, org, command, &moment)?;
-        let Some(key) = idempotency else { return Ok(Ok(Outcome::Decided(result))) };
+        let (Some(key), Some(digest)) = (idempotency, digest) else {
+            return Ok(Ok(Outcome::Decided(result)));
+        };
         let answer = (key.render)(&result);
-        rows::answers::put(&self.conn, org, &key.key, &key.fingerprint, &answer, now)?;
+        let (fingerprint, conn) = (&key.fingerprint, &self.conn);
+        let n = rows::answers::append(conn, org, &key.key, fingerprint, &answer, now)?;
+        batch.newest.answer = n;
+        batch.keys.add_answer(digest, n);
         batch.touched = true;
         Ok(Ok(Outcome::Recorded(result, answer)))
     }
@@ -540,9 +571,9 @@ impl Writer {
                 let touched = work.touched.entry(sku.clone()).or_default();
                 let known = || memory.sku(org, sku).map_or(0, |kept| kept.line);
                 let before = touched.line.unwrap_or_else(known);
-                *newest += 1;
-                lines::write(&self.conn, org, (*newest, before), movement, holder)?;
-                touched.line = Some(*newest);
+                newest.line += 1;
+                lines::write(&self.conn, org, (newest.line, before), movement, holder)?;
+                touched.line = Some(newest.line);
                 if movement.publish {
                     dirty.push((org.clone(), sku.clone()));
                 }
@@ -727,14 +758,22 @@ impl Writer {
     fn publish(&mut self, batch: &mut Batch, written: Written) {
         self.newest = batch.newest;
         self.shared.oversold_events.fetch_add(batch.oversold, Ordering::Relaxed);
-        match written {
-            Written::All => self.behind.clear(),
+        let found = match written {
+            Written::All => Some(self.behind.clear()),
             Written::Step(step) => {
-                if let Some(step) = step {
-                    self.behind.written(step);
+                let found = step.and_then(|step| self.behind.written(step));
+                let keys = std::mem::take(&mut batch.keys);
+                if !keys.answers().is_empty() {
+                    let mut young = self.shared.young.write();
+                    keys.answers().iter().for_each(|(digest, n)| young.add(*digest, *n));
                 }
-                self.behind.add_keys(std::mem::take(&mut batch.keys));
+                self.behind.add_keys(keys);
+                found
             }
+        };
+        if let Some(found) = found.filter(|found| !found.answers().is_empty()) {
+            let mut young = self.shared.young.write();
+            found.answers().iter().for_each(|(digest, n)| young.remove(*digest, *n));
         }
         let round = self.behind.round;
         let mut memory = self.shared.memory.write();

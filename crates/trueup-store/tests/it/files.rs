@@ -114,6 +114,17 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let fresh = shape(&conn);
     // As version 1 had it.
     let undone = "
+        DROP TABLE answer_digest;
+        DROP TABLE recorded_answer;
+        CREATE TABLE recorded_answer (
+          org TEXT NOT NULL, idempotency_key TEXT NOT NULL, fingerprint BLOB NOT NULL,
+          status INTEGER NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL,
+          at INTEGER NOT NULL,
+          PRIMARY KEY (org, idempotency_key)
+        ) STRICT;
+        CREATE INDEX recorded_answer_by_at ON recorded_answer (at);
+        INSERT INTO recorded_answer
+        VALUES ('acme', 'k', zeroblob(32), 201, '[]', x'7b7d', 1700000000000000);
         CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
         ALTER TABLE movement RENAME TO movement_now;
         CREATE TABLE movement (
@@ -184,6 +195,8 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let conn = rusqlite::Connection::open(&path).unwrap();
     assert_eq!(shape(&conn), fresh, "a file brought forward is as a new one");
     drop(conn);
+    let recorded = fixture.store().recorded(&org("acme"), "k").await.unwrap().unwrap();
+    assert_eq!((recorded.0, recorded.1.status), ([0; 32], 201));
     assert_eq!(fixture.numbers("SKU-199").await, (199, 0));
     assert_eq!(fixture.numbers("SKU-100").await, (100, 2));
     let lines = MovementQuery { limit: 9, ..MovementQuery::default() };

@@ -205,6 +205,42 @@ async fn an_idempotency_key_gives_the_first_answer_again_even_after_a_restart() 
     assert!(matches!(again, Outcome::Replayed(answer) if answer.status == 409));
 }
 
+/// A key is known from the answer on: in the batch, behind, after a crash and after a round.
+#[tokio::test]
+async fn an_idempotency_key_is_known_at_once() {
+    let fixture = Fixture::new();
+    fixture.put("A", 100).await;
+    let store = fixture.store();
+    let of = |round: u8, id: u128| {
+        keyed(&format!("k{round}"), round, Command::Reserve(reserve(id, "A", 1)))
+    };
+    for round in 0..20 {
+        let twins = (0..4).map(|twin| store.submit(of(round, u128::from(round) * 4 + twin)));
+        let outcomes = futures::future::join_all(twins).await;
+        let first = outcomes.iter().filter(|o| matches!(o, Ok(Outcome::Recorded(Ok(_), _))));
+        assert_eq!(first.count(), 1, "{outcomes:?}");
+        let again = outcomes.iter().filter(|o| matches!(o, Ok(Outcome::Replayed(_))));
+        assert_eq!(again.count(), 3, "{outcomes:?}");
+    }
+    assert_eq!(fixture.numbers("A").await, (100, 20));
+    let crashed = fixture.crashed_copy();
+    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+    while store.figures().behind > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let kept = RecordedAnswer { status: 200, headers: Vec::new(), body: Vec::new() };
+    for store in [store, &again] {
+        for round in 0..20 {
+            let outcome = store.submit(of(round, 1_000)).await.unwrap();
+            assert!(matches!(outcome, Outcome::Replayed(answer) if answer.status == 201));
+            let key = format!("k{round}");
+            store.record(&org("acme"), &key, [9; 32], kept.clone()).await.unwrap();
+            let recorded = store.recorded(&org("acme"), &key).await.unwrap().unwrap();
+            assert_eq!((recorded.0, recorded.1.status), ([round; 32], 201), "the first stays");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_of_another_org_is_not_there() {
     let fixture = Fixture::new();

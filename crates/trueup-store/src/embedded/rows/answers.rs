@@ -1,23 +1,76 @@
 //! Answers recorded under idempotency keys, to be given again.
+//!
+//! They are appended, and found by a digest of org and key. The table of digests grows in random
+//! places and is written behind; until then a digest is among the [`Young`].
 
 use rusqlite::{Connection, params};
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use trueup_core::{Org, Timestamp};
 
-use super::{PURGED_AT_ONCE_MAX, Result, execute, first, json};
+use super::{PURGED_AT_ONCE_MAX, Result, all, execute, first, json};
 use crate::RecordedAnswer;
 
-/// Returns the answer recorded under a key with the fingerprint of its request.
+/// An answer with the fingerprint of its request.
+pub(crate) type Recorded = ([u8; 32], RecordedAnswer);
+
+/// Returns the digest of a key of an org: what few other keys have, and is checked by the key.
+pub(crate) fn digest(org: &Org, key: &str) -> i64 {
+    // No org holds a zero byte.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(org.as_str().as_bytes()).update(&[0]).update(key.as_bytes());
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    i64::from_le_bytes(bytes)
+}
+
+/// Answers that are not in the table of digests yet, by digest.
+#[derive(Debug, Default)]
+pub(crate) struct Young(FxHashMap<i64, SmallVec<[i64; 1]>>);
+
+impl Young {
+    pub(crate) fn add(&mut self, digest: i64, n: i64) {
+        self.0.entry(digest).or_default().push(n);
+    }
+
+    pub(crate) fn remove(&mut self, digest: i64, n: i64) {
+        if let Some(known) = self.0.get_mut(&digest) {
+            known.retain(|known| *known != n);
+            if known.is_empty() {
+                self.0.remove(&digest);
+            }
+        }
+    }
+
+    /// Returns the numbers of answers with a digest, oldest first.
+    pub(crate) fn of(&self, digest: i64) -> SmallVec<[i64; 1]> {
+        self.0.get(&digest).cloned().unwrap_or_default()
+    }
+}
+
+/// Returns the answer recorded under a key; `young` are the numbers of those with its digest.
 pub(crate) fn get(
     conn: &Connection,
     org: &Org,
     key: &str,
-) -> Result<Option<([u8; 32], RecordedAnswer)>> {
-    const SQL: &str = "
+    young: &[i64],
+) -> Result<Option<Recorded>> {
+    const BY_NUMBER: &str = "
         SELECT fingerprint, status, headers, body
         FROM recorded_answer
-        WHERE org = ?
+        WHERE n = ?
+          AND org = ?
           AND idempotency_key = ?";
-    first(conn, SQL, [org.as_str(), key], |columns| {
+    const BY_DIGEST: &str = "
+        SELECT a.fingerprint, a.status, a.headers, a.body
+        FROM answer_digest d
+        JOIN recorded_answer a ON a.n = d.n
+        WHERE d.digest = ?
+          AND a.org = ?
+          AND a.idempotency_key = ?
+        ORDER BY d.n
+        LIMIT 1";
+    let read = |columns: &mut super::Columns<'_, '_>| {
         let fingerprint = columns.take()?;
         let answer = RecordedAnswer {
             status: columns.take()?,
@@ -25,24 +78,34 @@ pub(crate) fn get(
             body: columns.take()?,
         };
         Ok((fingerprint, answer))
-    })
+    };
+    let found = first(conn, BY_DIGEST, params![digest(org, key), org.as_str(), key], read)?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    for n in young {
+        let found = first(conn, BY_NUMBER, params![n, org.as_str(), key], read)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
-/// Records an answer; returns false where the key has one, which stays.
-pub(crate) fn put(
+/// Appends an answer, to be found once its digest is written; returns its number.
+pub(crate) fn append(
     conn: &Connection,
     org: &Org,
     key: &str,
     fingerprint: &[u8; 32],
     answer: &RecordedAnswer,
     at: Timestamp,
-) -> Result<bool> {
+) -> Result<i64> {
     const SQL: &str = "
         INSERT INTO recorded_answer (
           org, idempotency_key, fingerprint, status, headers, body, at
         )
-        VALUES (?, ?, ?, ?, ?, ?, ?)
-        ON CONFLICT (org, idempotency_key) DO NOTHING";
+        VALUES (?, ?, ?, ?, ?, ?, ?)";
     let params = params![
         org.as_str(),
         key,
@@ -52,20 +115,68 @@ pub(crate) fn put(
         answer.body,
         at.micros(),
     ];
-    Ok(execute(conn, SQL, params)? > 0)
+    execute(conn, SQL, params)?;
+    Ok(conn.last_insert_rowid())
+}
+
+/// Lets an answer be found by its digest.
+pub(crate) fn write_digest(conn: &Connection, digest: i64, n: i64) -> Result<()> {
+    execute(conn, "INSERT OR IGNORE INTO answer_digest VALUES (?, ?)", [digest, n])?;
+    Ok(())
+}
+
+/// Records an answer; returns false where the key has one, which stays.
+pub(crate) fn put(
+    conn: &Connection,
+    org: &Org,
+    key: &str,
+    (fingerprint, answer): (&[u8; 32], &RecordedAnswer),
+    at: Timestamp,
+    young: &[i64],
+) -> Result<bool> {
+    if get(conn, org, key, young)?.is_some() {
+        return Ok(false);
+    }
+    let n = append(conn, org, key, fingerprint, answer, at)?;
+    write_digest(conn, digest(org, key), n)?;
+    Ok(true)
+}
+
+/// Returns the number of the newest answer.
+pub(crate) fn newest(conn: &Connection) -> Result<i64> {
+    const SQL: &str = "SELECT coalesce(max(n), 0) FROM recorded_answer";
+    Ok(first(conn, SQL, [], |columns| columns.take())?.unwrap_or(0))
+}
+
+/// Returns the digests and numbers of the answers after one, of all orgs.
+pub(crate) fn after(conn: &Connection, n: i64) -> Result<Vec<(i64, i64)>> {
+    const SQL: &str = "SELECT n, org, idempotency_key FROM recorded_answer WHERE n > ? ORDER BY n";
+    all(conn, SQL, [n], |columns| {
+        let n = columns.take()?;
+        let (org, key): (Org, String) = (columns.name()?, columns.take()?);
+        Ok((digest(&org, &key), n))
+    })
 }
 
 /// Removes answers of every org that were recorded before an instant, at most
-/// [`PURGED_AT_ONCE_MAX`], oldest first; returns how many.
+/// [`PURGED_AT_ONCE_MAX`], oldest first; returns how many. The newest stays, so that no number is
+/// given twice.
 pub(crate) fn purge_before(conn: &Connection, at: Timestamp) -> Result<usize> {
-    const SQL: &str = "
-        DELETE FROM recorded_answer
-        WHERE rowid IN (
-          SELECT rowid
-          FROM recorded_answer
-          WHERE at < ?
-          ORDER BY at
-          LIMIT ?
-        )";
-    execute(conn, SQL, params![at.micros(), PURGED_AT_ONCE_MAX])
+    const OLD: &str = "
+        SELECT n, org, idempotency_key
+        FROM recorded_answer
+        WHERE at < ?
+          AND n < (SELECT max(n) FROM recorded_answer)
+          AND n < (SELECT min(n) FROM recorded_answer) + ?
+        ORDER BY n";
+    let old = all(conn, OLD, params![at.micros(), PURGED_AT_ONCE_MAX], |columns| {
+        let n: i64 = columns.take()?;
+        let (org, key): (Org, String) = (columns.name()?, columns.take()?);
+        Ok((digest(&org, &key), n))
+    })?;
+    for (digest, n) in &old {
+        execute(conn, "DELETE FROM answer_digest WHERE digest = ? AND n = ?", [digest, n])?;
+        execute(conn, "DELETE FROM recorded_answer WHERE n = ?", [n])?;
+    }
+    Ok(old.len())
 }

@@ -349,16 +349,20 @@ CREATE TABLE IF NOT EXISTS feed (
   PRIMARY KEY (org, channel, id)
 ) STRICT;
 
+-- Appended, and found by a digest of org and key once that has been written behind.
 CREATE TABLE IF NOT EXISTS recorded_answer (
+  n INTEGER PRIMARY KEY,
   org TEXT NOT NULL,
   idempotency_key TEXT NOT NULL,
   fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
   status INTEGER NOT NULL CHECK (status BETWEEN 100 AND 999),
   headers TEXT NOT NULL,
   body BLOB NOT NULL,
-  at INTEGER NOT NULL,
-  PRIMARY KEY (org, idempotency_key)
+  at INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS recorded_answer_by_at
-  ON recorded_answer (at);
+CREATE TABLE IF NOT EXISTS answer_digest (
+  digest INTEGER NOT NULL,
+  n INTEGER NOT NULL,
+  PRIMARY KEY (digest, n)
+) STRICT, WITHOUT ROWID;

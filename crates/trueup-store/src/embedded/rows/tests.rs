@@ -1539,18 +1539,20 @@ fn the_first_answer_of_a_key_stays() {
         body: b"{}".to_vec(),
     };
     let put = |org: &Org, key: &str, mark: u8, status, micros| {
-        answers::put(&conn, org, key, &[mark; 32], &answer(status), at(micros)).unwrap()
+        let recorded = (&[mark; 32], &answer(status));
+        answers::put(&conn, org, key, recorded, at(micros), &[]).unwrap()
     };
+    let get = |org: &Org, key: &str| answers::get(&conn, org, key, &[]);
     assert!(put(&org(), "k", 1, 200, 10));
     assert!(!put(&org(), "k", 2, 409, 20));
     assert!(put(&other(), "k", 3, 201, 20));
-    assert_eq!(answers::get(&conn, &org(), "k").unwrap(), Some(([1; 32], answer(200))));
-    assert_eq!(answers::get(&conn, &other(), "k").unwrap(), Some(([3; 32], answer(201))));
-    assert_eq!(answers::get(&conn, &org(), "K").unwrap(), None);
+    assert_eq!(get(&org(), "k").unwrap(), Some(([1; 32], answer(200))));
+    assert_eq!(get(&other(), "k").unwrap(), Some(([3; 32], answer(201))));
+    assert_eq!(get(&org(), "K").unwrap(), None);
     assert_eq!(answers::purge_before(&conn, at(10)).unwrap(), 0);
     assert_eq!(answers::purge_before(&conn, at(11)).unwrap(), 1);
-    assert_eq!(answers::get(&conn, &org(), "k").unwrap(), None);
-    assert!(answers::get(&conn, &other(), "k").unwrap().is_some());
+    assert_eq!(get(&org(), "k").unwrap(), None);
+    assert!(get(&other(), "k").unwrap().is_some());
 }
 
 // --- Constraints and corruption -------------------------------------------------------------
