@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::Connection;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use trueup_core::book::Since;
 use trueup_core::{
     Book, ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, Moment,
@@ -41,6 +41,8 @@ const BEHIND_MAX: usize = 131_072;
 /// a fact leaves behind, so that what is behind shrinks whatever comes in.
 const ROWS_PER_FACT: usize = 4;
 const ROWS_MIN: usize = 256;
+/// From how many answers on a commit has them delivered.
+const DELIVERED_MIN: usize = 4;
 /// How many rows one quiet moment writes.
 const QUIET_ROWS: usize = 4_096;
 /// How long the queue is empty before rows are written.
@@ -57,6 +59,8 @@ const UPKEEP_EVERY_SECONDS: i64 = 600;
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 pub(super) type Reply = oneshot::Sender<Result<Outcome, StoreError>>;
+/// The answers of one commit.
+pub(super) type Replies = Vec<(Reply, Result<Outcome, StoreError>)>;
 /// What a rows job leaves to be said after the commit.
 pub(super) type AfterCommit = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// Work on rows inside the writer's transaction.
@@ -99,6 +103,8 @@ pub(super) struct Shared {
     pub(super) behind: AtomicU64,
     pub(super) oversold_events: AtomicU64,
     pub(super) now: Now,
+    /// Takes answers to where callers wait; `None` = outside of any runtime.
+    replies: Option<mpsc::UnboundedSender<Replies>>,
     queue: Mutex<VecDeque<Job>>,
     bell: Condvar,
     closed: AtomicBool,
@@ -124,6 +130,7 @@ impl Shared {
             behind: AtomicU64::new(0),
             oversold_events: AtomicU64::new(0),
             now,
+            replies: deliverer(),
             queue: Mutex::default(),
             bell: Condvar::new(),
             closed: AtomicBool::new(false),
@@ -173,6 +180,26 @@ impl Shared {
         for job in queue.drain(..) {
             job.refuse(StoreError::Closed);
         }
+    }
+}
+
+/// Starts a task that delivers answers, so that a thread outside of the runtime has to wake one
+/// task for a commit and not one for each caller.
+fn deliverer() -> Option<mpsc::UnboundedSender<Replies>> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    runtime.spawn(async move {
+        while let Some(replies) = receiver.recv().await {
+            deliver(replies);
+        }
+    });
+    Some(sender)
+}
+
+fn deliver(replies: Replies) {
+    for (reply, outcome) in replies {
+        // Whoever has stopped listening needs no answer.
+        drop(reply.send(outcome));
     }
 }
 
@@ -238,7 +265,7 @@ struct Batch {
     facts: usize,
     /// Whether rows were written otherwise.
     touched: bool,
-    outcomes: Vec<(Reply, Result<Outcome, StoreError>)>,
+    outcomes: Replies,
     after: Vec<AfterCommit>,
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
     closing: Vec<oneshot::Sender<Result<(), StoreError>>>,
@@ -807,9 +834,14 @@ impl Writer {
     }
 
     fn answer(&self, batch: Batch) {
-        for (reply, outcome) in batch.outcomes {
-            drop(reply.send(outcome));
-        }
+        let few = batch.outcomes.len() < DELIVERED_MIN;
+        let replies = match &self.shared.replies {
+            Some(deliverer) if !few => {
+                deliverer.send(batch.outcomes).map_or_else(|sent| sent.0, |()| Vec::new())
+            }
+            Some(_) | None => batch.outcomes,
+        };
+        deliver(replies);
         for after in batch.after {
             after(Ok(()));
         }

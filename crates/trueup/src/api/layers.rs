@@ -2,13 +2,22 @@
 //! and problems for paths and methods that are not there.
 
 use std::any::Any;
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
-use tower_http::catch_panic::CatchPanicLayer;
+use metrics::Histogram;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use tower::{Layer, Service};
 
 use crate::api::AppState;
 use crate::api::problem::{Problem, overloaded};
@@ -23,8 +32,7 @@ pub(super) fn around(router: Router<AppState>, app: AppState) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(AppState::clone(&app), accompany))
+        .layer(Accompany { app: AppState::clone(&app) })
         .with_state(app)
 }
 
@@ -38,45 +46,107 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let words = panic.downcast_ref::<String>().map(String::as_str);
     let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no words");
     tracing::error!(panic = words, "a request panicked");
     Problem::internal().into_response()
 }
 
-/// Goes with a request from its beginning to the head of its answer.
-async fn accompany(State(app): State<AppState>, request: Request, next: Next) -> Response {
-    let id = request_id(&app, &request);
-    let Ok(_place) = app.requests.try_acquire() else {
-        return with_id(overloaded().into_response(), id);
-    };
-    let began = tokio::time::Instant::now();
-    let method = method_word(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    // What carries a key is done to its end and recorded, also when its client gives up.
-    let response = if request.headers().contains_key("idempotency-key") {
-        match tokio::spawn(next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Problem::internal().into_response(),
+/// Goes with every request from its beginning to the head of its answer.
+#[derive(Clone)]
+struct Accompany {
+    app: AppState,
+}
+
+impl<S> Layer<S> for Accompany {
+    type Service = Accompanied<S>;
+
+    fn layer(&self, inner: S) -> Accompanied<S> {
+        Accompanied { app: AppState::clone(&self.app), inner }
+    }
+}
+
+/// A route that is accompanied. One service, and not one for each of its tasks: a request costs
+/// every service that it passes through a copy and a boxed future.
+#[derive(Clone)]
+struct Accompanied<S> {
+    app: AppState,
+    inner: S,
+}
+
+impl<S> Service<Request> for Accompanied<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let app = AppState::clone(&self.app);
+        let id = request_id(&app, &request);
+        let Ok(place) = Arc::clone(&app.requests).try_acquire_owned() else {
+            return Box::pin(ready(Ok(with_id(overloaded().into_response(), id))));
+        };
+        let began = tokio::time::Instant::now();
+        let method = method_word(request.method());
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let is_keyed = request.headers().contains_key("idempotency-key");
+        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        Box::pin(async move {
+            // What carries a key is done to its end and recorded, also when its client gives up.
+            let answer = if is_keyed {
+                let internal = |_| Ok(Ok(Problem::internal().into_response()));
+                tokio::spawn(answer).await.unwrap_or_else(internal)
+            } else {
+                answer.await
+            };
+            let response = match answer {
+                Ok(Ok(response)) => response,
+                Err(panic) => panicked(&*panic),
+            };
+            drop(place);
+            let status = response.status();
+            if app.metrics.is_some() {
+                let route = route.as_ref().map_or("none", MatchedPath::as_str);
+                let taken = began.elapsed().as_secs_f64();
+                app.request_times.of(method, route, class(status)).record(taken);
+            }
+            if status.is_server_error() {
+                tracing::warn!(request_id = ?id, status = status.as_u16(), "a request failed");
+            }
+            Ok(with_id(response, id))
+        })
+    }
+}
+
+/// The histograms of `trueup_http_request_seconds`, kept at hand: to look one up among all
+/// figures takes longer than to answer some requests.
+#[derive(Default)]
+pub(crate) struct RequestTimes {
+    known: RwLock<FxHashMap<(&'static str, &'static str), FxHashMap<String, Histogram>>>,
+}
+
+impl RequestTimes {
+    fn of(&self, method: &'static str, route: &str, class: &'static str) -> Histogram {
+        let known = |of: &FxHashMap<String, Histogram>| of.get(route).cloned();
+        if let Some(known) = self.known.read().get(&(method, class)).and_then(known) {
+            return known;
         }
-    } else {
-        next.run(request).await
-    };
-    let status = response.status();
-    if app.metrics.is_some() {
-        let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
-        metrics::histogram!(
+        let made = metrics::histogram!(
             "trueup_http_request_seconds",
-            "method" => method, "route" => route, "status" => class(status)
-        )
-        .record(began.elapsed().as_secs_f64());
+            "method" => method, "route" => route.to_owned(), "status" => class
+        );
+        let mut all = self.known.write();
+        all.entry((method, class)).or_default().insert(route.to_owned(), made.clone());
+        made
     }
-    if status.is_server_error() {
-        tracing::warn!(request_id = ?id, status = status.as_u16(), "a request failed");
-    }
-    with_id(response, id)
 }
 
 fn request_id(app: &AppState, request: &Request) -> HeaderValue {

@@ -98,7 +98,8 @@ pub struct App {
     pub(crate) started: Timestamp,
     pub(crate) in_flight: InFlight,
     pub(crate) streams: Arc<Semaphore>,
-    pub(crate) requests: Semaphore,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) request_times: layers::RequestTimes,
     pub(crate) description: bytes::Bytes,
 }
 
@@ -121,7 +122,8 @@ impl App {
             started,
             in_flight: InFlight::default(),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
-            requests: Semaphore::new(REQUESTS_MAX),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            request_times: layers::RequestTimes::default(),
             description: openapi().into(),
         })
     }

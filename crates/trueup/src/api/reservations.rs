@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use trueup_core::{
     Answer, Command, Item, OrderId, Rejection, Reservation, ReservationStatus, Reserve,
     ReserveOutcome, Timestamp,
@@ -115,11 +115,11 @@ impl<'de> Deserialize<'de> for Ttl {
     }
 }
 
-fn ttl(pointer: &str, given: Option<Ttl>) -> Result<u32, Problem> {
+fn ttl(pointer: impl FnOnce() -> String, given: Option<Ttl>) -> Result<u32, Problem> {
     let Some(Ttl(seconds)) = given else { return Ok(TTL_SECONDS_DEFAULT) };
     whole_seconds(seconds).ok_or_else(|| {
         let rule = format!("must be a whole number from 1 to {TTL_SECONDS_MAX}");
-        Problem::field(pointer, "invalid_ttl", rule)
+        Problem::field(pointer(), "invalid_ttl", rule)
     })
 }
 
@@ -134,13 +134,17 @@ fn whole_seconds(seconds: f64) -> Option<u32> {
     (within && seconds.fract() == 0.0).then_some(seconds as u32)
 }
 
-fn command(app: &App, prefix: &str, body: ReserveBody) -> Result<Reserve, Problem> {
-    check_len(&format!("{prefix}/items"), body.items.len(), ITEMS_MAX)?;
-    let ttl_seconds = ttl(&format!("{prefix}/ttlSeconds"), body.ttl_seconds)?;
+/// Makes the command of a body that stands under a JSON pointer, which is written out only where
+/// something is wrong.
+fn command(app: &App, prefix: impl Fn() -> String, body: ReserveBody) -> Result<Reserve, Problem> {
+    if !(1..=ITEMS_MAX).contains(&body.items.len()) {
+        check_len(&format!("{}/items", prefix()), body.items.len(), ITEMS_MAX)?;
+    }
+    let ttl_seconds = ttl(|| format!("{}/ttlSeconds", prefix()), body.ttl_seconds)?;
     let mut items = Vec::with_capacity(body.items.len());
     for (index, Strict(item)) in body.items.into_iter().enumerate() {
         if item.quantity.get().get() == 0 {
-            let pointer = format!("{prefix}/items/{index}/quantity");
+            let pointer = format!("{}/items/{index}/quantity", prefix());
             return Err(Problem::field(pointer, "invalid_quantity", "must be at least 1"));
         }
         items.push(Item {
@@ -267,24 +271,39 @@ type Batched = Result<(Reservation, ReserveOutcome), Rejection>;
 fn render_batch(decided: &Result<Answer, Rejection>) -> Reply {
     match decided {
         Ok(Answer::ReservedBatch(results)) => {
-            let results: Vec<Value> = results.iter().map(batched).collect();
-            Reply::ok(&json!({ "results": results }))
+            Reply::ok(&BatchView { results: results.iter().map(batched).collect() })
         }
         Ok(other) => unexpected(other),
         Err(rejection) => Problem::from(rejection).reply(),
     }
 }
 
-fn batched(result: &Batched) -> Value {
+#[derive(Debug, Serialize)]
+struct BatchView<'a> {
+    results: Vec<BatchedView<'a>>,
+}
+
+/// One outcome of many.
+#[derive(Debug, Serialize)]
+struct BatchedView<'a> {
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation: Option<ReservationView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Value>,
+}
+
+fn batched(result: &Batched) -> BatchedView<'_> {
     match result {
-        Ok((reservation, outcome)) => json!({
-            "status": outcome_status(*outcome).as_u16(),
-            "reservation": reserved_view(reservation, *outcome),
-        }),
+        Ok((reservation, outcome)) => BatchedView {
+            status: outcome_status(*outcome).as_u16(),
+            reservation: Some(reserved_view(reservation, *outcome)),
+            error: None,
+        },
         Err(rejection) => {
             let problem = Problem::from(rejection);
-            let error = problem.as_item_error();
-            json!({"status": problem.status().as_u16(), "error": error})
+            let status = problem.status().as_u16();
+            BatchedView { status, reservation: None, error: Some(problem.as_item_error()) }
         }
     }
 }
@@ -308,7 +327,7 @@ async fn reserve(
     _: NoParams,
     incoming: Incoming,
 ) -> Answered {
-    let command = Command::Reserve(command(&app, "", incoming.json()?)?);
+    let command = Command::Reserve(command(&app, String::new, incoming.json()?)?);
     act(&app, &caller, &incoming, command).await
 }
 
@@ -331,7 +350,7 @@ async fn reserve_batch(
         .reservations
         .into_iter()
         .enumerate()
-        .map(|(index, Strict(one))| command(&app, &format!("/reservations/{index}"), one))
+        .map(|(index, Strict(one))| command(&app, || format!("/reservations/{index}"), one))
         .collect();
     let command = Command::ReserveBatch(reserves?);
     let submitted = incoming.submit(&app, &caller, command, Arc::new(render_batch)).await?;
@@ -400,7 +419,7 @@ async fn extend(
 ) -> Answered {
     let id = path.reservation()?;
     let body: ExtendBody = incoming.json()?;
-    let ttl_seconds = ttl("/ttlSeconds", Some(body.ttl_seconds))?;
+    let ttl_seconds = ttl(|| "/ttlSeconds".to_owned(), Some(body.ttl_seconds))?;
     act(&app, &caller, &incoming, Command::Extend { id, ttl_seconds }).await
 }
 
