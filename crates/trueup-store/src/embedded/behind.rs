@@ -1,16 +1,16 @@
 //! Rows that are behind memory: what is written a while after the lines that it follows from,
 //! so that what changes often is written once, in the order of the tables.
 //!
-//! SKUs and levels are sums over lines, and reservations are found by order and by SKU through
-//! tables that grow in random places. A *round* takes all of them that are behind, sorts them,
+//! SKUs and levels are sums over lines, and reservations and recorded answers are found through
+//! tables of digests, which grow in random places. A *round* takes all of them that are behind, sorts them,
 //! and each commit writes a piece. Writing one twice is the same as writing it once: a SKU's row
 //! says which version it is of, and lines up to it are passed over at the next start.
 
 use rusqlite::Connection;
-use trueup_core::{OrderId, Org, Reservation, ReservationId, Sku};
+use trueup_core::{Org, Reservation, ReservationId, Sku};
 
 use super::ledger;
-use super::rows::{self, RowsError};
+use super::rows::{self, Digested, RowsError};
 
 /// Up to where something goes: the newest line and recorded answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,18 +22,21 @@ pub(super) struct Upto {
 /// What reservations and recorded answers are to be found by.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    orders: Vec<(Org, OrderId, ReservationId)>,
-    skus: Vec<(Org, Sku, ReservationId)>,
-    /// Digests and numbers.
+    /// Digests of orders and SKUs, and reservations.
+    reservations: Vec<(i64, ReservationId)>,
+    /// Digests of idempotency keys, and numbers of answers.
     answers: Vec<(i64, i64)>,
 }
 
 impl Keys {
     /// Adds what a reservation is to be found by.
     pub(super) fn add(&mut self, org: &Org, reservation: &Reservation) {
-        self.orders.push((org.clone(), reservation.order.clone(), reservation.id));
+        let id = reservation.id;
+        let order = rows::digest(Digested::Order, org, reservation.order.as_str());
+        self.reservations.push((order, id));
         for item in &reservation.items {
-            self.skus.push((org.clone(), item.sku.clone(), reservation.id));
+            let asked = rows::digest(Digested::Asked, org, item.sku.as_str());
+            self.reservations.push((asked, id));
         }
     }
 
@@ -53,18 +56,16 @@ impl Keys {
     }
 
     fn append(&mut self, mut more: Self) {
-        self.orders.append(&mut more.orders);
-        self.skus.append(&mut more.skus);
+        self.reservations.append(&mut more.reservations);
         self.answers.append(&mut more.answers);
     }
 
     fn len(&self) -> usize {
-        self.orders.len() + self.skus.len() + self.answers.len()
+        self.reservations.len() + self.answers.len()
     }
 
     fn sort(&mut self) {
-        self.orders.sort_unstable();
-        self.skus.sort_unstable();
+        self.reservations.sort_unstable();
         self.answers.sort_unstable();
     }
 
@@ -76,18 +77,11 @@ impl Keys {
         most: usize,
     ) -> Result<usize, RowsError> {
         let mut written = 0;
-        for (org, order, id) in self.orders.iter().skip(from).take(most) {
-            ledger::write_order(conn, org, order, *id)?;
+        for (digest, id) in self.reservations.iter().skip(from).take(most) {
+            ledger::write_digest(conn, *digest, *id)?;
             written += 1;
         }
-        let before = self.orders.len();
-        let first = (from + written).saturating_sub(before);
-        for (org, sku, id) in self.skus.iter().skip(first).take(most - written) {
-            ledger::write_asked(conn, org, sku, *id)?;
-            written += 1;
-        }
-        let before = before + self.skus.len();
-        let first = (from + written).saturating_sub(before);
+        let first = (from + written).saturating_sub(self.reservations.len());
         for (digest, n) in self.answers.iter().skip(first).take(most - written) {
             rows::answers::write_digest(conn, *digest, *n)?;
             written += 1;
@@ -95,15 +89,9 @@ impl Keys {
         Ok(written)
     }
 
-    /// Returns the reservations of an order among these.
-    pub(super) fn of_order<'a>(
-        &'a self,
-        org: &'a Org,
-        order: &'a OrderId,
-    ) -> impl Iterator<Item = ReservationId> + 'a {
-        let of_it =
-            move |(o, known, _): &&(Org, OrderId, ReservationId)| o == org && known == order;
-        self.orders.iter().filter(of_it).map(|(_, _, id)| *id)
+    /// Returns the reservations with a digest among these.
+    pub(super) fn with(&self, digest: i64) -> impl Iterator<Item = ReservationId> + '_ {
+        self.reservations.iter().filter(move |(known, _)| *known == digest).map(|(_, id)| *id)
     }
 }
 
@@ -242,14 +230,10 @@ impl Behind {
         self.keys.answers()
     }
 
-    /// Returns the reservations of an order that are not found by it yet.
-    pub(super) fn of_order<'a>(
-        &'a self,
-        org: &'a Org,
-        order: &'a OrderId,
-    ) -> impl Iterator<Item = ReservationId> + 'a {
-        let under_way = self.under_way.iter().flat_map(|round| round.keys.of_order(org, order));
-        under_way.chain(self.keys.of_order(org, order))
+    /// Returns the reservations with a digest that are not found by it yet.
+    pub(super) fn with(&self, digest: i64) -> impl Iterator<Item = ReservationId> + '_ {
+        let under_way = self.under_way.iter().flat_map(move |round| round.keys.with(digest));
+        under_way.chain(self.keys.with(digest))
     }
 }
 

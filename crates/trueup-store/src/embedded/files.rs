@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::rows::RowsError;
 use super::{rows, schema};
 
 /// The file of the store inside the data directory.
@@ -109,7 +110,10 @@ impl DataDir {
                        and stop that version once more";
             return Err(refused(&file, why));
         }
-        schema::migrate(&conn).map_err(|source| sql_error(&file, source))?;
+        schema::migrate(&conn).map_err(|error| match error {
+            RowsError::Sql(source) => sql_error(&file, source),
+            RowsError::Corrupt(why) => refused(&file, format!("it is damaged: {why}")),
+        })?;
         Ok(conn)
     }
 

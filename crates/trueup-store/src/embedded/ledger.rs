@@ -16,7 +16,7 @@ use trueup_core::{
 
 use super::behind::{Behind, Keys, Upto};
 use super::memory::{Kept, Memory};
-use super::rows::{self, RowsError, holds};
+use super::rows::{self, Digested, RowsError, holds};
 use super::{codec, lines};
 use crate::port::{Page, ReservationQuery, SkuQuery};
 
@@ -154,27 +154,27 @@ pub(super) fn write_extended(
     Ok(())
 }
 
-/// Lets a reservation be found by its order.
-pub(super) fn write_order(
+/// Lets a reservation be found by the digest of its order or of a SKU that it asks for.
+pub(super) fn write_digest(
     conn: &Connection,
-    org: &Org,
-    order: &OrderId,
+    digest: i64,
     id: ReservationId,
 ) -> Result<(), RowsError> {
-    conn.prepare_cached("INSERT OR IGNORE INTO reservation_order VALUES (?, ?, ?)")?
-        .execute(params![org.as_str(), order.as_str(), id.0.to_be_bytes()])?;
+    conn.prepare_cached("INSERT OR IGNORE INTO reservation_digest VALUES (?, ?)")?
+        .execute(params![digest, id.0.to_be_bytes()])?;
     Ok(())
 }
 
-/// Lets a reservation be found by a SKU that it asks for.
-pub(super) fn write_asked(
-    conn: &Connection,
-    org: &Org,
-    sku: &Sku,
-    id: ReservationId,
-) -> Result<(), RowsError> {
-    conn.prepare_cached("INSERT OR IGNORE INTO reservation_sku VALUES (?, ?, ?)")?
-        .execute(params![org.as_str(), sku.as_str(), id.0.to_be_bytes()])?;
+/// Lets all reservations be found.
+pub(super) fn digest_all(conn: &Connection) -> Result<(), RowsError> {
+    let sql = format!("SELECT {RESERVATION_COLUMNS} FROM reservation");
+    let mut query = conn.prepare(&sql)?;
+    let mut found = query.query([])?;
+    while let Some(row) = found.next()? {
+        let mut keys = Keys::default();
+        keys.add(&org_of(text(row, 0)?)?, &reservation_of(row)?);
+        keys.write(conn, 0, usize::MAX)?;
+    }
     Ok(())
 }
 
@@ -471,12 +471,14 @@ pub(super) fn order_is_sold(
     let mut query = conn.prepare_cached(
         "SELECT EXISTS (
            SELECT 1
-           FROM reservation_order o
-           JOIN reservation_ended r ON r.org = o.org AND r.id = o.id
-           WHERE o.org = ? AND o.order_id = ? AND r.status = ?)",
+           FROM reservation_digest d
+           JOIN reservation_ended r ON r.org = ?2 AND r.id = d.id
+           WHERE d.digest = ?1 AND r.order_id = ?3 AND r.status = ?4)",
     )?;
+    let digest = rows::digest(Digested::Order, org, order.as_str());
     let committed = codec::status_code(ReservationStatus::Committed);
-    Ok(query.query_row(params![org.as_str(), order.as_str(), committed], |row| row.get(0))?)
+    let key = params![digest, org.as_str(), order.as_str(), committed];
+    Ok(query.query_row(key, |row| row.get(0))?)
 }
 
 /// Lists reservations, newest id first.
@@ -494,14 +496,13 @@ pub(super) fn reservations(
         }
         None => "reservation",
     };
+    let within = "id IN (SELECT d.id FROM reservation_digest d WHERE d.digest = ?)";
     if let Some(order) = &query.order {
-        let within =
-            "id IN (SELECT o.id FROM reservation_order o WHERE o.org = ?1 AND o.order_id = ?)";
-        filter.and(within, order.as_str().to_owned());
+        filter.and(within, rows::digest(Digested::Order, org, order.as_str()));
+        filter.and("order_id = ?", order.as_str().to_owned());
     }
     if let Some(sku) = &query.sku {
-        let within = "id IN (SELECT s.id FROM reservation_sku s WHERE s.org = ?1 AND s.sku = ?)";
-        filter.and(within, sku.as_str().to_owned());
+        filter.and(within, rows::digest(Digested::Asked, org, sku.as_str()));
         // One that was replaced asked for it once.
         let asks = "EXISTS (SELECT 1 FROM json_each(items) i WHERE i.value ->> 0 = ?)";
         filter.and(asks, sku.as_str().to_owned());

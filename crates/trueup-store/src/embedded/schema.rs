@@ -4,7 +4,8 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::files::APPLICATION_ID;
-use super::rows;
+use super::ledger;
+use super::rows::{self, RowsError};
 
 /// The schema's version, kept in `PRAGMA user_version`.
 pub(super) const VERSION: i64 = 10;
@@ -126,20 +127,11 @@ UNION ALL
 SELECT org, id, order_id, status, items, holds, created_at, expires_at, ended_at
 FROM reservation_ended;
 
--- Which reservations are for an order.
-CREATE TABLE reservation_order (
-  org      TEXT NOT NULL,
-  order_id TEXT NOT NULL,
-  id       BLOB NOT NULL,
-  PRIMARY KEY (org, order_id, id)
-) STRICT, WITHOUT ROWID;
-
--- Which reservations ask for a SKU.
-CREATE TABLE reservation_sku (
-  org TEXT NOT NULL,
-  sku TEXT NOT NULL,
-  id  BLOB NOT NULL,
-  PRIMARY KEY (org, sku, id)
+-- Which reservations may be for an order, or ask for a SKU: see `rows::digest`.
+CREATE TABLE reservation_digest (
+  digest INTEGER NOT NULL,
+  id     BLOB NOT NULL,
+  PRIMARY KEY (digest, id)
 ) STRICT, WITHOUT ROWID;
 ";
 
@@ -184,20 +176,26 @@ pub(super) fn has_journal(conn: &Connection) -> rusqlite::Result<bool> {
 }
 
 /// Brings an older file forward, one version at a time, each in its own transaction.
-pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn migrate(conn: &Connection) -> Result<(), RowsError> {
     let mut version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     while version < VERSION {
-        let step = usize::try_from(version).ok().and_then(|at| MIGRATIONS.get(at));
-        let Some(step) = step else { break };
         conn.execute_batch("BEGIN IMMEDIATE")?;
-        let done = conn
-            .execute_batch(step)
-            .and_then(|()| conn.pragma_update(None, "user_version", version + 1));
+        let done = step_from(conn, version);
         conn.execute_batch(if done.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
         done?;
         version += 1;
     }
     Ok(())
+}
+
+fn step_from(conn: &Connection, version: i64) -> Result<(), RowsError> {
+    let step = usize::try_from(version).ok().and_then(|at| MIGRATIONS.get(at));
+    let step = step.ok_or_else(|| RowsError::Corrupt(format!("there was no version {version}")))?;
+    conn.execute_batch(step)?;
+    if version == JOURNAL_LAST {
+        ledger::digest_all(conn)?;
+    }
+    Ok(conn.pragma_update(None, "user_version", version + 1)?)
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
@@ -410,13 +408,12 @@ const MIGRATIONS: [&str; 10] = [
      UNION ALL
      SELECT org, id, order_id, status, items, holds, created_at, expires_at, ended_at
      FROM reservation_ended;
-     CREATE TABLE reservation_order (
-       org TEXT NOT NULL,
-       order_id TEXT NOT NULL,
+     DROP TABLE reservation_sku;
+     CREATE TABLE reservation_digest (
+       digest INTEGER NOT NULL,
        id BLOB NOT NULL,
-       PRIMARY KEY (org, order_id, id)
+       PRIMARY KEY (digest, id)
      ) STRICT, WITHOUT ROWID;
-     INSERT INTO reservation_order SELECT org, order_id, id FROM reservation;
      DELETE FROM meta WHERE name = 'materialized';
      INSERT INTO meta SELECT 'upto_line', coalesce(max(line), 0) FROM movement;
      INSERT INTO meta VALUES ('upto_answer', 0);

@@ -25,7 +25,7 @@ use trueup_core::{
 use super::behind::{Behind, Keys, Step, Upto};
 use super::memory::Memory;
 use super::rows::answers::Young;
-use super::rows::{self, RowsError};
+use super::rows::{self, Digested, RowsError};
 use super::{ledger, lines};
 use crate::port::{Change, Health, Outcome, StoreError, Submission};
 
@@ -973,10 +973,13 @@ impl trueup_core::book::Source for Loader<'_> {
     }
 
     fn order_is_sold(&self, order: &OrderId) -> Result<bool, RowsError> {
-        let behind = self.behind.of_order(self.org, order);
-        for id in behind.chain(self.keys.of_order(self.org, order)) {
+        let digest = rows::digest(Digested::Order, self.org, order.as_str());
+        for id in self.behind.with(digest).chain(self.keys.with(digest)) {
             let found = ledger::reservation(self.conn, self.org, id)?;
-            if found.is_some_and(|found| found.status == ReservationStatus::Committed) {
+            let is_sold = |found: &Reservation| {
+                found.status == ReservationStatus::Committed && found.order == *order
+            };
+            if found.as_ref().is_some_and(is_sold) {
                 return Ok(true);
             }
         }

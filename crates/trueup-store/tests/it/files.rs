@@ -150,7 +150,11 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         DROP VIEW reservation;
         DROP TABLE reservation_active;
         DROP TABLE reservation_ended;
-        DROP TABLE reservation_order;
+        DROP TABLE reservation_digest;
+        CREATE TABLE reservation_sku (
+          org TEXT NOT NULL, sku TEXT NOT NULL, id BLOB NOT NULL,
+          PRIMARY KEY (org, sku, id)
+        ) STRICT, WITHOUT ROWID;
         CREATE TABLE reservation (
           org TEXT NOT NULL, id BLOB NOT NULL, order_id TEXT NOT NULL, status INTEGER NOT NULL,
           items TEXT NOT NULL, holds TEXT NOT NULL, created_at INTEGER NOT NULL,

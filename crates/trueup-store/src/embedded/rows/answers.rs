@@ -8,20 +8,15 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use trueup_core::{Org, Timestamp};
 
-use super::{PURGED_AT_ONCE_MAX, Result, all, execute, first, json};
+use super::{Digested, PURGED_AT_ONCE_MAX, Result, all, execute, first, json};
 use crate::RecordedAnswer;
 
 /// An answer with the fingerprint of its request.
 pub(crate) type Recorded = ([u8; 32], RecordedAnswer);
 
-/// Returns the digest of a key of an org: what few other keys have, and is checked by the key.
+/// Returns the digest of a key of an org.
 pub(crate) fn digest(org: &Org, key: &str) -> i64 {
-    // No org holds a zero byte.
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(org.as_str().as_bytes()).update(&[0]).update(key.as_bytes());
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    i64::from_le_bytes(bytes)
+    super::digest(Digested::Key, org, key)
 }
 
 /// Answers that are not in the table of digests yet, by digest.

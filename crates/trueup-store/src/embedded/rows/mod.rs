@@ -62,6 +62,28 @@ pub(crate) enum RowsError {
 /// What the functions of this folder return.
 pub(crate) type Result<T> = std::result::Result<T, RowsError>;
 
+/// What a digest is of, besides the org and the text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Digested {
+    /// An idempotency key.
+    Key = 1,
+    /// The order of a reservation.
+    Order = 2,
+    /// A SKU that a reservation asks for.
+    Asked = 3,
+}
+
+/// Returns the digest of a text: what few other texts have, so that rows which are found by it
+/// are to be checked. A part of the file format.
+pub(crate) fn digest(what: Digested, org: &Org, text: &str) -> i64 {
+    // No org holds a control character.
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(org.as_str().as_bytes()).update(&[what as u8]).update(text.as_bytes());
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    i64::from_le_bytes(bytes)
+}
+
 /// Runs a statement that changes rows; returns how many.
 fn execute(conn: &Connection, sql: &str, params: impl Params) -> Result<usize> {
     Ok(conn.prepare_cached(sql)?.execute(params)?)
