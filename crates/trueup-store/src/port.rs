@@ -912,7 +912,7 @@ pub struct StoreFigures {
     pub commits: u64,
     /// Commands waiting now.
     pub queued: u64,
-    /// Facts that are durable in the journal and not yet in rows.
+    /// Rows that are older than the ledger's lines.
     pub behind: u64,
     /// SKUs in memory.
     pub skus: u64,

@@ -89,7 +89,7 @@ async fn figures(State(app): State<AppState>) -> impl IntoResponse {
         ("commands_total", "counter", "Commands decided", figures.commands),
         ("commits_total", "counter", "Commits to disk", figures.commits),
         ("queued_commands", "gauge", "Commands waiting", figures.queued),
-        ("behind_facts", "gauge", "Facts durable and not yet in rows", figures.behind),
+        ("behind_rows", "gauge", "Rows older than the lines that they follow from", figures.behind),
         ("skus", "gauge", "SKUs in memory", figures.skus),
         ("active_reservations", "gauge", "Active reservations", figures.reservations),
         ("oversold_units_total", "counter", "Oversold events", figures.oversold_events),
