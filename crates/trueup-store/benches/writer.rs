@@ -7,10 +7,13 @@
 //! Prints reservations per second and the processor time of the writer's thread for each. Numbers
 //! of one machine at one time: compare two builds in turns, never across days.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that cannot go on stops")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use trueup_core::{
     Answer, Command, Item, Location, OrderId, Org, Quantity, ReservationId, Reserve, SetOnHand,
     Sku, SkuSettings, Source, Timestamp,

@@ -7,6 +7,7 @@
 //! says which version it is of, and lines up to it are passed over at the next start.
 
 use rusqlite::Connection;
+use rustc_hash::FxHashSet;
 use trueup_core::{Org, Reservation, ReservationId, Sku};
 
 use super::ledger;
@@ -112,11 +113,9 @@ impl Round {
 }
 
 /// Everything that is behind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Behind {
-    /// The number of the next round; a SKU is in it once, and says so by this number.
-    pub(super) round: u32,
-    skus: Vec<(Org, Sku)>,
+    skus: FxHashSet<(Org, Sku)>,
     keys: Keys,
     under_way: Option<Round>,
 }
@@ -144,9 +143,8 @@ impl Behind {
         self.under_way.is_some()
     }
 
-    /// Notes a SKU that is not in the next round yet.
     pub(super) fn add_sku(&mut self, org: &Org, sku: Sku) {
-        self.skus.push((org.clone(), sku));
+        self.skus.insert((org.clone(), sku));
     }
 
     pub(super) fn add_keys(&mut self, keys: Keys) {
@@ -158,13 +156,11 @@ impl Behind {
         if self.under_way.is_some() || self.waiting() == 0 {
             return;
         }
-        let mut skus = std::mem::take(&mut self.skus);
+        let mut skus: Vec<(Org, Sku)> = self.skus.drain().collect();
         let mut keys = std::mem::take(&mut self.keys);
         skus.sort_unstable();
         keys.sort();
         self.under_way = Some(Round { skus, keys, written: 0, upto });
-        // 0 is of no round.
-        self.round = self.round.checked_add(1).unwrap_or(1);
     }
 
     /// Writes a piece of the round under way: up to so many rows.
@@ -216,8 +212,7 @@ impl Behind {
 
     /// Notes that all rows are as new as memory; returns what is found by now.
     pub(super) fn clear(&mut self) -> Keys {
-        let round = self.round.checked_add(1).unwrap_or(1);
-        let all = std::mem::replace(self, Self { round, ..Self::default() });
+        let all = std::mem::take(self);
         let mut keys = all.keys;
         if let Some(round) = all.under_way {
             keys.append(round.keys);
@@ -234,11 +229,5 @@ impl Behind {
     pub(super) fn with(&self, digest: i64) -> impl Iterator<Item = ReservationId> + '_ {
         let under_way = self.under_way.iter().flat_map(move |round| round.keys.with(digest));
         under_way.chain(self.keys.with(digest))
-    }
-}
-
-impl Default for Behind {
-    fn default() -> Self {
-        Self { round: 1, skus: Vec::new(), keys: Keys::default(), under_way: None }
     }
 }

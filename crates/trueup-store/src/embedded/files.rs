@@ -114,6 +114,9 @@ impl DataDir {
             RowsError::Sql(source) => sql_error(&file, source),
             RowsError::Corrupt(why) => refused(&file, format!("it is damaged: {why}")),
         })?;
+        // The log is flushed for every commit, but not while the writer waits: see `durable`.
+        let later = conn.pragma_update(None, "synchronous", "NORMAL");
+        later.map_err(|source| sql_error(&file, source))?;
         Ok(conn)
     }
 

@@ -315,7 +315,7 @@ fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Resul
             level = levels.next()?;
         }
         let org = names.org(key.0)?;
-        memory.put(&org, sku_of(key.1)?, Kept::new(state, row.get(9)?));
+        memory.put(&org, sku_of(key.1)?, Kept { state, line: row.get(9)? });
     }
     match level {
         Some(row) => Err(corrupt(format!("a level of {:?} has no SKU", text(row, 1)?))),
@@ -339,7 +339,7 @@ fn replay(
         }
         movement.location = names.location(movement.location.as_str())?;
         if memory.sku(&org, &movement.sku).is_none() {
-            memory.put(&org, movement.sku.clone(), Kept::new(SkuState::new(), 0));
+            memory.put(&org, movement.sku.clone(), Kept { state: SkuState::new(), line: 0 });
         }
         let Some(kept) = memory.sku_mut(&org, &movement.sku) else { return Ok(()) };
         if movement.seq <= kept.state.version {
@@ -352,10 +352,7 @@ fn replay(
         }
         apply_movement(&mut kept.state, &movement);
         kept.line = line;
-        if kept.behind_in != behind.round {
-            kept.behind_in = behind.round;
-            behind.add_sku(&org, movement.sku);
-        }
+        behind.add_sku(&org, movement.sku);
         Ok(())
     })?;
     let mut keys = Keys::default();

@@ -1,7 +1,6 @@
 //! The ledger's current state in memory: what has become durable, and nothing else.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 use trueup_core::{
@@ -15,15 +14,6 @@ pub(super) struct Kept {
     pub(super) state: SkuState,
     /// The number of its newest ledger line; 0 where it has none.
     pub(super) line: i64,
-    /// The round in which its rows fell behind; see [`super::behind`].
-    pub(super) behind_in: u32,
-}
-
-impl Kept {
-    /// Returns a SKU whose rows are as new as it is.
-    pub(super) fn new(state: SkuState, line: i64) -> Self {
-        Self { state, line, behind_in: 0 }
-    }
 }
 
 /// One org's SKUs and its active reservations.
@@ -107,44 +97,52 @@ impl Memory {
         memory.reservations.insert(reservation.id, reservation);
     }
 
-    /// Takes over what a batch's decisions have left.
-    pub(super) fn merge(&mut self, org: &Org, entries: Entries) {
-        let memory = self.orgs.entry(org.clone()).or_default();
-        for (sku, state) in entries.skus {
+    /// Takes over what a batch's decisions have left, and the newest lines of its SKUs.
+    pub(super) fn merge(&mut self, org: &Org, entries: &Entries, lines: &FxHashMap<Sku, i64>) {
+        if !self.orgs.contains_key(org) {
+            self.orgs.insert(org.clone(), OrgMemory::default());
+        }
+        let Some(memory) = self.orgs.get_mut(org) else { return };
+        for (sku, state) in &entries.skus {
             let Some(state) = state else { continue };
-            match memory.skus.entry(sku) {
-                Entry::Occupied(mut known) => known.get_mut().state = state,
-                Entry::Vacant(new) => {
-                    new.insert(Kept::new(state, 0));
+            let line = lines.get(sku).copied();
+            match memory.skus.get_mut(sku) {
+                Some(known) => {
+                    known.state.clone_from(state);
+                    known.line = line.unwrap_or(known.line);
+                }
+                None => {
+                    let kept = Kept { state: state.clone(), line: line.unwrap_or(0) };
+                    memory.skus.insert(sku.clone(), kept);
                     self.skus += 1;
                 }
             }
         }
-        for (id, reservation) in entries.reservations {
+        for (id, reservation) in &entries.reservations {
             let Some(reservation) = reservation else { continue };
             let active = reservation.status == ReservationStatus::Active;
-            if let Some(was) = memory.reservations.get(&id) {
+            if let Some(was) = memory.reservations.get(id) {
                 if active && was.expires_at == reservation.expires_at {
-                    memory.reservations.insert(id, reservation);
+                    memory.reservations.insert(*id, reservation.clone());
                     continue;
                 }
-                self.expiries.remove(&(was.expires_at, org.clone(), id));
+                self.expiries.remove(&(was.expires_at, org.clone(), *id));
             }
             if active {
-                self.expiries.insert((reservation.expires_at, org.clone(), id));
-                memory.reservations.insert(id, reservation);
+                self.expiries.insert((reservation.expires_at, org.clone(), *id));
+                memory.reservations.insert(*id, reservation.clone());
             } else {
                 // Its row says how it ended.
-                memory.reservations.remove(&id);
+                memory.reservations.remove(id);
             }
         }
-        for (order, active) in entries.orders {
+        for (order, active) in &entries.orders {
             match active {
                 Some(id) => {
-                    memory.orders.insert(order, id);
+                    memory.orders.insert(order.clone(), *id);
                 }
                 None => {
-                    memory.orders.remove(&order);
+                    memory.orders.remove(order);
                 }
             }
         }

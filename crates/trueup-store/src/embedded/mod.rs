@@ -5,6 +5,7 @@
 
 mod behind;
 mod codec;
+mod durable;
 mod files;
 mod ledger;
 mod lines;
@@ -36,6 +37,7 @@ use crate::port::{
     Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
     StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
+use durable::Syncer;
 use rows::RowsError;
 use writer::{Job, Shared, Writer};
 
@@ -74,15 +76,17 @@ impl Embedded {
         };
         let loaded = ledger::load(&conn).map_err(|error| refused(&error))?;
         let shared = Arc::new(Shared::new(loaded.memory, &loaded.behind, now));
-        let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest);
+        let start = |source| OpenError::Io {
+            attempt: "start the writer of",
+            path: path.to_owned(),
+            source,
+        };
+        let syncer = Syncer::start(shared.clone(), &dir.file()).map_err(start)?;
+        let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest, syncer);
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || writer.run())
-            .map_err(|source| OpenError::Io {
-                attempt: "start the writer of",
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(start)?;
         let thread = Mutex::new(Some(thread));
         Ok(Self { shared, dir, readers: Arc::default(), thread })
     }
@@ -108,10 +112,13 @@ impl Embedded {
             }
             result
         };
-        match tokio::task::spawn_blocking(work).await {
+        let read = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(|error| StoreError::Failed(error.to_string())),
             Err(error) => Err(StoreError::Failed(error.to_string())),
-        }
+        };
+        // Rows show a commit a moment before it is durable.
+        self.shared.until_durable().await?;
+        read
     }
 
     /// Makes rows as new as memory, then runs a query.

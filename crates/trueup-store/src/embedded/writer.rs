@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rusqlite::Connection;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::{SmallVec, smallvec};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use trueup_core::book::Since;
 use trueup_core::{
     Book, ChannelId, Command, Event, LineBooked, ListingKey, ListingState, Location, Moment,
@@ -23,7 +23,8 @@ use trueup_core::{
 };
 
 use super::behind::{Behind, Keys, Step, Upto};
-use super::memory::Memory;
+use super::durable::{Answers, Carried, CarriedOrg, Commit, Syncer};
+use super::memory::{Memory, OrgMemory};
 use super::rows::answers::Young;
 use super::rows::{self, Digested, RowsError};
 use super::{ledger, lines};
@@ -103,6 +104,11 @@ pub(super) struct Shared {
     pub(super) behind: AtomicU64,
     pub(super) oversold_events: AtomicU64,
     pub(super) now: Now,
+    /// The newest commit that SQLite may have, and the newest that is durable.
+    written: AtomicU64,
+    pub(super) durable: watch::Sender<u64>,
+    /// Whether a commit that SQLite has may not be on the disk.
+    lost: AtomicBool,
     /// Takes answers to where callers wait; `None` = outside of any runtime.
     replies: Option<mpsc::UnboundedSender<Replies>>,
     queue: Mutex<VecDeque<Job>>,
@@ -130,6 +136,9 @@ impl Shared {
             behind: AtomicU64::new(0),
             oversold_events: AtomicU64::new(0),
             now,
+            written: AtomicU64::new(0),
+            durable: watch::channel(0).0,
+            lost: AtomicBool::new(false),
             replies: deliverer(),
             queue: Mutex::default(),
             bell: Condvar::new(),
@@ -163,6 +172,99 @@ impl Shared {
 
     pub(super) fn queued(&self) -> usize {
         self.queue.lock().len()
+    }
+
+    /// Waits until everything that rows may show by now is durable.
+    pub(super) async fn until_durable(&self) -> Result<(), StoreError> {
+        let written = self.written.load(Ordering::SeqCst);
+        if *self.durable.borrow() < written {
+            let mut durable = self.durable.subscribe();
+            let reached = durable.wait_for(|number| *number >= written).await;
+            reached.map_err(|_| StoreError::Closed)?;
+        }
+        if self.is_lost() { Err(self.refusal()) } else { Ok(()) }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Takes nothing on any more: a commit may not be on the disk.
+    pub(super) fn lose(&self, why: String) {
+        tracing::error!(why, "the store cannot write");
+        self.lost.store(true, Ordering::Release);
+        *self.health.write() = Health::Failing(why);
+    }
+
+    fn fail(&self, error: &RowsError) {
+        tracing::error!(%error, "the store cannot write");
+        if !self.is_lost() {
+            *self.health.write() = Health::Failing(error.to_string());
+        }
+    }
+
+    pub(super) fn refusal(&self) -> StoreError {
+        match &*self.health.read() {
+            Health::Failing(why) => StoreError::ReadOnly(why.clone()),
+            Health::Ready => StoreError::ReadOnly("a write failed".to_owned()),
+        }
+    }
+
+    /// A commit went through: whatever was wrong with the disk is over.
+    fn recovered(&self) {
+        let mut health = self.health.write();
+        if *health != Health::Ready {
+            tracing::info!("the store writes again");
+            *health = Health::Ready;
+        }
+    }
+
+    /// Lets readers see what has become durable, and answers.
+    pub(super) fn publish(&self, commit: Commit) {
+        let Commit { carried, found, dirty, changes, oversold, answers, .. } = commit;
+        self.recovered();
+        self.oversold_events.fetch_add(oversold, Ordering::Relaxed);
+        let found = found.filter(|found| !found.answers().is_empty());
+        if found.is_some() || !carried.answers.is_empty() {
+            let mut young = self.young.write();
+            carried.answers.iter().for_each(|(digest, n)| young.add(*digest, *n));
+            let found = found.iter().flat_map(|found| found.answers());
+            found.for_each(|(digest, n)| young.remove(*digest, *n));
+        }
+        let mut memory = self.memory.write();
+        for (org, changed) in &carried.orgs {
+            memory.merge(org, &changed.entries, &changed.lines);
+        }
+        let next = memory.next_expiry().micros();
+        drop(memory);
+        self.next_expiry.store(next, Ordering::Release);
+        for change in changes {
+            // Nobody listening is fine.
+            drop(self.changes.send(change));
+        }
+        if !dirty.is_empty() {
+            self.dirty.lock().extend(dirty);
+            self.dirty_bell.notify_one();
+        }
+        self.answer(answers);
+    }
+
+    fn answer(&self, answers: Answers) {
+        let Answers { outcomes, after, waiting } = answers;
+        let few = outcomes.len() < DELIVERED_MIN;
+        let replies = match &self.replies {
+            Some(deliverer) if !few => {
+                deliverer.send(outcomes).map_or_else(|unsent| unsent.0, |()| Vec::new())
+            }
+            Some(_) | None => outcomes,
+        };
+        deliver(replies);
+        for after in after {
+            after(Ok(()));
+        }
+        for reply in waiting {
+            drop(reply.send(Ok(())));
+        }
     }
 
     fn take(&self, wait: Duration) -> Vec<Job> {
@@ -222,8 +324,12 @@ pub(super) struct Writer {
     conn: Connection,
     shared: Arc<Shared>,
     behind: Behind,
-    /// The newest line and recorded answer that are durable.
+    /// The newest line and recorded answer.
     newest: Upto,
+    /// The newest commit, and what it has changed.
+    number: u64,
+    carried: Arc<Carried>,
+    syncer: Syncer,
     last_now: Timestamp,
     last_upkeep: Timestamp,
 }
@@ -265,9 +371,7 @@ struct Batch {
     facts: usize,
     /// Whether rows were written otherwise.
     touched: bool,
-    outcomes: Replies,
-    after: Vec<AfterCommit>,
-    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    answers: Answers,
     closing: Vec<oneshot::Sender<Result<(), StoreError>>>,
     flush: bool,
     /// SKUs that channels are to be told of.
@@ -284,9 +388,7 @@ impl Batch {
             keys: Keys::default(),
             facts: 0,
             touched: false,
-            outcomes: Vec::new(),
-            after: Vec::new(),
-            waiting: Vec::new(),
+            answers: Answers::default(),
             closing: Vec::new(),
             flush: false,
             dirty: Vec::new(),
@@ -303,9 +405,17 @@ impl Batch {
 
 impl Writer {
     /// Takes over a file whose rows have been read.
-    pub(super) fn new(conn: Connection, shared: Arc<Shared>, behind: Behind, newest: Upto) -> Self {
+    pub(super) fn new(
+        conn: Connection,
+        shared: Arc<Shared>,
+        behind: Behind,
+        newest: Upto,
+        syncer: Syncer,
+    ) -> Self {
         let (last_now, last_upkeep) = (Timestamp::EPOCH, Timestamp::EPOCH);
-        let writer = Self { conn, shared, behind, newest, last_now, last_upkeep };
+        let (number, carried) = (0, Arc::default());
+        let writer =
+            Self { conn, shared, behind, newest, number, carried, syncer, last_now, last_upkeep };
         writer.note_behind();
         writer
     }
@@ -323,6 +433,7 @@ impl Writer {
             if !closing.is_empty() {
                 self.shared.close();
                 let done = self.finish();
+                self.syncer.stop();
                 for reply in closing {
                     drop(reply.send(done.clone()));
                 }
@@ -386,8 +497,13 @@ impl Writer {
     /// Retires every reservation that is due, so that decisions see stock as it is.
     fn retire_due(&mut self) {
         let now = self.now();
-        while self.shared.memory.read().next_expiry() <= now {
+        while self.shared.next_expiry.load(Ordering::Acquire) <= now.micros() {
+            // Memory must be as new as what was decided.
+            self.syncer.wait();
             let due = self.shared.memory.read().due(now, EXPIRE_MAX);
+            if due.is_empty() {
+                return;
+            }
             let Some(mut batch) = self.begin() else { return };
             let moment = Moment { now, actor: Arc::from("expiry"), source: Source::Expiry };
             for (org, ids) in due {
@@ -405,10 +521,13 @@ impl Writer {
 
     /// Begins a transaction and the batch that it is for.
     fn begin(&self) -> Option<Batch> {
+        if self.shared.is_lost() {
+            return None;
+        }
         match self.conn.execute_batch("BEGIN IMMEDIATE") {
             Ok(()) => Some(Batch::new(self.newest)),
             Err(error) => {
-                self.fail(&error.into());
+                self.shared.fail(&error.into());
                 None
             }
         }
@@ -418,7 +537,7 @@ impl Writer {
     fn batch(&mut self, jobs: Vec<Job>) -> Vec<oneshot::Sender<Result<(), StoreError>>> {
         let now = self.now();
         let Some(mut batch) = self.begin() else {
-            let health = self.refusal();
+            let health = self.shared.refusal();
             let mut closing = Vec::new();
             for job in jobs {
                 match job {
@@ -439,7 +558,7 @@ impl Writer {
             }
             match job {
                 Job::Submit(submission, reply) => match self.submit(&mut batch, &submission, now) {
-                    Ok(outcome) => batch.outcomes.push((reply, outcome)),
+                    Ok(outcome) => batch.answers.outcomes.push((reply, outcome)),
                     Err(error) => {
                         let refusal = StoreError::ReadOnly(error.to_string());
                         drop(reply.send(Err(refusal)));
@@ -447,10 +566,10 @@ impl Writer {
                     }
                 },
                 Job::Rows(job) => self.rows(&mut batch, job),
-                Job::Sweep(reply) => batch.waiting.push(reply),
+                Job::Sweep(reply) => batch.answers.waiting.push(reply),
                 Job::Flush(reply) => {
                     batch.flush = true;
-                    batch.waiting.push(reply);
+                    batch.answers.waiting.push(reply);
                 }
                 Job::Close(reply) => batch.closing.push(reply),
             }
@@ -482,6 +601,8 @@ impl Writer {
         let digest = idempotency.as_ref().map(|key| rows::answers::digest(org, &key.key));
         if let (Some(key), Some(digest)) = (idempotency, digest) {
             let mut young = self.shared.young.read().of(digest);
+            let carried = self.carried.answers.iter().filter(|(known, _)| *known == digest);
+            young.extend(carried.map(|(_, n)| *n));
             young.extend(batch.keys.answers_of(digest));
             match rows::answers::get(&self.conn, org, &key.key, &young)? {
                 Some((fingerprint, answer)) if fingerprint == key.fingerprint => {
@@ -521,8 +642,9 @@ impl Writer {
         let Batch { orgs, keys, .. } = batch;
         let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
         let Work { book, touched, .. } = work;
+        let known = self.known(&memory, org);
         let (conn, behind) = (&self.conn, &self.behind);
-        let loader = Loader { memory: &memory, conn, org, touched, behind, keys };
+        let loader = Loader { known, conn, org, touched, behind, keys };
         book.load(command, &loader)?;
         let result = decide(book, command, moment);
         // Who pushes knows of its own pushes.
@@ -591,13 +713,13 @@ impl Writer {
     ) -> Result<(), RowsError> {
         let Batch { orgs, newest, keys, dirty, changes, .. } = batch;
         let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
+        let known = self.known(memory, org);
         batch.facts += 1;
         match &event {
             Event::Moved(movement) => {
                 let sku = &movement.sku;
                 let touched = work.touched.entry(sku.clone()).or_default();
-                let known = || memory.sku(org, sku).map_or(0, |kept| kept.line);
-                let before = touched.line.unwrap_or_else(known);
+                let before = touched.line.unwrap_or_else(|| known.line(sku));
                 newest.line += 1;
                 lines::write(&self.conn, org, (newest.line, before), movement, holder)?;
                 touched.line = Some(newest.line);
@@ -626,7 +748,7 @@ impl Writer {
             Event::Held(reservation) => {
                 ledger::write_held(&self.conn, org, reservation)?;
                 let id = reservation.id;
-                if memory.org(org).is_some_and(|org| org.reservations.contains_key(&id)) {
+                if known.reservation(id).is_some() {
                     // No line need say that it is found by others now.
                     let mut others = Keys::default();
                     others.add(org, reservation);
@@ -664,14 +786,9 @@ impl Writer {
         Ok(())
     }
 
-    fn announce(&self, change: Change) {
-        // Nobody listening is fine.
-        drop(self.shared.changes.send(change));
-    }
-
-    fn mark_dirty(&self, skus: Vec<(Org, Sku)>) {
-        self.shared.dirty.lock().extend(skus);
-        self.shared.dirty_bell.notify_one();
+    /// Returns what is known of an org before the batch.
+    fn known<'a>(&'a self, memory: &'a Memory, org: &Org) -> Known<'a> {
+        Known { carried: self.carried.orgs.get(org), memory: memory.org(org) }
     }
 
     /// Runs a rows job in a savepoint of its own, so that its failure is its own.
@@ -687,7 +804,7 @@ impl Writer {
         match (done, ended) {
             (Ok(()), Ok(())) => {
                 batch.touched = true;
-                batch.after.push(after);
+                batch.answers.after.push(after);
             }
             (Err(error), _) => after(Err(self.rows_error(&error))),
             (Ok(()), Err(error)) => after(Err(StoreError::Failed(error.to_string()))),
@@ -696,14 +813,14 @@ impl Writer {
 
     fn rows_error(&self, error: &RowsError) -> StoreError {
         if is_disk_trouble(error) {
-            self.fail(error);
-            return self.refusal();
+            self.shared.fail(error);
+            return self.shared.refusal();
         }
         StoreError::Failed(error.to_string())
     }
 
-    /// Takes along some of the rows that are behind, commits, and only then lets anybody know.
-    /// Returns whether it became durable.
+    /// Takes along some of the rows that are behind, commits, and sends it on its way to the disk.
+    /// Returns whether SQLite took it.
     fn commit(&mut self, mut batch: Batch, along: Along) -> bool {
         let takes_rows = match along {
             Along::Rows(rows) => rows > 0 && self.behind.is_round_under_way(),
@@ -712,7 +829,13 @@ impl Writer {
         if batch.is_empty() && !takes_rows {
             let ended = self.conn.execute_batch("ROLLBACK");
             debug_assert!(ended.is_ok());
-            self.answer(batch);
+            // What it was decided on may not be durable yet.
+            self.syncer.wait();
+            if self.shared.is_lost() {
+                batch.answers.refuse(&self.shared.refusal());
+            } else {
+                self.shared.answer(batch.answers);
+            }
             return true;
         }
         let written = match self.write(&mut batch, along) {
@@ -722,18 +845,56 @@ impl Writer {
                 return false;
             }
         };
+        self.number += 1;
+        self.shared.written.store(self.number, Ordering::SeqCst);
         if let Err(error) = self.conn.execute_batch("COMMIT") {
             self.abort(batch, &error.into());
+            self.shared.durable.send_replace(self.number);
             return false;
         }
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.recovered();
-        self.publish(&mut batch, written);
+        let commit = self.take(batch, written);
+        self.syncer.send(commit);
         if self.behind.waiting() > BEHIND_MAX {
             self.behind.begin_round(self.newest);
         }
-        self.answer(batch);
+        self.note_behind();
         true
+    }
+
+    /// Takes over what a commit has changed, for the decisions that follow it.
+    fn take(&mut self, batch: Batch, written: Written) -> Commit {
+        let Batch { orgs, newest, keys, answers, dirty, changes, oversold, .. } = batch;
+        self.newest = newest;
+        let mut carried = Carried { answers: keys.answers().to_vec(), ..Carried::default() };
+        let found = match written {
+            Written::All => {
+                carried.answers.clear();
+                Some(self.behind.clear())
+            }
+            Written::Step(step) => {
+                let found = step.and_then(|step| self.behind.written(step));
+                self.behind.add_keys(keys);
+                found
+            }
+        };
+        for (org, work) in orgs {
+            let mut lines = FxHashMap::default();
+            for (sku, touched) in work.touched {
+                let is_written = touched.at_once || matches!(written, Written::All);
+                if !is_written {
+                    self.behind.add_sku(&org, sku.clone());
+                }
+                if let Some(line) = touched.line {
+                    lines.insert(sku, line);
+                }
+            }
+            let entries = work.book.into_entries();
+            carried.orgs.insert(org, CarriedOrg { entries, lines });
+        }
+        self.carried = Arc::new(carried);
+        let (number, carried) = (self.number, self.carried.clone());
+        Commit { number, carried, found, dirty, changes, oversold, answers }
     }
 
     /// Writes what goes with the batch's facts, and rows that are behind.
@@ -743,15 +904,13 @@ impl Writer {
         for (org, work) in &mut batch.orgs {
             for (sku, touched) in &mut work.touched {
                 let Some(state) = work.book.sku(sku) else { continue };
-                let known = memory.sku(org, sku);
+                let known = self.known(&memory, org);
                 let is_low = state.low_since.is_some();
                 // Lists are of SKUs that are there, and of those that are low.
-                touched.at_once |= match known {
-                    Some(kept) => kept.state.low_since.is_some() != is_low,
-                    None => true,
-                };
+                touched.at_once |=
+                    known.sku(sku).is_none_or(|known| known.low_since.is_some() != is_low);
                 if touched.is_written(along) {
-                    let line = touched.line.or_else(|| known.map(|kept| kept.line)).unwrap_or(0);
+                    let line = touched.line.unwrap_or_else(|| known.line(sku));
                     ledger::write_state(&self.conn, org, sku, state, line)?;
                 }
             }
@@ -760,13 +919,14 @@ impl Writer {
             }
         }
         let orgs = &batch.orgs;
-        // As it is in memory, unless the batch has written it: what a batch adds to other SKUs is
-        // in lines, and behind once more.
+        // As it was before the batch, unless the batch has written it: what a batch adds to other
+        // SKUs is in lines, and behind once more.
         let write_sku = |org: &Org, sku: &Sku| {
             let touched = orgs.get(org).and_then(|work| work.touched.get(sku));
             let is_written = touched.is_some_and(|touched| touched.is_written(along));
-            match memory.sku(org, sku).filter(|_| !is_written) {
-                Some(kept) => ledger::write_state(&self.conn, org, sku, &kept.state, kept.line),
+            let known = self.known(&memory, org);
+            match known.sku(sku).filter(|_| !is_written) {
+                Some(state) => ledger::write_state(&self.conn, org, sku, state, known.line(sku)),
                 None => Ok(()),
             }
         };
@@ -781,120 +941,29 @@ impl Writer {
         }
     }
 
-    /// Lets readers see what has become durable.
-    fn publish(&mut self, batch: &mut Batch, written: Written) {
-        self.newest = batch.newest;
-        self.shared.oversold_events.fetch_add(batch.oversold, Ordering::Relaxed);
-        let found = match written {
-            Written::All => Some(self.behind.clear()),
-            Written::Step(step) => {
-                let found = step.and_then(|step| self.behind.written(step));
-                let keys = std::mem::take(&mut batch.keys);
-                if !keys.answers().is_empty() {
-                    let mut young = self.shared.young.write();
-                    keys.answers().iter().for_each(|(digest, n)| young.add(*digest, *n));
-                }
-                self.behind.add_keys(keys);
-                found
-            }
-        };
-        if let Some(found) = found.filter(|found| !found.answers().is_empty()) {
-            let mut young = self.shared.young.write();
-            found.answers().iter().for_each(|(digest, n)| young.remove(*digest, *n));
-        }
-        let round = self.behind.round;
-        let mut memory = self.shared.memory.write();
-        for (org, work) in batch.orgs.drain() {
-            memory.merge(&org, work.book.into_entries());
-            for (sku, touched) in work.touched {
-                let Some(kept) = memory.sku_mut(&org, &sku) else { continue };
-                kept.line = touched.line.unwrap_or(kept.line);
-                let is_written = touched.at_once || matches!(written, Written::All);
-                if !is_written && kept.behind_in != round {
-                    kept.behind_in = round;
-                    self.behind.add_sku(&org, sku);
-                }
-            }
-        }
-        let next = memory.next_expiry().micros();
-        drop(memory);
-        self.shared.next_expiry.store(next, Ordering::Release);
-        self.note_behind();
-        for change in batch.changes.drain(..) {
-            self.announce(change);
-        }
-        if !batch.dirty.is_empty() {
-            self.mark_dirty(std::mem::take(&mut batch.dirty));
-        }
-    }
-
     fn note_behind(&self) {
         let behind = u64::try_from(self.behind.len()).unwrap_or(u64::MAX);
         self.shared.behind.store(behind, Ordering::Relaxed);
     }
 
-    fn answer(&self, batch: Batch) {
-        let few = batch.outcomes.len() < DELIVERED_MIN;
-        let replies = match &self.shared.replies {
-            Some(deliverer) if !few => {
-                deliverer.send(batch.outcomes).map_or_else(|sent| sent.0, |()| Vec::new())
-            }
-            Some(_) | None => batch.outcomes,
-        };
-        deliver(replies);
-        for after in batch.after {
-            after(Ok(()));
-        }
-        for reply in batch.waiting {
-            drop(reply.send(Ok(())));
-        }
-    }
-
     /// Takes everything of a batch back and tells everybody so.
-    fn abort(&self, batch: Batch, error: &RowsError) {
+    fn abort(&mut self, batch: Batch, error: &RowsError) {
+        // Its success must not hide this failure.
+        self.syncer.wait();
         if let Err(rollback) = self.conn.execute_batch("ROLLBACK") {
             tracing::warn!(error = %rollback, "roll back");
         }
-        self.fail(error);
-        let refusal = self.refusal();
-        for (reply, _) in batch.outcomes {
-            drop(reply.send(Err(refusal.clone())));
-        }
-        for after in batch.after {
-            after(Err(refusal.clone()));
-        }
-        for reply in batch.waiting {
-            drop(reply.send(Err(refusal.clone())));
-        }
+        self.shared.fail(error);
+        batch.answers.refuse(&self.shared.refusal());
     }
 
-    fn fail(&self, error: &RowsError) {
-        tracing::error!(%error, "the store cannot write");
-        *self.shared.health.write() = Health::Failing(error.to_string());
-    }
-
-    fn refusal(&self) -> StoreError {
-        match &*self.shared.health.read() {
-            Health::Failing(why) => StoreError::ReadOnly(why.clone()),
-            Health::Ready => StoreError::ReadOnly("a write failed".to_owned()),
-        }
-    }
-
-    /// A commit went through: whatever was wrong with the disk is over.
-    fn recovered(&self) {
-        let mut health = self.shared.health.write();
-        if *health != Health::Ready {
-            tracing::info!("the store writes again");
-            *health = Health::Ready;
-        }
-    }
-
-    /// Writes all rows, so that the next start has nothing to replay.
+    /// Writes all rows, so that the next start has nothing to add up.
     fn finish(&mut self) -> Result<(), StoreError> {
         if self.behind.len() > 0 {
             let written = self.begin().is_some_and(|batch| self.commit(batch, Along::All));
-            if !written {
-                return Err(self.refusal());
+            self.syncer.wait();
+            if !written || self.shared.is_lost() {
+                return Err(self.shared.refusal());
             }
         }
         let closed = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -939,9 +1008,45 @@ fn is_disk_trouble(error: &RowsError) -> bool {
     )
 }
 
-/// What a book is loaded from: memory first, rows for what is not kept there.
+/// What is known of an org: what the newest commit has changed, and memory behind it.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    carried: Option<&'a CarriedOrg>,
+    memory: Option<&'a OrgMemory>,
+}
+
+impl<'a> Known<'a> {
+    fn sku(&self, sku: &Sku) -> Option<&'a SkuState> {
+        let carried = self.carried.and_then(|carried| carried.entries.skus.get(sku)?.as_ref());
+        carried.or_else(|| self.memory?.skus.get(sku).map(|kept| &kept.state))
+    }
+
+    /// Returns the newest line of a SKU, 0 where it has none.
+    fn line(&self, sku: &Sku) -> i64 {
+        let carried = self.carried.and_then(|carried| carried.lines.get(sku).copied());
+        carried.or_else(|| Some(self.memory?.skus.get(sku)?.line)).unwrap_or(0)
+    }
+
+    /// Returns a reservation that is active, or has ended with the newest commit.
+    fn reservation(&self, id: ReservationId) -> Option<&'a Reservation> {
+        let carried = self.carried.and_then(|carried| {
+            let found = carried.entries.reservations.get(&id)?;
+            found.as_ref()
+        });
+        carried.or_else(|| self.memory?.reservations.get(&id))
+    }
+
+    fn active_of_order(&self, order: &OrderId) -> Option<ReservationId> {
+        match self.carried.and_then(|carried| carried.entries.orders.get(order)) {
+            Some(active) => *active,
+            None => self.memory?.orders.get(order).copied(),
+        }
+    }
+}
+
+/// What a book is loaded from: what is known first, rows for what is not kept in memory.
 struct Loader<'a> {
-    memory: &'a Memory,
+    known: Known<'a>,
     conn: &'a Connection,
     org: &'a Org,
     /// What the batch has done so far.
@@ -954,22 +1059,18 @@ impl trueup_core::book::Source for Loader<'_> {
     type Error = RowsError;
 
     fn sku(&self, sku: &Sku) -> Result<Option<SkuState>, RowsError> {
-        Ok(self.memory.sku(self.org, sku).map(|kept| kept.state.clone()))
+        Ok(self.known.sku(sku).cloned())
     }
 
     fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, RowsError> {
-        let memory = self.memory.org(self.org).and_then(|org| org.reservations.get(&id));
-        match memory {
+        match self.known.reservation(id) {
             Some(found) => Ok(Some(found.clone())),
             None => ledger::reservation(self.conn, self.org, id),
         }
     }
 
     fn active_of_order(&self, order: &OrderId) -> Result<Option<ReservationId>, RowsError> {
-        let Some(memory) = self.memory.org(self.org) else { return Ok(None) };
-        let active = memory.orders.get(order).copied();
-        debug_assert!(active.is_none_or(|id| memory.reservations.contains_key(&id)));
-        Ok(active)
+        Ok(self.known.active_of_order(order))
     }
 
     fn order_is_sold(&self, order: &OrderId) -> Result<bool, RowsError> {
@@ -1011,8 +1112,7 @@ impl trueup_core::book::Source for Loader<'_> {
         at: Timestamp,
     ) -> Result<Since, RowsError> {
         let touched = self.touched.get(sku).and_then(|touched| touched.line);
-        let known = || self.memory.sku(self.org, sku).map_or(0, |kept| kept.line);
-        let newest = touched.unwrap_or_else(known);
+        let newest = touched.unwrap_or_else(|| self.known.line(sku));
         lines::moved_since(self.conn, (self.org, sku), newest, location, at)
     }
 }
