@@ -104,7 +104,11 @@ impl DataDir {
         }
         check_header(&file)?;
         let conn = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        check_content(&conn, &file)?;
+        let version = check_version(&conn, &file)?;
+        if version < schema::VERSION {
+            // It is to be changed: all of it must be whole.
+            check_structure(&conn, &file, "PRAGMA quick_check(1)")?;
+        }
         if schema::has_journal(&conn).map_err(|source| sql_error(&file, source))? {
             let why = "an earlier version of Trueup wrote it and was not stopped properly; start \
                        and stop that version once more";
@@ -118,6 +122,21 @@ impl DataDir {
         let later = conn.pragma_update(None, "synchronous", "NORMAL");
         later.map_err(|source| sql_error(&file, source))?;
         Ok(conn)
+    }
+
+    /// Lets SQLite check the structure of every table that a start reads. Those of the past can be
+    /// very large; `verify` checks them.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let (conn, file) = (self.open_reader()?, self.file());
+        let damaged = |error: rusqlite::Error| refused(&file, format!("it is damaged: {error}"));
+        let tables: Vec<String> = conn
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table'")
+            .and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
+            .map_err(damaged)?;
+        for table in tables.iter().filter(|table| !schema::PAST.contains(&table.as_str())) {
+            check_structure(&conn, &file, &format!("PRAGMA quick_check('{table}')"))?;
+        }
+        Ok(())
     }
 
     /// Opens another connection, for reading only.
@@ -228,16 +247,23 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     Ok(conn)
 }
 
-/// Lets SQLite check the structure of every page, and looks at the schema's version.
-fn check_content(conn: &Connection, path: &Path) -> Result<(), OpenError> {
-    let damaged = |error: rusqlite::Error| refused(path, format!("it is damaged: {error}"));
-    let found: i64 =
-        conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(damaged)?;
+/// Returns the schema's version, when it is a known one.
+fn check_version(conn: &Connection, path: &Path) -> Result<i64, OpenError> {
+    let found: i64 = conn
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|error| refused(path, format!("it is damaged: {error}")))?;
     if found > schema::VERSION {
         let path = path.to_owned();
         return Err(OpenError::Newer { path, found, known: schema::VERSION });
     }
-    let verdict: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
-    if verdict == "ok" { Ok(()) } else { Err(refused(path, format!("it is damaged: {verdict}"))) }
+    Ok(found)
+}
+
+fn check_structure(conn: &Connection, path: &Path, check: &str) -> Result<(), OpenError> {
+    let verdict = conn.query_row(check, [], |row| row.get::<_, String>(0));
+    match verdict {
+        Ok(verdict) if verdict == "ok" => Ok(()),
+        Ok(verdict) => Err(refused(path, format!("it is damaged: {verdict}"))),
+        Err(error) => Err(refused(path, format!("it is damaged: {error}"))),
+    }
 }

@@ -15,8 +15,9 @@ use trueup_core::{
 };
 
 use super::behind::{Behind, Keys, Upto};
+use super::files::OpenError;
 use super::memory::{Kept, Memory};
-use super::rows::{self, Digested, RowsError, holds};
+use super::rows::{self, Digested, RowsError, Text, holds};
 use super::{codec, lines};
 use crate::port::{Page, ReservationQuery, SkuQuery};
 
@@ -258,8 +259,21 @@ impl Names {
     }
 }
 
-/// Reads everything that lives in memory, and brings SKUs up to their newest lines.
-pub(super) fn load(conn: &Connection) -> Result<Loaded, RowsError> {
+/// Reads everything that lives in memory but for reservations, which are given as [`active`] reads
+/// them, and brings SKUs up to their newest lines.
+pub(super) fn load(
+    conn: &Connection,
+    active: impl FnOnce() -> Result<Vec<(Org, Reservation)>, OpenError>,
+    refused: impl Fn(&dyn std::fmt::Display) -> OpenError,
+) -> Result<Loaded, OpenError> {
+    let mut loaded = load_rows(conn).map_err(|error| refused(&error))?;
+    for (org, reservation) in active()? {
+        loaded.memory.hold(&org, reservation);
+    }
+    Ok(loaded)
+}
+
+fn load_rows(conn: &Connection) -> Result<Loaded, RowsError> {
     let upto = |name: &str| -> Result<i64, RowsError> {
         let sql = "SELECT value FROM meta WHERE name = ?";
         Ok(conn.query_row(sql, [name], |row| row.get(0))?)
@@ -269,7 +283,6 @@ pub(super) fn load(conn: &Connection) -> Result<Loaded, RowsError> {
     load_skus(conn, &mut memory, &mut names)?;
     let mut behind = replay(conn, &mut memory, &mut names, upto("upto_line")?)?;
     load_bundles(conn, &mut memory, &mut names)?;
-    load_active(conn, &mut memory, &mut names)?;
     let mut keys = Keys::default();
     for (digest, n) in rows::answers::after(conn, upto("upto_answer")?)? {
         keys.add_answer(digest, n);
@@ -394,15 +407,17 @@ fn load_bundles(
     Ok(())
 }
 
-fn load_active(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Result<(), RowsError> {
+/// Reads the reservations that hold.
+pub(super) fn active(conn: &Connection) -> Result<Vec<(Org, Reservation)>, RowsError> {
     let sql = format!("SELECT {RESERVATION_COLUMNS} FROM {RESERVATIONS_ACTIVE}");
     let mut query = conn.prepare(&sql)?;
     let mut found = query.query([])?;
+    let mut names = Names::default();
+    let mut active = Vec::new();
     while let Some(row) = found.next()? {
-        let org = names.org(text(row, 0)?)?;
-        memory.hold(&org, reservation_of(row)?);
+        active.push((names.org(text(row, 0)?)?, reservation_of(row)?));
     }
-    Ok(())
+    Ok(active)
 }
 
 pub(super) fn parts_of(text: &str) -> Result<Vec<Part>, RowsError> {
@@ -422,13 +437,13 @@ const RESERVATION_COLUMNS: &str =
     "org, id, order_id, status, items, holds, created_at, expires_at, ended_at";
 
 fn reservation_of(row: &Row<'_>) -> Result<Reservation, RowsError> {
-    let items: Vec<(String, Option<String>, u64)> =
+    let items: Vec<(Text<'_>, Option<Text<'_>>, u64)> =
         serde_json::from_str(text(row, 4)?).map_err(corrupt)?;
     let quantity = |units| Quantity::new(units).ok_or_else(|| corrupt("an item is out of range"));
-    let item = |(sku, location, units): (String, Option<String>, u64)| {
+    let item = |(sku, location, units): (Text<'_>, Option<Text<'_>>, u64)| {
         Ok::<_, RowsError>(Item {
-            sku: sku_of(&sku)?,
-            location: location.as_deref().map(location_of).transpose()?,
+            sku: sku_of(&sku.0)?,
+            location: location.map(|location| location_of(&location.0)).transpose()?,
             quantity: quantity(units)?,
         })
     };

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use rustc_hash::FxHashMap;
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use trueup_core::{
     OrderId, Org, Reservation, ReservationId, ReservationStatus, Sku, SkuAnswer, SkuState,
     Timestamp, book::Entries,
 };
+
+/// A map whose entries lie side by side: its free places cost a few bytes each and not an entry,
+/// which with very many SKUs is half of the memory.
+type Dense<K, V> = IndexMap<K, V, FxBuildHasher>;
 
 /// One SKU with the place of its history.
 #[derive(Debug)]
@@ -19,8 +24,8 @@ pub(super) struct Kept {
 /// One org's SKUs and its active reservations.
 #[derive(Debug, Default)]
 pub(super) struct OrgMemory {
-    pub(super) skus: FxHashMap<Sku, Kept>,
-    pub(super) reservations: FxHashMap<ReservationId, Reservation>,
+    pub(super) skus: Dense<Sku, Kept>,
+    pub(super) reservations: Dense<ReservationId, Reservation>,
     pub(super) orders: FxHashMap<OrderId, ReservationId>,
 }
 
@@ -52,7 +57,7 @@ impl Memory {
     /// Returns a SKU with the states of its parts.
     pub(super) fn answer(&self, org: &Org, sku: &Sku) -> Option<SkuAnswer> {
         let memory = self.orgs.get(org)?;
-        let (sku, kept) = memory.skus.get_key_value(sku)?;
+        let (_, sku, kept) = memory.skus.get_full(sku)?;
         let part = |sku: &Sku| memory.skus.get(sku).map(|part| part.state.clone());
         let parts = kept.state.parts.iter().map(|of| part(&of.sku)).collect();
         Some(SkuAnswer { sku: sku.clone(), state: kept.state.clone(), parts })
@@ -90,9 +95,10 @@ impl Memory {
     }
 
     /// Takes over an active reservation as it was read.
-    pub(super) fn hold(&mut self, org: &Org, reservation: Reservation) {
+    pub(super) fn hold(&mut self, org: &Org, mut reservation: Reservation) {
         self.expiries.insert((reservation.expires_at, org.clone(), reservation.id));
         let memory = self.org_mut(org);
+        share_names(&memory.skus, &mut reservation);
         memory.orders.insert(reservation.order.clone(), reservation.id);
         memory.reservations.insert(reservation.id, reservation);
     }
@@ -130,10 +136,12 @@ impl Memory {
             }
             if active {
                 self.expiries.insert((reservation.expires_at, org.clone(), *id));
-                memory.reservations.insert(*id, reservation.clone());
+                let mut reservation = reservation.clone();
+                share_names(&memory.skus, &mut reservation);
+                memory.reservations.insert(*id, reservation);
             } else {
                 // Its row says how it ended.
-                memory.reservations.remove(id);
+                memory.reservations.swap_remove(id);
             }
         }
         for (order, active) in &entries.orders {
@@ -153,5 +161,21 @@ impl Memory {
             self.orgs.insert(org.clone(), OrgMemory::default());
         }
         self.orgs.entry(org.clone()).or_default()
+    }
+}
+
+/// Lets a reservation share the texts of its SKUs and locations with the SKUs: it may live long.
+fn share_names(skus: &Dense<Sku, Kept>, reservation: &mut Reservation) {
+    for item in &mut reservation.items {
+        if let Some((_, sku, _)) = skus.get_full(&item.sku) {
+            item.sku = sku.clone();
+        }
+    }
+    for hold in &mut reservation.holds {
+        let Some((_, sku, kept)) = skus.get_full(&hold.sku) else { continue };
+        hold.sku = sku.clone();
+        if let Some(level) = kept.state.level(&hold.location) {
+            hold.location = level.location.clone();
+        }
     }
 }

@@ -74,7 +74,19 @@ impl Embedded {
             path: dir.file(),
             why: format!("it is damaged: {error}"),
         };
-        let loaded = ledger::load(&conn).map_err(|error| refused(&error))?;
+        // Three connections read at the same time: what is checked, holds, and all else.
+        let (checked, loaded) = std::thread::scope(|scope| {
+            let checked = scope.spawn(|| dir.check());
+            let active = scope.spawn(|| {
+                let reader = dir.open_reader().map_err(|error| refused(&error))?;
+                ledger::active(&reader).map_err(|error| refused(&error))
+            });
+            let active = || active.join().unwrap_or_else(|_| Err(refused(&"reading it failed")));
+            let loaded = ledger::load(&conn, active, refused);
+            (checked.join(), loaded)
+        });
+        checked.unwrap_or_else(|_| Err(refused(&"checking it failed")))?;
+        let loaded = loaded?;
         let shared = Arc::new(Shared::new(loaded.memory, &loaded.behind, now));
         let start = |source| OpenError::Io {
             attempt: "start the writer of",

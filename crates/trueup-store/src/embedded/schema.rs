@@ -10,6 +10,18 @@ use super::rows::{self, RowsError};
 /// The schema's version, kept in `PRAGMA user_version`.
 pub(super) const VERSION: i64 = 10;
 
+/// The tables that hold the past: they grow for ever, and a start reads next to nothing of them.
+pub(super) const PAST: [&str; 8] = [
+    "movement",
+    "movement_mark",
+    "reservation_ended",
+    "reservation_digest",
+    "recorded_answer",
+    "answer_digest",
+    "order_line",
+    "sync_history",
+];
+
 /// The ledger's tables. `meta.upto_line` says up to which line rows of SKUs and levels are as new
 /// as `movement`, and reservations are found by their orders and SKUs; `meta.upto_answer` up to
 /// which recorded answer the digest is written. What comes after is looked at by the next start.

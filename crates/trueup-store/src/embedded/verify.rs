@@ -10,7 +10,8 @@ use crate::port::Verification;
 /// The most faults that a verification names.
 const FAULTS_MAX: usize = 1_000;
 
-/// Adds up the ledger of an org and compares it with levels, SKUs and reservations.
+/// Has SQLite check the structure of the file, adds up the ledger of an org, and compares it with
+/// levels, SKUs and reservations.
 pub(super) fn verify(conn: &Connection, org: &Org) -> Result<Verification, RowsError> {
     let count = |sql: &str| -> Result<u64, RowsError> {
         let count: i64 = conn.query_row(sql, params![org.as_str()], |row| row.get(0))?;
@@ -22,6 +23,14 @@ pub(super) fn verify(conn: &Connection, org: &Org) -> Result<Verification, RowsE
         reservations: count("SELECT count(*) FROM reservation WHERE org = ?")?,
         faults: Vec::new(),
     };
+    let mut structure = conn.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
+    let mut rows = structure.query([])?;
+    while let Some(row) = rows.next()? {
+        let verdict = text(row, 0)?;
+        if verdict != "ok" {
+            found.faults.push(format!("the file: {verdict}"));
+        }
+    }
     for (what, sql) in VERIFICATIONS {
         let mut query = conn.prepare(sql)?;
         let mut rows = query.query(params![org.as_str()])?;

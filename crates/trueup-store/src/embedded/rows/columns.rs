@@ -122,6 +122,11 @@ pub(super) fn parse_name<T: FromStr<Err = NameError>>(text: &str) -> Result<T> {
     text.parse().map_err(|error| RowsError::Corrupt(format!("the name {text:?} {error}")))
 }
 
+/// Returns a value that was kept as JSON and borrows from it.
+pub(super) fn borrow_json<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| RowsError::Corrupt(format!("read JSON: {error}")))
+}
+
 /// Returns a value that was kept as JSON.
 pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| RowsError::Corrupt(format!("read JSON: {error}")))

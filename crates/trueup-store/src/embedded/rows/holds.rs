@@ -5,8 +5,8 @@
 use smallvec::SmallVec;
 use trueup_core::Hold;
 
-use super::columns::{parse_json, parse_name, parse_quantity};
-use super::{Result, json};
+use super::columns::{parse_name, parse_quantity};
+use super::{Result, Text, json};
 
 /// Returns holds as they are kept.
 pub(crate) fn write(holds: &[Hold]) -> Result<String> {
@@ -19,12 +19,13 @@ pub(crate) fn write(holds: &[Hold]) -> Result<String> {
 
 /// Reads holds as they are kept.
 pub(crate) fn read(text: &str) -> Result<SmallVec<[Hold; 1]>> {
-    let hold = |(sku, location, units): (String, String, u64)| {
+    let hold = |(sku, location, units): (Text<'_>, Text<'_>, u64)| {
         Ok(Hold {
-            sku: parse_name(&sku)?,
-            location: parse_name(&location)?,
+            sku: parse_name(&sku.0)?,
+            location: parse_name(&location.0)?,
             quantity: parse_quantity(units)?,
         })
     };
-    parse_json::<Vec<_>>(text)?.into_iter().map(hold).collect()
+    let holds: Vec<(Text<'_>, Text<'_>, u64)> = super::columns::borrow_json(text)?;
+    holds.into_iter().map(hold).collect()
 }

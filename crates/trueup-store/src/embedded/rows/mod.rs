@@ -62,6 +62,11 @@ pub(crate) enum RowsError {
 /// What the functions of this folder return.
 pub(crate) type Result<T> = std::result::Result<T, RowsError>;
 
+/// A text in JSON, borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) std::borrow::Cow<'a, str>);
+
 /// What a digest is of, besides the org and the text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Digested {
