@@ -267,9 +267,7 @@ pub(super) fn load(
     refused: impl Fn(&dyn std::fmt::Display) -> OpenError,
 ) -> Result<Loaded, OpenError> {
     let mut loaded = load_rows(conn).map_err(|error| refused(&error))?;
-    for (org, reservation) in active()? {
-        loaded.memory.hold(&org, reservation);
-    }
+    loaded.memory.hold_all(active()?);
     Ok(loaded)
 }
 

@@ -94,13 +94,25 @@ impl Memory {
         self.skus += 1;
     }
 
-    /// Takes over an active reservation as it was read.
-    pub(super) fn hold(&mut self, org: &Org, mut reservation: Reservation) {
-        self.expiries.insert((reservation.expires_at, org.clone(), reservation.id));
-        let memory = self.org_mut(org);
-        share_names(&memory.skus, &mut reservation);
-        memory.orders.insert(reservation.order.clone(), reservation.id);
-        memory.reservations.insert(reservation.id, reservation);
+    /// Takes over the active reservations as they were read.
+    pub(super) fn hold_all(&mut self, active: Vec<(Org, Reservation)>) {
+        let expiry = |(org, held): &(Org, Reservation)| (held.expires_at, org.clone(), held.id);
+        self.expiries = active.iter().map(expiry).collect();
+        let mut of_org: FxHashMap<&Org, usize> = FxHashMap::default();
+        for (org, _) in &active {
+            *of_org.entry(org).or_default() += 1;
+        }
+        for (org, count) in of_org {
+            let memory = self.org_mut(org);
+            memory.orders.reserve(count);
+            memory.reservations.reserve(count);
+        }
+        for (org, mut reservation) in active {
+            let memory = self.org_mut(&org);
+            share_names(&memory.skus, &mut reservation);
+            memory.orders.insert(reservation.order.clone(), reservation.id);
+            memory.reservations.insert(reservation.id, reservation);
+        }
     }
 
     /// Takes over what a batch's decisions have left, and the newest lines of its SKUs.
@@ -166,16 +178,19 @@ impl Memory {
 
 /// Lets a reservation share the texts of its SKUs and locations with the SKUs: it may live long.
 fn share_names(skus: &Dense<Sku, Kept>, reservation: &mut Reservation) {
-    for item in &mut reservation.items {
-        if let Some((_, sku, _)) = skus.get_full(&item.sku) {
-            item.sku = sku.clone();
-        }
-    }
-    for hold in &mut reservation.holds {
+    let Reservation { items, holds, .. } = reservation;
+    for hold in &mut *holds {
         let Some((_, sku, kept)) = skus.get_full(&hold.sku) else { continue };
         hold.sku = sku.clone();
         if let Some(level) = kept.state.level(&hold.location) {
             hold.location = level.location.clone();
+        }
+    }
+    for item in items {
+        // But for bundles, what is asked for is what is held.
+        let held = holds.iter().find(|hold| hold.sku == item.sku).map(|hold| &hold.sku);
+        if let Some(sku) = held.or_else(|| Some(skus.get_full(&item.sku)?.1)) {
+            item.sku = sku.clone();
         }
     }
 }
