@@ -29,7 +29,9 @@ use crate::shop::{FulfilledBy, OrderStatus, Shop, SimOrder};
 use crate::time::{millis_text, plus_ms};
 
 /// The most identifiers of one search, and its largest page.
-pub(super) const SEARCH_MAX: usize = 20;
+pub const SEARCH_MAX: usize = 20;
+/// The usage plan of patches, and that of searches.
+pub const LISTINGS_RATE: Rate = Rate { milli_per_second: 5_000, burst: 5 };
 /// The most SKUs of one FBA request, and its page.
 pub(super) const FBA_SKUS_MAX: usize = 50;
 /// How many results of a search can be reached
@@ -84,7 +86,7 @@ impl Operation {
     /// Returns the default usage plan per account and application.
     pub(super) const fn rate(self) -> Rate {
         let (milli_per_second, burst) = match self {
-            Self::PatchItem | Self::SearchItems => (5_000, 5),
+            Self::PatchItem | Self::SearchItems => return LISTINGS_RATE,
             Self::GetItem => (5_000, 10),
             Self::CreateDocument => (500, 15),
             Self::CreateFeed => (8, 15),

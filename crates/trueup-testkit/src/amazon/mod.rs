@@ -26,6 +26,7 @@ use crate::shop::{
 };
 use crate::time::SimClock;
 use http::Operation;
+pub use http::{LISTINGS_RATE, SEARCH_MAX};
 use state::State;
 
 /// The client id that Login with Amazon accepts here.

@@ -25,7 +25,7 @@ use crate::shop::Shop;
 use crate::time::millis_text;
 
 /// The largest page of inventory items and of orders.
-pub(super) const PAGE_MAX: usize = 200;
+pub const PAGE_MAX: usize = 200;
 /// The most destinations and subscriptions.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 100;
 

@@ -23,6 +23,7 @@ use crate::faults::Trouble;
 use crate::shop::{Counters, Engine, OrderRef, SeedItem, Shop, ShopError, SimOrder, Vendor};
 use crate::time::SimClock;
 pub use events::{ChallengeError, Check, KEY_ID, challenge};
+pub use http::PAGE_MAX;
 use scopes::Scopes;
 use state::State;
 

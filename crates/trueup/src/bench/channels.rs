@@ -8,7 +8,6 @@
 
 use std::fmt::{self, Display};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,13 +16,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use trueup_testkit::limits::Rate;
-use trueup_testkit::{
-    AnySimulator, Faults, SeedItem, SimServer, Vendor, amazon, ebay, shopify, spawn,
-};
+use trueup_testkit::{AnySimulator, Faults, SeedItem, Vendor, amazon, ebay, shopify};
 
 use super::child::{Scratch, Served};
 use super::{BenchError, ORG, interrupted, token};
-use crate::cli::market::{Client, MarketError};
+use crate::cli::market::{Client, MarketError, Stall};
 use crate::cli::say::say;
 
 /// Units of each SKU before the change.
@@ -41,20 +38,7 @@ const ANSWER_MS: u64 = 100;
 /// How long a feed waits and is processed, one after the other.
 const FEED_QUEUE_MS: u64 = 5_000;
 const FEED_RUN_MS: u64 = 15_000;
-/// Shopify's Standard plan: 2 000 points, 100 a second.
-const SHOPIFY: Rate = Rate { milli_per_second: 100_000, burst: 2_000 };
-/// How many sets or readings a Shopify call takes.
-const SHOPIFY_ITEMS: u32 = 250;
-/// Amazon's plan for patches and searches: 5 a second, 5 saved up.
-const AMAZON_PER_SECOND: f64 = 5.0;
-const AMAZON_BURST: f64 = 5.0;
-/// How many listings an Amazon search reads, and a feed takes.
-const AMAZON_SEARCH_ITEMS: u32 = 20;
-const AMAZON_FEED_ITEMS: u32 = 25_000;
-/// How many SKUs an eBay call sets, and a page of its inventory holds.
-const EBAY_ITEMS: u32 = 25;
-const EBAY_PAGE_ITEMS: u32 = 200;
-/// How many calls eBay is asked at once.
+/// How many calls eBay is asked at once: it documents no rate, so this is the engine's own limit.
 const EBAY_AT_ONCE: f64 = 4.0;
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -219,129 +203,144 @@ async fn with_channels(
     let wanted = |vendor: &Vendor| options.channels.is_empty() || options.channels.contains(vendor);
     let mut stalls = Vec::new();
     for vendor in all.into_iter().filter(wanted) {
-        stalls.push(Stall::open(vendor, options.skus).await?);
+        stalls.push(open(vendor, options.skus).await?);
     }
     let secret = hex::encode(rand::random::<[u8; 32]>());
     let bench = Bench { direction, skus: options.skus, stalls, secret, scratch };
     let result = Box::pin(bench.measure()).await;
     for stall in bench.stalls {
-        stall.server.shutdown().await;
+        stall.close().await;
     }
     result
 }
 
-/// A simulated channel.
-struct Stall {
-    vendor: Vendor,
-    shop: AnySimulator,
-    server: SimServer,
+/// Starts a simulated channel with the documented limits, which are off until it is measured.
+async fn open(vendor: Vendor, skus: u32) -> Result<Stall, BenchError> {
+    let shop: AnySimulator = match vendor {
+        Vendor::Shopify => shopify::Simulator::default().into(),
+        Vendor::Amazon => amazon::Simulator::new(amazon::Settings {
+            rate_scale: 1,
+            feed_queue_ms: FEED_QUEUE_MS,
+            feed_run_ms: FEED_RUN_MS,
+            ..amazon::Settings::default()
+        })
+        .into(),
+        Vendor::Ebay => ebay::Simulator::default().into(),
+    };
+    shop.set_hurry(HURRY);
+    let quantity = i64::try_from(STOCK).unwrap_or(i64::MAX);
+    let items = (0..skus).map(|number| SeedItem::new(super::sku_name(number), quantity));
+    Ok(Stall::open(shop, items.collect()).await?)
 }
 
-impl Stall {
-    async fn open(vendor: Vendor, skus: u32) -> Result<Self, BenchError> {
-        let shop: AnySimulator = match vendor {
-            Vendor::Shopify => {
-                let settings =
-                    shopify::Settings { bucket: SHOPIFY, ..shopify::Settings::default() };
-                shopify::Simulator::new(settings).into()
-            }
-            Vendor::Amazon => amazon::Simulator::new(amazon::Settings {
-                rate_scale: 1,
-                feed_queue_ms: FEED_QUEUE_MS,
-                feed_run_ms: FEED_RUN_MS,
-                ..amazon::Settings::default()
-            })
-            .into(),
-            Vendor::Ebay => ebay::Simulator::new(ebay::Settings::default()).into(),
-        };
-        let quantity = i64::try_from(STOCK).unwrap_or(i64::MAX);
-        let items = (0..skus).map(|number| SeedItem::new(super::sku_name(number), quantity));
-        let failed = |source| BenchError::Spawn { name: "simulated channel", source };
-        let seeded = shop.seed(items.collect());
-        seeded.map_err(|error| failed(io::Error::other(error.to_string())))?;
-        shop.set_hurry(HURRY);
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = spawn(shop.clone(), any).await.map_err(failed)?;
-        Ok(Self { vendor, shop, server })
+/// Returns a mapping's `listing` as a discovery finds it, and a first reading completes it.
+fn listing(stall: &Stall, sku: &str) -> Option<Value> {
+    let mut listing = stall.shop.listing(sku)?;
+    if let (Vendor::Ebay, Value::Object(fields)) = (stall.shop.vendor(), &mut listing) {
+        // Without it the offers of each SKU are looked up once.
+        fields.insert("offerQuantity".to_owned(), json!("shared"));
+    }
+    Some(listing)
+}
+
+/// Returns whether a listing shows what it should after the change.
+fn is_right(stall: &Stall, number: u32) -> bool {
+    stall.shop.quantity(&super::sku_name(number)) == i64::try_from(changed(number)).ok()
+}
+
+/// Waits for a channel's listings: each is looked at until it was seen to be right, and no more,
+/// so that looking takes nothing from what is measured.
+struct Watch<'a> {
+    stall: &'a Stall,
+    /// The first listing that was not seen to be right.
+    next: u32,
+    /// How many requests there were before.
+    requests: u64,
+    /// When all were right, in seconds, and after how many requests.
+    done: Option<(f64, u64)>,
+}
+
+impl<'a> Watch<'a> {
+    fn of(stall: &'a Stall) -> Self {
+        Self { stall, next: 0, requests: stall.shop.counters().requests, done: None }
     }
 
-    fn name(&self) -> &'static str {
-        self.vendor.as_str()
-    }
-
-    /// Returns a mapping's `listing` as a discovery finds it.
-    fn listing(&self, sku: &str) -> Option<Value> {
-        let mut listing = self.shop.listing(sku)?;
-        if let (Vendor::Ebay, Value::Object(fields)) = (self.vendor, &mut listing) {
-            // Without it the offers of each SKU are looked up once.
-            fields.insert("offerQuantity".to_owned(), json!("shared"));
+    fn look(&mut self, skus: u32, began: Instant) {
+        if self.done.is_some() {
+            return;
         }
-        Some(listing)
-    }
-
-    /// Returns how many listings show what they should; the whole shop is looked at.
-    fn right(&self, skus: u32) -> u32 {
-        let is_right = |number: &u32| {
-            let shown = self.shop.quantity(&super::sku_name(*number));
-            shown == i64::try_from(changed(*number)).ok()
-        };
-        u32::try_from((0..skus).filter(is_right).count()).unwrap_or(u32::MAX)
-    }
-
-    /// Returns the least time that a push of the change takes, and of what.
-    fn push_floor(&self, skus: u32) -> (f64, String) {
-        let calls = |items: u32| f64::from(skus.div_ceil(items));
-        let answer = seconds(ANSWER_MS);
-        match self.vendor {
-            Vendor::Shopify => {
-                let cost = f64::from(i32::try_from(shopify::SET_COST).unwrap_or(i32::MAX));
-                let points = calls(SHOPIFY_ITEMS) * cost;
-                let floor = over_bucket(points, 100.0, 2_000.0) + answer;
-                (floor, format!("{points} points, 2000 saved up, 100 a second"))
-            }
-            Vendor::Amazon => {
-                let zeroes = f64::from(skus.div_ceil(ZERO_EACH));
-                let patches = over_bucket(zeroes, AMAZON_PER_SECOND, AMAZON_BURST);
-                let feeds =
-                    skus.saturating_sub(skus.div_ceil(ZERO_EACH)).div_ceil(AMAZON_FEED_ITEMS);
-                let feeding = seconds(FEED_QUEUE_MS) + f64::from(feeds) * seconds(FEED_RUN_MS);
-                let words = format!("{zeroes} patches at 5 a second beside {feeds} feeds");
-                (patches.max(feeding) + answer, words)
-            }
-            Vendor::Ebay => {
-                let calls = calls(EBAY_ITEMS);
-                let words = format!("{calls} calls of {ANSWER_MS} ms, {EBAY_AT_ONCE} at once");
-                ((calls / EBAY_AT_ONCE).ceil() * answer, words)
-            }
+        let now = began.elapsed().as_secs_f64();
+        while self.next < skus && is_right(self.stall, self.next) {
+            self.next += 1;
+        }
+        if self.next == skus {
+            let requests = self.stall.shop.counters().requests - self.requests;
+            self.done = Some((now, requests));
+            say(format_args!("{} shows all", self.stall.channel));
         }
     }
+}
 
-    /// Returns the least time that a pull takes, and of what.
-    fn pull_floor(&self, skus: u32, spent: u64) -> (f64, String) {
-        let answer = seconds(ANSWER_MS);
-        match self.vendor {
-            Vendor::Shopify => {
-                let points = f64::from(u32::try_from(spent).unwrap_or(u32::MAX));
-                let floor = over_bucket(points, 100.0, 2_000.0);
-                let latency = f64::from(skus.div_ceil(SHOPIFY_ITEMS)) * answer;
-                (floor.max(latency), format!("{points} points, 2000 saved up, 100 a second"))
-            }
-            Vendor::Amazon => {
-                let searches = f64::from(skus.div_ceil(AMAZON_SEARCH_ITEMS));
-                let floor = over_bucket(searches, AMAZON_PER_SECOND, AMAZON_BURST) + answer;
-                (floor, format!("{searches} searches at 5 a second"))
-            }
-            Vendor::Ebay => {
-                let pages = skus.div_ceil(EBAY_PAGE_ITEMS);
-                (f64::from(pages) * answer, format!("{pages} pages of {ANSWER_MS} ms, one by one"))
-            }
+/// Returns the least time that a push of the change takes, and of what.
+fn push_floor(vendor: Vendor, skus: u32) -> (f64, String) {
+    let answer = seconds(ANSWER_MS);
+    match vendor {
+        Vendor::Shopify => {
+            let points = calls(skus, shopify::writes::ARRAY_MAX) * float(shopify::SET_COST);
+            let floor = over_bucket(points, shopify::Settings::default().bucket) + answer;
+            (floor, format!("{points} points, 2000 saved up, 100 a second"))
+        }
+        Vendor::Amazon => {
+            let zeroes = skus.div_ceil(ZERO_EACH);
+            let patches = over_bucket(f64::from(zeroes), amazon::LISTINGS_RATE);
+            let feeds = calls(skus.saturating_sub(zeroes), amazon::feeds::MESSAGES_MAX);
+            let feeding = seconds(FEED_QUEUE_MS) + feeds * seconds(FEED_RUN_MS);
+            let words = format!("{zeroes} patches at 5 a second beside {feeds} feeds");
+            (patches.max(feeding) + answer, words)
+        }
+        Vendor::Ebay => {
+            let calls = calls(skus, ebay::wire::BULK_MAX);
+            let words = format!("{calls} calls of {ANSWER_MS} ms, {EBAY_AT_ONCE} at once");
+            ((calls / EBAY_AT_ONCE).ceil() * answer, words)
         }
     }
+}
+
+/// Returns the least time that a pull takes, and of what.
+fn pull_floor(vendor: Vendor, skus: u32, spent: u64) -> (f64, String) {
+    let answer = seconds(ANSWER_MS);
+    match vendor {
+        Vendor::Shopify => {
+            let points = f64::from(u32::try_from(spent).unwrap_or(u32::MAX));
+            let floor = over_bucket(points, shopify::Settings::default().bucket);
+            let latency = calls(skus, shopify::reads::NODES_MAX) * answer;
+            (floor.max(latency), format!("{points} points, 2000 saved up, 100 a second"))
+        }
+        Vendor::Amazon => {
+            let searches = calls(skus, amazon::SEARCH_MAX);
+            let floor = over_bucket(searches, amazon::LISTINGS_RATE) + answer;
+            (floor, format!("{searches} searches at 5 a second"))
+        }
+        Vendor::Ebay => {
+            let pages = calls(skus, ebay::PAGE_MAX);
+            (pages * answer, format!("{pages} pages of {ANSWER_MS} ms, one by one"))
+        }
+    }
+}
+
+/// Returns how many calls so many items take.
+fn calls(items: u32, items_max: usize) -> f64 {
+    let items_max = u32::try_from(items_max).unwrap_or(u32::MAX).max(1);
+    f64::from(items.div_ceil(items_max))
+}
+
+fn float(number: i64) -> f64 {
+    f64::from(i32::try_from(number).unwrap_or(i32::MAX))
 }
 
 /// Returns how long it takes to draw so much from a full bucket.
-fn over_bucket(units: f64, per_second: f64, burst: f64) -> f64 {
-    (units - burst).max(0.0) / per_second
+fn over_bucket(units: f64, rate: Rate) -> f64 {
+    (units - float(rate.burst)).max(0.0) * 1_000.0 / float(rate.milli_per_second)
 }
 
 fn seconds(millis: u64) -> f64 {
@@ -407,20 +406,15 @@ impl Bench<'_> {
         say(format_args!("preparing {} SKUs on {} channels", self.skus, self.stalls.len()));
         self.count(client, |_| STOCK, false).await?;
         for stall in &self.stalls {
-            let mut config = stall.shop.channel_config(&stall.server.url);
-            if let Value::Object(config) = &mut config {
-                config.insert("syncInventory".to_owned(), json!(true));
-            }
-            let enable = format!("/channels/{}/enable", stall.name());
-            client.must(Method::POST, &enable, Some(&config)).await?;
+            stall.enable(client, |_| ()).await?;
             let numbers: Vec<u32> = (0..self.skus).collect();
             for chunk in numbers.chunks(CHUNK) {
                 let mapping = |number: &u32| {
                     let sku = super::sku_name(*number);
-                    json!({ "sku": sku, "listing": stall.listing(&sku) })
+                    json!({ "sku": sku, "listing": listing(stall, &sku) })
                 };
                 let mappings: Vec<Value> = chunk.iter().map(mapping).collect();
-                let path = format!("/channels/{}/mappings", stall.name());
+                let path = format!("/channels/{}/mappings", stall.channel);
                 let body = json!({ "mappings": mappings });
                 client.must(Method::PUT, &path, Some(&body)).await?;
             }
@@ -429,7 +423,7 @@ impl Bench<'_> {
         self.settle(client, until).await?;
         // A listing that has never been read would be read before its first push.
         for stall in &self.stalls {
-            let path = format!("/inventory/pull/{}", stall.name());
+            let path = format!("/inventory/pull/{}", stall.channel);
             self.run_to_its_end(client, &path, until).await?;
         }
         self.settle(client, until).await
@@ -454,7 +448,7 @@ impl Bench<'_> {
 
     async fn settle(&self, client: &Client, until: Instant) -> Result<(), BenchError> {
         for stall in &self.stalls {
-            let path = format!("/channels/{}/status", stall.name());
+            let path = format!("/channels/{}/status", stall.channel);
             loop {
                 let status = client.must(Method::GET, &path, None).await?;
                 if status["pending"] == json!(0) {
@@ -523,31 +517,24 @@ impl Bench<'_> {
     }
 
     async fn push(&self, client: &Client) -> Result<(Vec<ChannelRow>, Vec<String>), BenchError> {
-        let before: Vec<u64> = self.stalls.iter().map(|s| s.shop.counters().requests).collect();
+        let mut watches: Vec<Watch<'_>> = self.stalls.iter().map(Watch::of).collect();
         let began = Instant::now();
         self.count(client, changed, true).await?;
         let until = began + MEASURE_MAX;
-        let mut took: Vec<Option<(f64, u64)>> = vec![None; self.stalls.len()];
-        while took.contains(&None) && Instant::now() < until {
-            for (at, stall) in self.stalls.iter().enumerate() {
-                if took[at].is_none() && stall.right(self.skus) == self.skus {
-                    let requests = stall.shop.counters().requests - before[at];
-                    took[at] = Some((began.elapsed().as_secs_f64(), requests));
-                    say(format_args!("{} shows all", stall.name()));
-                }
-            }
+        while watches.iter().any(|watch| watch.done.is_none()) && Instant::now() < until {
+            watches.iter_mut().for_each(|watch| watch.look(self.skus, began));
             sleep(LOOK).await;
         }
         let mut failures = Vec::new();
         let mut rows = Vec::new();
-        for (stall, took) in self.stalls.iter().zip(took) {
-            let (floor, words) = stall.push_floor(self.skus);
-            match took {
-                Some((took, requests)) => rows.push(row(stall, took, floor, requests, words)),
-                None => {
-                    let (name, right) = (stall.name(), stall.right(self.skus));
-                    failures.push(format!("{name} shows {right} of {} as it should", self.skus));
-                }
+        for Watch { stall, done, .. } in watches {
+            let (floor, words) = push_floor(stall.shop.vendor(), self.skus);
+            if let Some((took, requests)) = done {
+                rows.push(row(stall, took, floor, requests, words));
+            }
+            let wrong = (0..self.skus).filter(|number| !is_right(stall, *number)).count();
+            if wrong > 0 {
+                failures.push(format!("{} shows {wrong} of {} wrong", stall.channel, self.skus));
             }
         }
         Ok((rows, failures))
@@ -558,14 +545,14 @@ impl Bench<'_> {
         let each = self.stalls.iter().map(|stall| async move {
             let (requests, spent) = (stall.shop.counters().requests, stall.shop.spent());
             let began = Instant::now();
-            let path = format!("/inventory/pull/{}", stall.name());
+            let path = format!("/inventory/pull/{}", stall.channel);
             let run = self.run_to_its_end(client, &path, until).await?;
             let took = began.elapsed().as_secs_f64();
             let spent = stall.shop.spent() - spent;
             let requests = stall.shop.counters().requests - requests;
-            let (floor, words) = stall.pull_floor(self.skus, spent);
+            let (floor, words) = pull_floor(stall.shop.vendor(), self.skus, spent);
             let failure = (run["matched"] != json!(self.skus))
-                .then(|| format!("{}: {} of {} matched", stall.name(), run["matched"], self.skus));
+                .then(|| format!("{}: {} of {} matched", stall.channel, run["matched"], self.skus));
             Ok::<_, BenchError>((row(stall, took, floor, requests, words), failure))
         });
         let done = futures::future::try_join_all(each).await?;
@@ -576,7 +563,7 @@ impl Bench<'_> {
 
 fn row(stall: &Stall, took: f64, floor: f64, requests: u64, words: String) -> ChannelRow {
     ChannelRow {
-        channel: stall.name(),
+        channel: stall.channel,
         seconds: took,
         floor_seconds: floor,
         to_floor: took / floor.max(f64::MIN_POSITIVE),
@@ -603,7 +590,7 @@ mod tests {
     #[test]
     fn a_bucket_gives_what_it_has_saved_up_at_once() {
         for (units, expected) in [(1_000.0, 0.0), (2_000.0, 0.0), (4_000.0, 20.0)] {
-            let took = over_bucket(units, 100.0, 2_000.0);
+            let took = over_bucket(units, Rate { milli_per_second: 100_000, burst: 2_000 });
             assert!((took - expected).abs() < 1e-9, "{units}: {took}");
         }
     }

@@ -1,10 +1,10 @@
-//! A market of simulated channels around a server, for `demo` and `replay`.
+//! A market of simulated channels around a server, for `demo`, `replay` and `bench`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use trueup_testkit::{
     AnySimulator, Chance, Faults, SeedItem, SimServer, amazon, ebay, shopify, spawn,
 };
@@ -104,7 +104,7 @@ impl Client {
     }
 }
 
-/// A simulated channel that is connected to a server.
+/// A simulated channel that listens on loopback.
 pub struct Stall {
     /// The connection's id, which is the vendor's word.
     pub channel: &'static str,
@@ -147,17 +147,14 @@ impl Market {
             queue_url: queue_url.map(str::to_owned),
             ..amazon::Settings::default()
         };
-        let all: [(&'static str, AnySimulator); CHANNELS_MAX] = [
-            ("shopify", shopify::Simulator::new(shopify_settings).into()),
-            ("amazon", amazon::Simulator::new(amazon_settings).into()),
-            ("ebay", ebay::Simulator::new(ebay_settings).into()),
+        let all: [AnySimulator; CHANNELS_MAX] = [
+            shopify::Simulator::new(shopify_settings).into(),
+            amazon::Simulator::new(amazon_settings).into(),
+            ebay::Simulator::new(ebay_settings).into(),
         ];
         let mut stalls = Vec::new();
-        for (channel, shop) in all.into_iter().take(count) {
-            shop.seed(items.to_vec()).map_err(|error| MarketError::Shop(error.to_string()))?;
-            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let server = spawn(shop.clone(), any).await?;
-            let stall = Stall { channel, shop, server };
+        for shop in all.into_iter().take(count) {
+            let stall = Stall::open(shop, items.to_vec()).await?;
             stall.connect(client, poll_minutes).await?;
             stalls.push(stall);
         }
@@ -193,25 +190,57 @@ impl Market {
     /// Stops every simulator.
     pub async fn close(self) {
         for stall in self.stalls {
-            stall.server.shutdown().await;
+            stall.close().await;
         }
     }
 }
 
 impl Stall {
-    async fn connect(&self, client: &Client, poll_minutes: u32) -> Result<(), MarketError> {
-        let Self { channel, shop, server } = self;
-        let mut config = shop.channel_config(&server.url);
+    /// Starts a simulator with these listings.
+    ///
+    /// # Errors
+    /// [`MarketError`] where it refuses them or cannot listen.
+    pub async fn open(shop: AnySimulator, items: Vec<SeedItem>) -> Result<Self, MarketError> {
+        shop.seed(items).map_err(|error| MarketError::Shop(error.to_string()))?;
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = spawn(shop.clone(), any).await?;
+        Ok(Self { channel: shop.vendor().as_str(), shop, server })
+    }
+
+    /// Enables the channel with what the simulator asks for, and what `add` adds to it.
+    ///
+    /// # Errors
+    /// What the server refuses.
+    pub async fn enable(
+        &self,
+        client: &Client,
+        add: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<(), MarketError> {
+        let mut config = self.shop.channel_config(&self.server.url);
         if let Value::Object(config) = &mut config {
             config.insert("syncInventory".to_owned(), json!(true));
+            add(config);
+        }
+        let enable = format!("/channels/{}/enable", self.channel);
+        client.must(Method::POST, &enable, Some(&config)).await?;
+        Ok(())
+    }
+
+    /// Stops the simulator.
+    pub async fn close(self) {
+        self.server.shutdown().await;
+    }
+
+    async fn connect(&self, client: &Client, poll_minutes: u32) -> Result<(), MarketError> {
+        let Self { channel, shop, .. } = self;
+        let add = |config: &mut Map<String, Value>| {
             config.insert("pollIntervalMinutes".to_owned(), json!(poll_minutes));
             let credentials = config.entry("credentials").or_insert_with(|| json!({}));
             if let (Value::Object(credentials), false) = (credentials, *channel == "ebay") {
                 credentials.insert("webhookSecret".to_owned(), json!(WEBHOOK_SECRET));
             }
-        }
-        let enable = format!("/channels/{channel}/enable");
-        client.must(Method::POST, &enable, Some(&config)).await?;
+        };
+        self.enable(client, add).await?;
         let discover = format!("/channels/{channel}/mappings/discover");
         // Asked for again while it is under way, the answer is of the same discovery.
         let body = json!({ "dryRun": false });
