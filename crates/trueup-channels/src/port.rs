@@ -747,6 +747,12 @@ pub trait Channel: Send + Sync {
         listings: &[Listing],
     ) -> Result<Vec<Reading>, ChannelError>;
 
+    /// Returns whether the catalogue's reading is what a listing shows, of whose fields this is
+    /// the set; what it does not say is read by its identifiers.
+    fn is_in_catalogue(&self, _fields: &BTreeMap<String, String>) -> bool {
+        true
+    }
+
     /// Reads one page of the channel's whole catalogue.
     ///
     /// # Errors

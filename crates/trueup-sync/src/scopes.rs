@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
 use tokio::sync::{MutexGuard, RwLock};
 use trueup_channels::SettingError;
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
@@ -29,8 +30,8 @@ pub(crate) struct Scopes {
     /// Held for writing while it may change who leads, for reading while a push is marked. No
     /// vendor is called under it.
     pub(crate) elections: RwLock<()>,
-    /// Scopes whose number is being told.
-    told: Mutex<BTreeSet<(Org, String)>>,
+    /// Prints of the scopes whose number is being told.
+    told: Mutex<FxHashSet<u64>>,
     /// Held while an order of an account with several connections is booked.
     orders: Box<[tokio::sync::Mutex<()>]>,
 }
@@ -39,47 +40,56 @@ impl Scopes {
     pub(crate) fn new() -> Self {
         Self {
             elections: RwLock::new(()),
-            told: Mutex::new(BTreeSet::new()),
+            told: Mutex::default(),
             orders: (0..ORDER_LOCKS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
     }
 }
 
-/// Scopes that a push under way has to itself.
+/// Scopes that a push under way has to itself. Only their prints are kept, of which there may be
+/// very many: two scopes that share one wait for each other.
 pub(crate) struct Claims {
     shared: Arc<Shared>,
     org: Org,
-    scopes: Vec<String>,
+    prints: Vec<u64>,
 }
 
 impl Claims {
     pub(crate) fn new(shared: Arc<Shared>, org: Org) -> Self {
-        Self { shared, org, scopes: Vec::new() }
+        Self { shared, org, prints: Vec::new() }
+    }
+
+    fn print(&self, scope: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.org, scope).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Claims a scope; false = another push has it.
-    pub(crate) fn claim(&mut self, scope: String) -> bool {
-        let fresh = self.shared.scopes.told.lock().insert((self.org.clone(), scope.clone()));
+    pub(crate) fn claim(&mut self, scope: &str) -> bool {
+        let print = self.print(scope);
+        let fresh = self.shared.scopes.told.lock().insert(print);
         if fresh {
-            self.scopes.push(scope);
+            self.prints.push(print);
         }
         fresh
     }
 
     /// Takes some of the scopes apart, to be let go of by themselves.
-    pub(crate) fn split(&mut self, apart: &BTreeSet<String>) -> Self {
-        let scopes = std::mem::take(&mut self.scopes);
-        let (apart, rest) = scopes.into_iter().partition(|scope| apart.contains(scope));
-        self.scopes = rest;
-        Self { shared: self.shared.clone(), org: self.org.clone(), scopes: apart }
+    pub(crate) fn split(&mut self, apart: impl Iterator<Item = String>) -> Self {
+        let apart: FxHashSet<u64> = apart.map(|scope| self.print(&scope)).collect();
+        let prints = std::mem::take(&mut self.prints);
+        let (apart, rest) = prints.into_iter().partition(|print| apart.contains(print));
+        self.prints = rest;
+        Self { shared: self.shared.clone(), org: self.org.clone(), prints: apart }
     }
 }
 
 impl Drop for Claims {
     fn drop(&mut self) {
         let mut told = self.shared.scopes.told.lock();
-        for scope in self.scopes.drain(..) {
-            told.remove(&(self.org.clone(), scope));
+        for print in &self.prints {
+            told.remove(print);
         }
     }
 }

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trueup_channels::{ChannelError, ChannelErrorKind, QUOTA_KEPT};
-use trueup_core::{ListingKey, Sku, Timestamp};
+use trueup_core::{ListingKey, ListingState, Sku, Timestamp};
 use trueup_store::{Connection, ConnectionState, HistoryEntry, ListingQuery, ListingView};
 
 use crate::backoff;
@@ -44,6 +44,9 @@ const REFUSED_MS_MAX: u64 = 600_000;
 /// The first and the longest pause before one listing is tried again, in milliseconds.
 const LISTING_MS_FIRST: u64 = 500;
 const LISTING_MS_MAX: u64 = 300_000;
+/// How long before they are too old for a raise orders are heard again, in milliseconds: so that
+/// the line is not stopped by it.
+const ORDERS_AHEAD_MS: i64 = 10_000;
 /// How long a reading or a run waits for orders to be heard.
 const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long reading waits for pushes to land.
@@ -57,6 +60,8 @@ const CHECK_QUIET_MAX: Duration = Duration::from_secs(2);
 const SPARING_MS_MAX: u64 = 600_000;
 /// How often the note of the last sync is written at most.
 const SYNC_NOTE_MS: u64 = 2_000;
+/// Of how many SKUs it is looked at a time whether they owe a push; pushes go out in between.
+const OWING_AT_ONCE: usize = 1_000;
 /// How long the worker rests after the store failed.
 const STORE_REST: Duration = Duration::from_secs(1);
 /// How long the worker rests at least before it looks again by itself.
@@ -101,11 +106,6 @@ impl Queue {
         self.places.is_empty()
     }
 
-    /// How many listings stand in line.
-    fn len(&self) -> usize {
-        self.places.len()
-    }
-
     fn first_lane(&self) -> Option<(Lane, usize)> {
         let lanes = Lane::ALL.into_iter().map(|lane| (lane, self.counts[lane.index()]));
         lanes.into_iter().find(|(_, count)| *count > 0)
@@ -142,6 +142,49 @@ impl Queue {
     fn clear(&mut self) {
         // The memory that very many took is given back.
         *self = Self { next: self.next, ..Self::default() };
+    }
+}
+
+/// Since when a listing is to be raised, and how it stood then: once anything has been settled
+/// of it, a raise is another wish.
+#[derive(Debug, Clone, Copy)]
+struct RaiseWish {
+    at: Timestamp,
+    acked_version: u64,
+    epoch: u32,
+    forced: bool,
+}
+
+impl RaiseWish {
+    fn new(at: Timestamp, state: &ListingState) -> Self {
+        let ListingState { acked_version, epoch, forced, .. } = *state;
+        Self { at, acked_version, epoch, forced }
+    }
+
+    fn is_of(&self, state: &ListingState) -> bool {
+        (self.acked_version, self.epoch, self.forced)
+            == (state.acked_version, state.epoch, state.forced)
+    }
+}
+
+/// What is still to be looked at for pushes that it owes.
+#[derive(Debug, Default)]
+struct Owing {
+    skus: BTreeSet<Sku>,
+    /// A walk over all that the store has marked, and the last listing that it has seen.
+    sweep: Option<Option<(Sku, ListingKey)>>,
+    /// Whether another walk was asked for while one was under way.
+    sweep_again: bool,
+}
+
+impl Owing {
+    fn is_empty(&self) -> bool {
+        self.skus.is_empty() && self.sweep.is_none()
+    }
+
+    fn ask_for_sweep(&mut self) {
+        self.sweep_again = self.sweep.is_some();
+        self.sweep.get_or_insert(None);
     }
 }
 
@@ -198,12 +241,15 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     link: Arc<Link>,
     queue: Queue,
+    owing: Owing,
     /// What is first in line and waits for more that goes the bulk way with it.
     gathering: Option<Gathering>,
     /// Pushes under way, or ready for one of the vendor's slots.
     air: JoinSet<Flight>,
+    /// How many of them go the bulk way.
+    bulk_in_air: usize,
     /// The listings that they are of.
-    airborne: BTreeSet<ListingKey>,
+    airborne: FxHashSet<ListingKey>,
     /// Listings that owed a push while one of theirs was under way.
     landing: BTreeSet<Sku>,
     /// Bulk batches that the vendor has.
@@ -219,10 +265,12 @@ pub(crate) struct Worker {
     later: BTreeMap<ListingKey, Later>,
     unclear: VecDeque<Unclear>,
     raising: BTreeMap<ListingKey, Sku>,
+    /// Since when orders are wanted for them; asked for once all that is owed has been looked at.
+    orders_wanted: Option<Timestamp>,
     /// Whether raises wait for orders to be heard.
     raises_wait: bool,
     /// Since when a listing is to be raised; it is when orders have been heard after that.
-    raise_wanted: BTreeMap<ListingKey, Timestamp>,
+    raise_wanted: FxHashMap<ListingKey, RaiseWish>,
     rereads: BTreeMap<ListingKey, Reread>,
     checks: BTreeMap<ListingKey, Check>,
     /// Listings that gave no number when they were last read, and how often in a row.
@@ -248,9 +296,11 @@ impl Worker {
             shared,
             link,
             queue: Queue::default(),
+            owing: Owing::default(),
             gathering: None,
             air: JoinSet::new(),
-            airborne: BTreeSet::new(),
+            bulk_in_air: 0,
+            airborne: FxHashSet::default(),
             landing: BTreeSet::new(),
             feeds: Vec::new(),
             ended: BTreeSet::new(),
@@ -260,8 +310,9 @@ impl Worker {
             later: BTreeMap::new(),
             unclear: VecDeque::new(),
             raising: BTreeMap::new(),
+            orders_wanted: None,
             raises_wait: false,
-            raise_wanted: BTreeMap::new(),
+            raise_wanted: FxHashMap::default(),
             rereads: BTreeMap::new(),
             checks: BTreeMap::new(),
             unreadable: BTreeMap::new(),
@@ -341,8 +392,18 @@ impl Worker {
             self.started = true;
         }
         self.schedule(&row).await?;
-        let mut worked = self.feed_step(&row).await?;
+        let mut worked = self.enqueue_step().await?;
+        if self.owing.is_empty()
+            && let Some(at) = self.orders_wanted.take()
+        {
+            self.link.want_orders(at);
+        }
+        worked |= self.feed_step(&row).await?;
         worked |= self.push_step(&row).await?;
+        if !self.owing.is_empty() {
+            // A zero may be among it: nothing else takes time before it is found.
+            return Ok(true);
+        }
         if self.air.is_empty() {
             // Nothing is read while a push is under way: what it shows would be anybody's guess.
             self.reading_waits = None;
@@ -412,13 +473,15 @@ impl Worker {
     }
 
     async fn take_mail(&mut self, row: &Connection) -> Result<(), EngineError> {
-        let (dirty, sweep, hints, ended) = {
+        let (hints, ended) = {
             let mut mail = self.link.mail.lock();
             mail.busy = true;
             self.jobs.append(&mut mail.jobs);
-            let dirty = std::mem::take(&mut mail.dirty);
-            let ended = std::mem::take(&mut mail.ended);
-            (dirty, std::mem::take(&mut mail.sweep), std::mem::take(&mut mail.hints), ended)
+            self.owing.skus.append(&mut mail.dirty);
+            if std::mem::take(&mut mail.sweep) {
+                self.owing.ask_for_sweep();
+            }
+            (std::mem::take(&mut mail.hints), std::mem::take(&mut mail.ended))
         };
         let now = Instant::now();
         self.raises_wait = push::raises_wait(row, self.link.channel.capabilities());
@@ -437,36 +500,61 @@ impl Worker {
         if !publishes(row) {
             // What is owed stays owed in the store.
             self.queue.clear();
+            self.owing = Owing::default();
             self.raising.clear();
             self.later.clear();
             self.unclear.clear();
             return Ok(());
-        }
-        if let Err(error) = self.enqueue_owed(&dirty, sweep).await {
-            // Nothing that was taken is lost: the next turn asks the store for all of it.
-            self.link.mail.lock().sweep = true;
-            return Err(error);
         }
         self.wake_later(now);
         self.wake_raising();
         Ok(())
     }
 
-    async fn enqueue_owed(
-        &mut self,
-        dirty: &BTreeSet<Sku>,
-        sweep: bool,
-    ) -> Result<(), EngineError> {
-        let org = &self.link.org;
-        if sweep {
+    /// Puts in line what is owed of the next piece of what is to be looked at; returns whether
+    /// there was any.
+    async fn enqueue_step(&mut self) -> Result<bool, EngineError> {
+        if self.owing.is_empty() {
+            return Ok(false);
+        }
+        if let Some(after) = self.owing.sweep.take() {
             let query = ListingQuery {
                 channel: Some(self.link.id.clone()),
                 dirty: true,
+                after: after.clone(),
                 ..ListingQuery::default()
             };
-            let (shared, org) = (self.shared.clone(), org.clone());
-            return shared.each_listing(&org, query, |view| self.enqueue(&view)).await;
+            let (shared, org) = (self.shared.clone(), self.link.org.clone());
+            let mut last = after;
+            let look = |view: ListingView| {
+                last = Some((view.mapping.sku.clone(), view.mapping.key.clone()));
+                self.enqueue(&view);
+            };
+            let more = match shared.first_listings(&org, query, OWING_AT_ONCE, look).await {
+                Ok(more) => more,
+                Err(error) => {
+                    self.owing.ask_for_sweep();
+                    return Err(error);
+                }
+            };
+            let again = !more && std::mem::take(&mut self.owing.sweep_again);
+            self.owing.sweep = (more || again).then_some(last.filter(|_| more));
+            return Ok(true);
         }
+        let mut rest = std::mem::take(&mut self.owing.skus);
+        let at = rest.iter().nth(OWING_AT_ONCE).cloned();
+        let later = at.map_or_else(BTreeSet::new, |at| rest.split_off(&at));
+        self.owing.skus = later;
+        if let Err(error) = self.enqueue_owed(&rest).await {
+            // Nothing that was taken is lost: the next turn asks the store for all of it.
+            self.owing.ask_for_sweep();
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    async fn enqueue_owed(&mut self, dirty: &BTreeSet<Sku>) -> Result<(), EngineError> {
+        let org = &self.link.org;
         let skus: Vec<Sku> = dirty.iter().cloned().collect();
         for view in self.shared.listings_of(org, &self.link.id, &skus).await? {
             self.enqueue(&view);
@@ -488,22 +576,28 @@ impl Worker {
             Plan::Shown(_) | Plan::OnItsWay(_) => self.line_up(Lane::Increase, sku, key),
             Plan::ReadFirst => self.line_up(Lane::Decrease, sku, key),
             Plan::Send(sending) => {
-                self.want_orders_for(sending.lane, &key);
+                self.want_orders_for(sending.lane, view);
                 self.line_up(sending.lane, sku, key);
             }
         }
     }
 
     /// Asks for orders that are newer than the wish to raise a listing before its turn comes, so
-    /// that a bulk batch of very many is not stopped by it.
-    fn want_orders_for(&mut self, lane: Lane, key: &ListingKey) {
-        let is_bulky = self.link.channel.capabilities().bulk_items_max > 0;
-        let waits = is_bulky && self.raises_wait && lane == Lane::Increase;
-        if waits && !self.raise_wanted.contains_key(key) {
+    /// that the line is not stopped by it.
+    fn want_orders_for(&mut self, lane: Lane, view: &ListingView) {
+        let waits = self.raises_wait && lane == Lane::Increase;
+        if waits && self.raise_wanted_at(view).is_none() {
             let now = self.shared.now();
-            self.raise_wanted.insert(key.clone(), now);
-            self.link.want_orders(now);
+            let key = view.mapping.key.clone();
+            self.raise_wanted.insert(key, RaiseWish::new(now, &view.state));
+            self.orders_wanted = Some(now);
         }
+    }
+
+    /// Returns since when a listing is to be raised, where that is known.
+    fn raise_wanted_at(&self, view: &ListingView) -> Option<Timestamp> {
+        let wish = self.raise_wanted.get(&view.mapping.key)?;
+        wish.is_of(&view.state).then_some(wish.at)
     }
 
     fn wake_later(&mut self, now: Instant) {
@@ -535,6 +629,7 @@ impl Worker {
             self.land().await?;
         }
         self.queue.clear();
+        self.owing = Owing::default();
         self.rereads.clear();
         self.checks.clear();
         self.leave_feeds();
@@ -672,6 +767,7 @@ impl Worker {
     /// Says whether the worker is idle, and returns when it must look again.
     fn rest(&mut self) -> Instant {
         let idle = self.queue.is_empty()
+            && self.owing.is_empty()
             && self.later.is_empty()
             && self.unclear.is_empty()
             && self.raising.is_empty()

@@ -240,7 +240,7 @@ impl Channel for Seller {
                 Ok(Target::Inventory(quantity)) => {
                     let urgent = item.is_urgent();
                     // By the offer's number alone there is nothing to look the others up by.
-                    let offers_known = quantity.sku.is_none() || is_shared(&item.listing);
+                    let offers_known = quantity.sku.is_none() || is_shared(&item.listing.fields);
                     let lost_offer = false;
                     inventory.push(Telling { at, quantity, urgent, offers_known, lost_offer });
                 }
@@ -272,7 +272,7 @@ impl Channel for Seller {
         // until it was seen or told to show what the item has; from then on the item is enough,
         // 25 in a call, and both are told together.
         let mut offers: BTreeMap<&ListingKey, Result<Offers, String>> = BTreeMap::new();
-        for listing in listings.iter().filter(|listing| must_see_offer(listing)) {
+        for listing in listings.iter().filter(|listing| must_see_offer(&listing.fields)) {
             let offer = match self.offers_of(caller, listing).await {
                 Ok(found) if found.own.is_none() && listing.fields.contains_key("offerId") => {
                     Err("no such offer".to_owned())
@@ -311,6 +311,11 @@ impl Channel for Seller {
         }
         caller.note_listings(notes).await;
         Ok(readings)
+    }
+
+    /// The catalogue has the item's quantity and says nothing of its offers.
+    fn is_in_catalogue(&self, fields: &BTreeMap<String, String>) -> bool {
+        !must_see_offer(fields)
     }
 
     async fn catalogue(
@@ -875,16 +880,15 @@ fn succeeded(response: Response) -> Result<Response, ChannelError> {
 }
 
 /// Returns whether the item's quantity alone does not say what a listing shows.
-fn must_see_offer(listing: &Listing) -> bool {
-    let fields = &listing.fields;
+fn must_see_offer(fields: &BTreeMap<String, String>) -> bool {
     // By the offer's number alone there is no SKU to read.
-    !(fields.contains_key("itemId") || (is_shared(listing) && fields.contains_key("sku")))
+    !(fields.contains_key("itemId") || (is_shared(fields) && fields.contains_key("sku")))
 }
 
 /// Returns whether a mapping names all of its SKU's offers, seen or told to show what the item
 /// has.
-fn is_shared(listing: &Listing) -> bool {
-    listing.fields.get(config::OFFER_QUANTITY).is_some_and(|word| word == config::OFFER_SHARES)
+fn is_shared(fields: &BTreeMap<String, String>) -> bool {
+    fields.get(config::OFFER_QUANTITY).is_some_and(|word| word == config::OFFER_SHARES)
 }
 
 /// Returns the offers that a mapping names.
@@ -938,7 +942,8 @@ fn offer_notes(
     let note = |telling: &Telling| {
         let listing = &batch.items.get(telling.at)?.listing;
         let known = named_offers(listing);
-        let is_noted = known == telling.quantity.offers && (known.is_empty() || is_shared(listing));
+        let is_noted =
+            known == telling.quantity.offers && (known.is_empty() || is_shared(&listing.fields));
         let is_applied = outcomes.get(telling.at) == Some(&Some(PushOutcome::Applied));
         let is_told = is_applied && !is_noted;
         let none = OfferIds::default();

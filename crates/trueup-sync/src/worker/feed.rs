@@ -12,7 +12,7 @@ use trueup_channels::{PushBatch, PushOutcome};
 use trueup_core::{ListingKey, ListingPush, Sent, Sku, Timestamp};
 use trueup_store::{Connection, Feed, FeedItem, ListingView};
 
-use super::push::{Outgoing, Want, Way};
+use super::push::{End, Freight, Outgoing, Report, Want, Way};
 use super::{Worker, publishes};
 use crate::engine::EngineError;
 use crate::link::Link;
@@ -63,54 +63,56 @@ impl Kept {
 pub(super) async fn hand_over(
     link: &Link,
     shared: &Shared,
-    batch: &PushBatch,
-    outgoing: Vec<Outgoing>,
-) -> (Option<Kept>, Vec<Outgoing>, Vec<PushOutcome>) {
+    batch: PushBatch,
+    freight: Vec<Freight>,
+) -> (Option<Kept>, Vec<Freight>, Vec<PushOutcome>) {
     let BulkStart { mut left_out, handed_over } =
-        link.channel.bulk_start(&link.transport, batch).await;
+        link.channel.bulk_start(&link.transport, &batch).await;
+    drop(batch);
     let fails = |outcome: &PushOutcome, left_out: &mut BTreeMap<usize, PushOutcome>, count| {
         (0..count).map(|at| left_out.remove(&at).unwrap_or_else(|| outcome.clone())).collect()
     };
     let ticket = match handed_over {
         HandedOver::Ticket(ticket) => ticket,
         HandedOver::No(error) => {
-            let outcomes = fails(&PushOutcome::NotSent(error), &mut left_out, outgoing.len());
-            return (None, outgoing, outcomes);
+            let outcomes = fails(&PushOutcome::NotSent(error), &mut left_out, freight.len());
+            return (None, freight, outcomes);
         }
         HandedOver::Unclear(error) => {
-            let outcomes = fails(&PushOutcome::Unknown(error), &mut left_out, outgoing.len());
-            return (None, outgoing, outcomes);
+            let outcomes = fails(&PushOutcome::Unknown(error), &mut left_out, freight.len());
+            return (None, freight, outcomes);
         }
     };
-    let is_fed = |(at, _): &(usize, &Outgoing)| !left_out.contains_key(at);
+    let is_fed = |(at, _): &(usize, &Freight)| !left_out.contains_key(at);
+    let items = freight.iter().enumerate().filter(is_fed);
     let feed = Feed {
         id: uuid::Uuid::now_v7().simple().to_string(),
         channel: link.id.clone(),
         ticket,
-        items: outgoing.iter().enumerate().filter(is_fed).map(|(_, out)| item_of(out)).collect(),
+        items: items.map(|(_, freight)| freight.item.clone()).collect(),
         created_at: shared.now(),
     };
     if let Err(error) = shared.store.put_feed(&link.org, feed.clone()).await {
         tracing::error!(org = %link.org, channel = %link.id, ticket = feed.ticket, %error,
             "a feed could not be kept");
         let unknown = PushOutcome::Unknown(unknown("the feed could not be kept"));
-        let outcomes = fails(&unknown, &mut left_out, outgoing.len());
-        return (None, outgoing, outcomes);
+        let outcomes = fails(&unknown, &mut left_out, freight.len());
+        return (None, freight, outcomes);
     }
     let (mut wants, mut rest, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
-    for (at, out) in outgoing.into_iter().enumerate() {
+    for (at, freight) in freight.into_iter().enumerate() {
         match left_out.remove(&at) {
             Some(outcome) => {
-                rest.push(out);
+                rest.push(freight);
                 outcomes.push(outcome);
             }
-            None => wants.push(out.want),
+            None => wants.push(freight.want),
         }
     }
     (Some(Kept { feed, wants }), rest, outcomes)
 }
 
-fn item_of(out: &Outgoing) -> FeedItem {
+pub(super) fn item_of(out: &Outgoing) -> FeedItem {
     let push = &out.sending.push;
     FeedItem {
         sku: out.want.sku.clone(),
@@ -136,7 +138,7 @@ impl Worker {
             let mut claims = Claims::new(self.shared.clone(), self.link.org.clone());
             let scopes = feed.items.iter().filter_map(|item| self.link.scope_of(&item.key, false));
             for scope in scopes {
-                claims.claim(scope);
+                claims.claim(&scope);
             }
             self.follow(&feed, claims, Duration::ZERO);
         }
@@ -256,45 +258,39 @@ impl Worker {
     ) -> Result<(), EngineError> {
         let (org, channel) = (self.link.org.clone(), self.link.id.clone());
         let feed = self.shared.store.feed(&org, &channel, id).await?;
-        let items = feed.as_ref().map_or(&[][..], |feed| &feed.items);
+        let items = feed.map_or_else(Vec::new, |feed| feed.items);
         outcomes.resize_with(items.len(), || PushOutcome::Unknown(unknown("no outcome")));
+        let keys: Vec<ListingKey> = items.iter().map(|item| item.key.clone()).collect();
         let mut owing: Vec<Sku> = Vec::new();
-        for (items, outcomes) in items.chunks(SKUS_MAX).zip(outcomes.chunks(SKUS_MAX)) {
-            let skus: Vec<Sku> = items.iter().map(|item| item.sku.clone()).collect();
-            let views = self.shared.listings_of(&org, &channel, &skus).await?;
-            let mut views: BTreeMap<ListingKey, ListingView> =
-                views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect();
-            let (mut outgoing, mut ends) = (Vec::new(), Vec::new());
-            for (item, outcome) in items.iter().zip(outcomes) {
-                // Unmapped meanwhile.
-                let Some(view) = views.remove(&item.key) else { continue };
-                match outcome {
-                    // It is read, and what the reading leaves owed is put in line after.
-                    PushOutcome::Unknown(_) => {
-                        self.checks.remove(&item.key);
-                    }
-                    PushOutcome::Applied
-                    | PushOutcome::Accepted
-                    | PushOutcome::Stale
-                    | PushOutcome::NotSent(_)
-                    | PushOutcome::Refused(_) => {
-                        if let Some(check) = self.checks.get_mut(&item.key) {
-                            check.due = Instant::now();
-                        }
-                        owing.push(item.sku.clone());
-                    }
+        for (item, outcome) in items.iter().zip(&outcomes) {
+            match outcome {
+                // It is read, and what the reading leaves owed is put in line after.
+                PushOutcome::Unknown(_) => {
+                    self.checks.remove(&item.key);
                 }
-                outgoing.push(outgoing_of(item, view));
-                ends.push(outcome.clone());
+                PushOutcome::Applied
+                | PushOutcome::Accepted
+                | PushOutcome::Stale
+                | PushOutcome::NotSent(_)
+                | PushOutcome::Refused(_) => {
+                    if let Some(check) = self.checks.get_mut(&item.key) {
+                        check.due = Instant::now();
+                    }
+                    owing.push(item.sku.clone());
+                }
             }
-            self.take_outcomes(outgoing, ends, None, Way::Bulk).await?;
         }
+        let owed = |item: FeedItem| {
+            let (sku, key) = (item.sku.clone(), item.key.clone());
+            Freight { want: Want { sku, key, wish: Wish::Owed, tried: 0 }, item }
+        };
+        self.take_freight(items.into_iter().map(owed).collect(), outcomes).await?;
         self.shared.store.delete_feed(&org, &channel, id).await?;
         self.feeds.retain(|feed| feed.id != id);
         {
             let mut fed = self.link.fed.lock();
-            for item in items {
-                fed.remove(&item.key);
+            for key in &keys {
+                fed.remove(key);
             }
         }
         if !publishes(row) {
@@ -302,28 +298,61 @@ impl Worker {
         }
         for skus in owing.chunks(SKUS_MAX) {
             let skus: BTreeSet<Sku> = skus.iter().cloned().collect();
-            if let Err(error) = self.enqueue_owed(&skus, false).await {
+            if let Err(error) = self.enqueue_owed(&skus).await {
                 self.link.mail.lock().sweep = true;
                 return Err(error);
             }
         }
         Ok(())
     }
+
+    /// Notes what became of what went the bulk way, a piece at a time.
+    pub(super) async fn take_freight(
+        &mut self,
+        freight: Vec<Freight>,
+        outcomes: Vec<PushOutcome>,
+    ) -> Result<Vec<Report>, EngineError> {
+        let mut reports = Vec::with_capacity(freight.len());
+        let mut rest = freight.into_iter().zip(outcomes);
+        loop {
+            let piece: Vec<(Freight, PushOutcome)> = rest.by_ref().take(SKUS_MAX).collect();
+            if piece.is_empty() {
+                return Ok(reports);
+            }
+            let skus: Vec<Sku> =
+                piece.iter().map(|(freight, _)| freight.want.sku.clone()).collect();
+            let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
+            let mut views: BTreeMap<ListingKey, ListingView> =
+                views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect();
+            let (mut outgoing, mut ends) = (Vec::new(), Vec::new());
+            for (freight, outcome) in piece {
+                match views.remove(&freight.want.key) {
+                    Some(view) => {
+                        outgoing.push(outgoing_of(freight, view));
+                        ends.push(outcome);
+                    }
+                    // Unmapped meanwhile.
+                    None => reports.push(Report { want: freight.want, end: End::Gone }),
+                }
+            }
+            reports.extend(self.take_outcomes(outgoing, ends, None, Way::Bulk).await?);
+        }
+    }
 }
 
-/// Returns an item of a feed as it stood when it was handed over.
-fn outgoing_of(item: &FeedItem, mut view: ListingView) -> Outgoing {
+/// Returns what went the bulk way as it stood when it was handed over.
+fn outgoing_of(Freight { want, item }: Freight, mut view: ListingView) -> Outgoing {
     let at = view.state.in_flight.map_or(Timestamp::from_micros(0), |sent| sent.at);
     view.state.in_flight =
         item.earlier.map(|quantity| Sent { quantity, version: item.version, at });
     let push = ListingPush {
-        key: item.key.clone(),
+        key: item.key,
         quantity: item.quantity,
         version: item.version,
         epoch: item.epoch,
     };
     Outgoing {
-        want: Want { sku: item.sku.clone(), key: item.key.clone(), wish: Wish::Owed, tried: 0 },
+        want,
         view,
         sending: Sending {
             push,

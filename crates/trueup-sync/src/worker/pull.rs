@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use trueup_channels::Reading;
+use trueup_channels::{CatalogueEntry, ChannelError, Page, Reading};
 use trueup_core::{
     Answer, Book, ChannelId, Command, LineBooked, ListingKey, ListingReading, ListingState,
     Location, Moment, OrderId, Reconcile, ReconcileAction, Reconciled, Reservation, ReservationId,
@@ -19,7 +19,9 @@ use super::read::Settling;
 use super::run::{Compared, RunItem};
 use super::{ORDERS_WAIT_MAX, Worker};
 use crate::engine::{EngineError, PullRequest, strategy_word};
+use crate::link::Link;
 use crate::plan::{self, Wish};
+use crate::shared::Shared;
 
 /// How often a pull asks for one batch before its listings count as failed.
 const READ_TRIES_MAX: u32 = 3;
@@ -39,6 +41,25 @@ struct Sweep {
     cursor: Option<String>,
     /// Listings that no page has shown yet.
     left: BTreeMap<ListingKey, Sku>,
+    /// How many pages in a row have shown none of them.
+    barren: usize,
+    /// The next page, where it was read while the one before was settled.
+    ahead: Option<Leaf>,
+}
+
+/// A page of the catalogue, or why it could not be read.
+struct Leaf {
+    asked_at: Instant,
+    read_at: Timestamp,
+    page: Result<Page<CatalogueEntry>, ChannelError>,
+}
+
+impl Sweep {
+    /// Returns whether going on costs less than reading what is left by identifiers: pages that
+    /// show none of it cost as much at most.
+    fn pays(&self, read_items_max: usize) -> bool {
+        self.barren < self.left.len().div_ceil(read_items_max.max(1))
+    }
 }
 
 impl PullWork {
@@ -73,12 +94,23 @@ impl Worker {
         let mut query =
             ListingQuery { channel: Some(self.link.id.clone()), ..ListingQuery::default() };
         let (shared, org) = (self.shared.clone(), self.link.org.clone());
+        let page_max = self.link.channel.capabilities().sweep_items_max;
+        let names_skus = request.skus.is_some();
+        let sweeps = !names_skus && page_max > 0;
         let mut pending = VecDeque::new();
+        let mut left = BTreeMap::new();
         let mut mapped = BTreeSet::new();
         let mut look = |view: ListingView| {
-            mapped.insert(view.mapping.sku.clone());
-            if view.mapping.enabled {
-                let (sku, key) = (view.mapping.sku, view.mapping.key);
+            if names_skus {
+                mapped.insert(view.mapping.sku.clone());
+            }
+            if !view.mapping.enabled {
+                return;
+            }
+            let (sku, key) = (view.mapping.sku, view.mapping.key);
+            if sweeps && self.link.channel.is_in_catalogue(&view.mapping.fields) {
+                left.insert(key, sku);
+            } else {
                 pending.push_back(Pending { sku, key, second_look: false });
             }
         };
@@ -96,20 +128,21 @@ impl Worker {
             }
         }
         let Some(run) = &mut self.run else { return Ok(()) };
-        run.count("total", u64::try_from(pending.len()).unwrap_or(u64::MAX));
+        let total = pending.len() + left.len();
+        run.count("total", u64::try_from(total).unwrap_or(u64::MAX));
         for counter in ["checked", "matched", "adopted", "pushed", "conflicts", "skipped", "failed"]
         {
             run.count(counter, 0);
         }
         let dry_run = request.dry_run || row.dry_run;
         run.run.dry_run = dry_run;
-        let page_max = self.link.channel.capabilities().sweep_items_max;
-        let sweeps = request.skus.is_none() && page_max > 0 && pending.len() > page_max;
-        let sweep = sweeps.then(|| {
-            let left = pending.drain(..).map(|pending| (pending.key, pending.sku)).collect();
-            Sweep { cursor: None, left }
-        });
-        run.pull = Some(PullWork { sweep, pending, strategy: request.strategy, dry_run });
+        let is_worth_it = left.len() > page_max;
+        let sweep = Some(Sweep { cursor: None, left, barren: 0, ahead: None });
+        let mut pull = PullWork { sweep, pending, strategy: request.strategy, dry_run };
+        if !is_worth_it {
+            pull.end_sweep();
+        }
+        run.pull = Some(pull);
         if row.sync_orders && !dry_run {
             self.link.want_orders(self.shared.now());
             run.wait_until = Instant::now() + ORDERS_WAIT_MAX;
@@ -128,11 +161,18 @@ impl Worker {
 
     /// Reads one page of the catalogue and settles what is mapped of it.
     async fn sweep_step(&mut self, row: &Connection) -> Result<(), EngineError> {
-        let sweep = self.run.as_ref().and_then(|run| run.pull.as_ref()?.sweep.as_ref());
-        let Some(cursor) = sweep.map(|sweep| sweep.cursor.clone()) else { return Ok(()) };
-        let read_at = self.shared.now();
-        let link = self.link.clone();
-        let page = match link.channel.catalogue(&link.transport, cursor.as_deref()).await {
+        let sweep = self.run.as_mut().and_then(|run| run.pull.as_mut()?.sweep.as_mut());
+        let Some(sweep) = sweep else { return Ok(()) };
+        // A push that has landed since may be in the page or not.
+        let pushed_at = self.pushed_at;
+        let ahead = sweep.ahead.take();
+        let ahead = ahead.filter(|leaf| pushed_at.is_none_or(|pushed| pushed < leaf.asked_at));
+        let leaf = match ahead {
+            Some(leaf) => leaf,
+            None => turn(&self.link, &self.shared, sweep.cursor.clone()).await,
+        };
+        let (link, read_at) = (self.link.clone(), leaf.read_at);
+        let page = match leaf.page {
             Ok(page) => page,
             Err(error) => {
                 self.fell_out(&error).await?;
@@ -164,9 +204,11 @@ impl Worker {
             shown.insert(key.clone(), entry.reading);
             taken.push(Pending { sku, key, second_look: false });
         }
+        sweep.barren = if taken.is_empty() { sweep.barren + 1 } else { 0 };
         let moves = page.next.is_some() && page.next != sweep.cursor;
-        sweep.cursor = page.next;
-        if !moves {
+        sweep.cursor.clone_from(&page.next);
+        let goes_on = moves && sweep.pays(link.channel.capabilities().read_items_max);
+        if !goes_on {
             pull.end_sweep();
         }
         let skus: Vec<Sku> = taken.iter().map(|pending| pending.sku.clone()).collect();
@@ -189,7 +231,17 @@ impl Worker {
             run.failures = 0;
             run.count("skipped", u64::try_from(shown.len()).unwrap_or(0));
         }
-        self.take_readings(row, read_at, items, &BTreeSet::new()).await
+        let shared = self.shared.clone();
+        let ahead =
+            async { if goes_on { Some(turn(&link, &shared, page.next).await) } else { None } };
+        let seen = BTreeSet::new();
+        let taking = self.take_readings(row, read_at, items, &seen);
+        let (taken, ahead) = tokio::join!(taking, ahead);
+        let sweep = self.run.as_mut().and_then(|run| run.pull.as_mut()?.sweep.as_mut());
+        if let Some(sweep) = sweep {
+            sweep.ahead = ahead;
+        }
+        taken
     }
 
     /// Reads and settles one batch by identifiers.
@@ -474,6 +526,13 @@ impl Worker {
             Ok(_) | Err(_) => Vec::new(),
         }
     }
+}
+
+/// Reads a page of the catalogue.
+async fn turn(link: &Link, shared: &Shared, cursor: Option<String>) -> Leaf {
+    let (asked_at, read_at) = (Instant::now(), shared.now());
+    let page = link.channel.catalogue(&link.transport, cursor.as_deref()).await;
+    Leaf { asked_at, read_at, page }
 }
 
 impl super::Check {

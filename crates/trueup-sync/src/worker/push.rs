@@ -11,21 +11,27 @@ use trueup_channels::{
     QUOTA_KEPT, Reading,
 };
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
-use trueup_store::{AttemptNote, Connection, ListingView, Parked, RevisionsNote};
+use trueup_store::{AttemptNote, Connection, FeedItem, ListingView, Parked, RevisionsNote};
 
 use super::feed::{self, Kept};
-use super::{Later, ORDERS_WAIT_MAX, Reread, Unclear, VERIFY_TRIES_MAX, Worker};
+use super::{
+    Later, ORDERS_AHEAD_MS, ORDERS_WAIT_MAX, RaiseWish, Reread, Unclear, VERIFY_TRIES_MAX, Worker,
+    run,
+};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
 use crate::scopes::Claims;
-use crate::shared::Shared;
+use crate::shared::{SKUS_MAX, Shared};
 
 /// How long the line must not have grown before a bulk batch that is not full goes out: a vendor
 /// takes few of them, and more of the same change may come.
 const BULK_QUIET: Duration = Duration::from_secs(2);
 /// How long a bulk batch that is not full waits for more at most.
 const BULK_GATHERED_MAX: Duration = Duration::from_secs(10);
+/// How many bulk batches are on their way to the vendor at once, beside what goes the ordinary
+/// way: they draw on a budget of their own, and each takes memory.
+const BULK_IN_AIR_MAX: usize = 1;
 
 /// One listing that is to be pushed, and who wants it.
 #[derive(Debug, Clone)]
@@ -68,11 +74,33 @@ pub(super) enum Way {
     Bulk,
 }
 
+/// For which of the vendor's ways there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) ordinary: bool,
+    pub(super) bulk: bool,
+}
+
+impl Room {
+    pub(super) fn has(self, way: Way) -> bool {
+        match way {
+            Way::Ordinary => self.ordinary,
+            Way::Bulk => self.bulk,
+        }
+    }
+}
+
 /// What is about to be sent for one listing.
 pub(super) struct Outgoing {
     pub(super) want: Want,
     pub(super) view: ListingView,
     pub(super) sending: Sending,
+}
+
+/// The same by the bulk way: there are very many, so only what their feed keeps is kept.
+pub(super) struct Freight {
+    pub(super) want: Want,
+    pub(super) item: FeedItem,
 }
 
 /// Very many that come in line and are to go the bulk way together.
@@ -116,6 +144,8 @@ pub(super) enum Asker {
 /// A batch under way.
 pub(super) struct Flight {
     outgoing: Vec<Outgoing>,
+    /// What goes the bulk way, in place of the outgoing.
+    freight: Vec<Freight>,
     batch: PushBatch,
     way: Way,
     /// The run that asked for it, for its token.
@@ -124,7 +154,7 @@ pub(super) struct Flight {
     of_run: bool,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
-    /// What it handed over by the bulk way; these items are no longer among the outgoing.
+    /// What it handed over by the bulk way; these items are no longer among the freight.
     kept: Option<Kept>,
     /// Held until what became of it is noted.
     claims: Claims,
@@ -134,25 +164,35 @@ impl Flight {
     /// Sends the batch and waits for what becomes of it; by the bulk way, only until the vendor
     /// has it.
     async fn fly(mut self, link: Arc<Link>, shared: Arc<Shared>) -> Self {
-        // It is never closed; a closed one would hold nothing back.
-        let _slot = link.push_slots.acquire().await;
-        let began = Instant::now();
+        let mut began = Instant::now();
         let mut outcomes = match self.way {
-            Way::Ordinary => link.channel.push(&link.transport, &self.batch).await,
+            Way::Ordinary => {
+                // It is never closed; a closed one would hold nothing back.
+                let _slot = link.push_slots.acquire().await;
+                began = Instant::now();
+                link.channel.push(&link.transport, &self.batch).await
+            }
             Way::Bulk => {
-                let outgoing = std::mem::take(&mut self.outgoing);
-                let (kept, rest, outcomes) =
-                    feed::hand_over(&link, &shared, &self.batch, outgoing).await;
-                (self.kept, self.outgoing) = (kept, rest);
+                let freight = std::mem::take(&mut self.freight);
+                let items = std::mem::take(&mut self.batch.items);
+                let batch = PushBatch { token: self.batch.token.clone(), items };
+                let (kept, rest, outcomes) = feed::hand_over(&link, &shared, batch, freight).await;
+                (self.kept, self.freight) = (kept, rest);
                 outcomes
             }
         };
         metrics::histogram!("trueup_push_batch_seconds", "kind" => link.kind.name())
             .record(began.elapsed().as_secs_f64());
         // A connector that answers for fewer items than it was given knows nothing of the rest.
-        outcomes.resize_with(self.outgoing.len(), || PushOutcome::Unknown(waiting("no outcome")));
+        let count = self.outgoing.len() + self.freight.len();
+        outcomes.resize_with(count, || PushOutcome::Unknown(waiting("no outcome")));
         self.outcomes = outcomes;
         self
+    }
+
+    fn wants(&self) -> impl Iterator<Item = &Want> {
+        let outgoing = self.outgoing.iter().map(|out| &out.want);
+        outgoing.chain(self.freight.iter().map(|freight| &freight.want))
     }
 }
 
@@ -161,18 +201,25 @@ impl Worker {
     /// a few more ready, so that none of its slots waits for the store; returns when one of them
     /// has landed, or when somebody rings while there is room for more.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
-        let at_once_max = self.link.channel.capabilities().pushes_at_once_max.max(1);
-        let in_air_max = at_once_max + at_once_max / 2;
         let mut worked = false;
-        while self.air.len() < in_air_max {
-            let Some(errand) = self.next_errand() else { break };
+        let mut room = self.room();
+        while let Some(errand) = self.next_errand(room) {
             worked = true;
             self.launch(row, errand).await?;
+            room = self.room();
         }
         if self.air.is_empty() {
             return Ok(worked);
         }
-        if self.air.len() >= in_air_max {
+        let looks_up = self.run.as_ref().is_some_and(run::ActiveRun::looks_up);
+        if !self.owing.is_empty() || looks_up {
+            // A zero may be among what has not been looked at.
+            if let Some(landed) = self.air.try_join_next() {
+                self.take_landed(Some(landed)).await?;
+            }
+            return Ok(true);
+        }
+        if !room.ordinary && !room.bulk {
             self.land().await?;
             return Ok(true);
         }
@@ -184,6 +231,16 @@ impl Worker {
             () = tokio::time::sleep_until(wake) => {}
         }
         Ok(true)
+    }
+
+    fn room(&self) -> Room {
+        let capabilities = self.link.channel.capabilities();
+        let at_once_max = capabilities.pushes_at_once_max.max(1);
+        let in_air_max = at_once_max + at_once_max / 2;
+        Room {
+            ordinary: self.air.len() < in_air_max + self.bulk_in_air,
+            bulk: capabilities.bulk_items_max > 0 && self.bulk_in_air < BULK_IN_AIR_MAX,
+        }
     }
 
     /// Returns when something that waits for its time may go out beside what is under way.
@@ -201,56 +258,81 @@ impl Worker {
     }
 
     /// Chooses what goes out next: what is to be sent again as it was, what is owed and could be
-    /// oversold, then in turn what else is owed and what the run under way asks for.
-    fn next_errand(&mut self) -> Option<Errand> {
+    /// oversold, then in turn what else is owed and what the run under way asks for. The two ways
+    /// do not wait for each other.
+    fn next_errand(&mut self, room: Room) -> Option<Errand> {
         let is_out = self.is_out();
-        if !is_out && let Some(Unclear { run, wants, .. }) = self.due_unclear() {
+        let resends = room.ordinary && !is_out;
+        if resends && let Some(Unclear { run, wants, .. }) = self.due_unclear() {
             let way = Way::Ordinary;
             return Some(Errand { wants, way, run, of: Asker::Unclear });
         }
         let lands = self.should_land();
-        // A zero waits for no reading.
-        let may_go = |(lane, _): &(Lane, usize)| !is_out && (!lands || *lane == Lane::Zero);
-        let first = self.queue.first_lane().filter(|(lane, _)| !self.is_spared(*lane));
-        let owed = first.filter(may_go).filter(|first| !self.gathers(*first));
-        let is_urgent = matches!(owed, Some((Lane::Zero, _)));
+        let lanes = self.lanes_that_go(is_out, lands);
+        let bulk = lanes.iter().copied().find(|lane| self.is_bulky(*lane));
+        let is_urgent = lanes.first() == Some(&Lane::Zero);
+        // What goes the bulk way soon is not sent the other; what comes in line may make it so.
+        let has_bulk = self.link.channel.capabilities().bulk_items_max > 0;
+        let may_grow = has_bulk && !self.owing.is_empty();
+        let goes_now = |lane: &Lane| bulk != Some(*lane) && (*lane == Lane::Zero || !may_grow);
+        let ordinary = lanes.first().copied().filter(goes_now).filter(|_| room.ordinary);
+        let bulk = bulk.filter(|lane| !self.gathers(*lane) && room.bulk);
+        let owed = ordinary.map(|lane| (lane, Way::Ordinary));
+        let owed = owed.or(bulk.map(|lane| (lane, Way::Bulk)));
         let runs_turn = !lands && !is_urgent && (owed.is_none() || !self.run_went_last);
-        if runs_turn && let Some(errand) = self.next_of_run(owed.is_some()) {
+        if runs_turn && let Some(errand) = self.next_of_run(room, !lanes.is_empty()) {
             self.run_went_last = true;
             return Some(errand);
         }
-        let (lane, waiting) = owed?;
+        let (lane, way) = owed?;
         self.run_went_last = false;
-        // What could be oversold does not wait in a vendor's queue.
-        let (way, count) = match lane {
-            Lane::Zero => self.way(0),
-            Lane::Decrease | Lane::Increase => self.way(waiting),
+        let count = match way {
+            Way::Ordinary => self.link.channel.capabilities().push_items_max.max(1),
+            Way::Bulk => self.link.channel.capabilities().bulk_items_max,
         };
-        let mut taken = self.queue.take(lane, count);
+        let mut taken = Vec::new();
         // A batch costs the same however full it is: the next lanes fill it up.
-        while taken.len() < count {
-            let next = self.queue.first_lane().filter(|next| !self.is_spared(next.0));
-            let Some((next, _)) = next.filter(|(next, _)| !lands || *next == Lane::Zero) else {
-                break;
-            };
-            taken.extend(self.queue.take(next, count - taken.len()));
+        let fills = |next: &Lane| *next >= lane && (way == Way::Bulk || goes_now(next));
+        for lane in lanes.into_iter().filter(fills) {
+            taken.extend(self.queue.take(lane, count - taken.len()));
         }
         let want = |(sku, key)| Want { sku, key, wish: Wish::Owed, tried: 0 };
         let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
     }
 
-    /// Returns whether what is first in line waits for more that goes the bulk way with it.
-    fn gathers(&mut self, (lane, waiting): (Lane, usize)) -> bool {
-        if lane == Lane::Zero {
-            return false;
+    /// Returns the lanes that have something to send now, in order.
+    fn lanes_that_go(&self, is_out: bool, lands: bool) -> Vec<Lane> {
+        let goes = |lane: &Lane| {
+            let waits = self.queue.counts[lane.index()] > 0 && !self.is_spared(*lane);
+            // A zero waits for no reading.
+            waits && !is_out && (!lands || *lane == Lane::Zero)
+        };
+        Lane::ALL.into_iter().filter(goes).collect()
+    }
+
+    /// Returns whether what stands in a lane goes the bulk way; what could be oversold does not
+    /// wait in a vendor's queue.
+    fn is_bulky(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Zero => false,
+            Lane::Decrease | Lane::Increase => {
+                self.way(self.queue.counts[lane.index()]).0 == Way::Bulk
+            }
         }
-        let is_bulk = self.way(waiting).0 == Way::Bulk;
-        let (now, waiting) = (Instant::now(), self.queue.len());
-        let raises = self.queue.counts[Lane::Increase.index()] > 0;
-        let hears = raises && self.raises_wait && self.link.heard.lock().wanted.is_some();
-        let is_full = waiting >= self.link.channel.capabilities().bulk_items_max;
-        if !is_bulk || (is_full && !hears) {
+    }
+
+    /// Returns whether what goes the bulk way, from a lane on, waits for more. Only raises wait
+    /// for orders to be heard: a batch that is full without them goes.
+    fn gathers(&mut self, lane: Lane) -> bool {
+        let now = Instant::now();
+        let count = |of: Lane| if of < lane { 0 } else { self.queue.counts[of.index()] };
+        let (decreases, raises) = (count(Lane::Decrease), count(Lane::Increase));
+        let waiting = decreases + raises;
+        let asks = self.orders_wanted.is_some() || self.link.is_orders_wanted();
+        let hears = raises > 0 && self.raises_wait && asks;
+        let full = self.link.channel.capabilities().bulk_items_max;
+        if decreases >= full || (waiting >= full && !hears) {
             self.gathering = None;
             return false;
         }
@@ -270,7 +352,7 @@ impl Worker {
         lane == Lane::Increase && self.is_sparing()
     }
 
-    /// Computes a batch and sends it off.
+    /// Computes a batch and sends it off; by the bulk way, a piece at a time.
     async fn launch(&mut self, row: &Connection, errand: Errand) -> Result<(), EngineError> {
         let Errand { wants, way, run, of } = errand;
         let (reports, flights) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
@@ -285,7 +367,8 @@ impl Worker {
             self.take_reports(reports);
         }
         for mut flight in flights {
-            for Outgoing { want, .. } in &flight.outgoing {
+            self.bulk_in_air += usize::from(flight.way == Way::Bulk);
+            for want in flight.wants() {
                 self.airborne.insert(want.key.clone());
                 if self.queue.remove(&want.key) {
                     self.landing.insert(want.sku.clone());
@@ -345,6 +428,7 @@ impl Worker {
         };
         if self.air.is_empty() {
             self.airborne.clear();
+            self.bulk_in_air = 0;
             if let Some(run) = &mut self.run {
                 run.in_air = 0;
             }
@@ -352,14 +436,17 @@ impl Worker {
         landed?;
         if self.air.is_empty() {
             let kept = std::mem::take(&mut self.landing);
-            self.enqueue_owed(&kept, false).await?;
+            self.enqueue_owed(&kept).await?;
         }
         Ok(())
     }
 
     async fn take_flight(&mut self, mut flight: Flight) -> Result<(), EngineError> {
-        let wants: Vec<Want> = flight.outgoing.iter().map(|out| out.want.clone()).collect();
+        let wants: Vec<Want> = flight.wants().cloned().collect();
         self.pushed_at = Some(Instant::now());
+        if flight.way == Way::Bulk {
+            self.bulk_in_air = self.bulk_in_air.saturating_sub(1);
+        }
         let kept = flight.kept.take();
         if let Some(kept) = &kept {
             let none = Claims::new(self.shared.clone(), self.link.org.clone());
@@ -398,7 +485,7 @@ impl Worker {
         if !waiting.is_empty() {
             self.landing.retain(|sku| !waiting.contains(sku));
             // Another listing of the SKU that is still under way is kept waiting again.
-            self.enqueue_owed(&waiting, false).await?;
+            self.enqueue_owed(&waiting).await?;
         }
         Ok(())
     }
@@ -423,7 +510,8 @@ impl Worker {
         }
     }
 
-    /// Computes a batch and marks what is to be sent; the reports are of what is not.
+    /// Computes a batch and marks what is to be sent; the reports are of what is not. Numbers
+    /// near zero are taken out of what goes the bulk way: they go by themselves, at once.
     async fn prepare(
         &mut self,
         row: &Connection,
@@ -431,11 +519,35 @@ impl Worker {
         run: Option<&str>,
         way: Way,
     ) -> Result<(Vec<Report>, Vec<Flight>), EngineError> {
+        let mut prepared = Prepared {
+            reports: Vec::with_capacity(wants.len()),
+            claims: Claims::new(self.shared.clone(), self.link.org.clone()),
+            near: Vec::new(),
+            far: Vec::new(),
+            items: Vec::new(),
+        };
+        let mut wants = wants.into_iter();
+        loop {
+            let piece: Vec<Want> = wants.by_ref().take(SKUS_MAX).collect();
+            if piece.is_empty() {
+                return Ok(self.flights(prepared, run));
+            }
+            self.prepare_piece(row, piece, way, &mut prepared).await?;
+        }
+    }
+
+    async fn prepare_piece(
+        &mut self,
+        row: &Connection,
+        wants: Vec<Want>,
+        way: Way,
+        prepared: &mut Prepared,
+    ) -> Result<(), EngineError> {
+        let reports = &mut prepared.reports;
         let skus: Vec<Sku> = wants.iter().map(|want| want.sku.clone()).collect();
         let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
         let mut views: BTreeMap<ListingKey, ListingView> =
             views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect();
-        let mut reports = Vec::with_capacity(wants.len());
         let mut outgoing = Vec::new();
         let mut notes = Vec::new();
         for want in wants {
@@ -447,7 +559,9 @@ impl Worker {
                 Planned::Send(sending) => outgoing.push(Outgoing { want, view, sending }),
                 Planned::Note(push, result) => {
                     let quantity = push.quantity;
-                    notes.push((push, result));
+                    if view.state.forced || view.state.acked_version < push.version {
+                        notes.push((push, result));
+                    }
                     reports.push(Report { want, end: End::Shown(quantity) });
                 }
                 Planned::End(end) => reports.push(Report { want, end }),
@@ -458,7 +572,7 @@ impl Worker {
             for out in outgoing {
                 reports.push(Report { want: out.want, end: End::Skipped(Skip::DryRun) });
             }
-            return Ok((reports, Vec::new()));
+            return Ok(());
         }
         if let Err(error) = self.know_before(&mut outgoing).await {
             // What cannot be compared is not sent: it would overwrite a sale nobody heard of.
@@ -473,18 +587,71 @@ impl Worker {
         }
         let shared = self.shared.clone();
         let _no_election = shared.scopes.elections.read().await;
-        let (outgoing, claims) = self.claim(outgoing, &mut reports).await?;
-        Ok((reports, self.mark(outgoing, run, way, claims).await?))
+        let outgoing = self.claim(outgoing, &mut prepared.claims, reports).await?;
+        self.mark(&outgoing).await?;
+        let above = self.link.channel.capabilities().bulk_above;
+        for out in outgoing {
+            if way == Way::Ordinary || out.sending.quantity <= above {
+                prepared.near.push(out);
+                continue;
+            }
+            prepared.items.push(push_item(&out));
+            let item = feed::item_of(&out);
+            prepared.far.push(Freight { want: out.want, item });
+        }
+        Ok(())
+    }
+
+    /// Makes batches of what was marked.
+    fn flights(&self, prepared: Prepared, run: Option<&str>) -> (Vec<Report>, Vec<Flight>) {
+        let Prepared { reports, mut claims, near, far, items } = prepared;
+        let size = self.link.channel.capabilities().push_items_max.max(1);
+        let mut flights = Vec::new();
+        let run_of = || run.map(str::to_owned);
+        let mut near = near.into_iter();
+        loop {
+            let outgoing: Vec<Outgoing> = near.by_ref().take(size).collect();
+            if outgoing.is_empty() {
+                break;
+            }
+            let claims = claims.split(outgoing.iter().filter_map(|out| self.scope_of(out)));
+            flights.push(Flight {
+                batch: self.batch(&outgoing, run),
+                outgoing,
+                freight: Vec::new(),
+                way: Way::Ordinary,
+                run: run_of(),
+                of_run: false,
+                outcomes: Vec::new(),
+                kept: None,
+                claims,
+            });
+        }
+        if !far.is_empty() {
+            let token = self.bulk_token(&far, run);
+            flights.push(Flight {
+                outgoing: Vec::new(),
+                freight: far,
+                batch: PushBatch { token, items },
+                way: Way::Bulk,
+                run: run_of(),
+                of_run: false,
+                outcomes: Vec::new(),
+                kept: None,
+                claims,
+            });
+        }
+        (reports, flights)
     }
 
     /// Keeps what leads in its scope and whose number nobody else is telling.
     async fn claim(
         &mut self,
         outgoing: Vec<Outgoing>,
+        claims: &mut Claims,
         reports: &mut Vec<Report>,
-    ) -> Result<(Vec<Outgoing>, Claims), EngineError> {
+    ) -> Result<Vec<Outgoing>, EngineError> {
         let link = self.link.clone();
-        let mut claims = Claims::new(self.shared.clone(), link.org.clone());
         let mut follows = BTreeSet::new();
         if !self.shared.siblings(&link).is_empty() {
             let skus: Vec<Sku> = outgoing.iter().map(|out| out.want.sku.clone()).collect();
@@ -499,7 +666,7 @@ impl Worker {
                 reports.push(Report { want: out.want, end: End::Skipped(Skip::Shared) });
                 continue;
             }
-            if self.scope_of(&out).is_none_or(|scope| claims.claim(scope)) {
+            if self.scope_of(&out).is_none_or(|scope| claims.claim(&scope)) {
                 kept.push(out);
                 continue;
             }
@@ -507,15 +674,19 @@ impl Worker {
             let error = unread("another connection is telling the same number");
             reports.push(Report { want: out.want, end: End::Again(error) });
         }
-        Ok((kept, claims))
+        Ok(kept)
     }
 
     fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
         let capabilities = self.link.channel.capabilities().clone();
         let key = &view.mapping.key;
         if self.link.is_fed(key) {
+            let told = view.state.in_flight.map(|sent| sent.quantity);
+            let told = told.filter(|told| {
+                wish == Wish::Due && plan::expected(view, capabilities.quantity_max) == Some(*told)
+            });
             // What is owed by then goes when the feed has ended.
-            return Planned::End(End::Skipped(Skip::InFeed));
+            return Planned::End(told.map_or(End::Skipped(Skip::InFeed), End::Sent));
         }
         let never_read = view.state.base.is_none() && view.state.in_flight.is_none();
         let strategy_first = wish == Wish::Owed && never_read && !self.unreadable.contains_key(key);
@@ -544,13 +715,19 @@ impl Worker {
                 }
                 let guarded = sending.lane == Lane::Increase && raises_wait(row, &capabilities);
                 let (now, heard) = (self.shared.now(), self.link.heard_at());
-                let wanted_at = self.raise_wanted.get(key).copied().unwrap_or(now);
-                if guarded && !plan::may_raise(wanted_at, heard, now, capabilities.orders_fresh_ms)
-                {
+                let wanted_at = self.raise_wanted_at(view).unwrap_or(now);
+                let fresh_ms = capabilities.orders_fresh_ms;
+                let soon = now.plus_millis(ORDERS_AHEAD_MS);
+                let is_too_old_soon = !plan::may_raise(wanted_at, heard, soon, fresh_ms);
+                if guarded && is_too_old_soon && !self.link.is_orders_wanted() {
+                    self.link.want_orders(now);
+                }
+                if guarded && !plan::may_raise(wanted_at, heard, now, fresh_ms) {
                     // Orders that were heard too long ago are asked for anew.
                     let since =
                         if heard.is_some_and(|heard| heard >= wanted_at) { now } else { wanted_at };
-                    self.raise_wanted.insert(key.clone(), since);
+                    let wish = RaiseWish::new(since, &view.state);
+                    self.raise_wanted.insert(key.clone(), wish);
                     self.link.want_orders(since);
                     self.raising.insert(key.clone(), view.mapping.sku.clone());
                     let failed = self.link.heard.lock().failed.clone();
@@ -607,54 +784,24 @@ impl Worker {
     }
 
     /// Notes that a batch goes out.
-    async fn mark(
-        &self,
-        outgoing: Vec<Outgoing>,
-        run: Option<&str>,
-        way: Way,
-        mut claims: Claims,
-    ) -> Result<Vec<Flight>, EngineError> {
+    async fn mark(&self, outgoing: &[Outgoing]) -> Result<(), EngineError> {
         if outgoing.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let items: Vec<ListingPush> = outgoing.iter().map(|out| out.sending.push.clone()).collect();
         let mark = Command::MarkSent { channel: self.link.id.clone(), items };
         self.shared.submit(&self.link.org, mark, Source::Channel).await?;
-        let mut flight = |(way, outgoing): (Way, Vec<Outgoing>)| {
-            let batch = self.batch(&outgoing, run);
-            let run = run.map(str::to_owned);
-            let scopes = outgoing.iter().filter_map(|out| self.scope_of(out)).collect();
-            let claims = claims.split(&scopes);
-            let (of_run, outcomes, kept) = (false, Vec::new(), None);
-            Flight { outgoing, batch, way, run, of_run, outcomes, kept, claims }
-        };
-        Ok(self.portions(outgoing, way).into_iter().map(&mut flight).collect())
-    }
-
-    /// Takes numbers near zero out of what goes the bulk way: they go by themselves, at once.
-    fn portions(&self, outgoing: Vec<Outgoing>, way: Way) -> Vec<(Way, Vec<Outgoing>)> {
-        let capabilities = self.link.channel.capabilities();
-        let is_near = |out: &Outgoing| out.sending.quantity <= capabilities.bulk_above;
-        let (mut near, far): (Vec<Outgoing>, Vec<Outgoing>) = match way {
-            Way::Ordinary => return vec![(way, outgoing)],
-            Way::Bulk => outgoing.into_iter().partition(is_near),
-        };
-        let mut portions = Vec::new();
-        while !near.is_empty() {
-            let rest = near.split_off(near.len().min(capabilities.push_items_max.max(1)));
-            portions.push((Way::Ordinary, std::mem::replace(&mut near, rest)));
-        }
-        if !far.is_empty() {
-            portions.push((Way::Bulk, far));
-        }
-        portions
+        Ok(())
     }
 
     /// Notes what became of a batch.
     async fn take(&mut self, flight: Flight) -> Result<Vec<Report>, EngineError> {
-        let Flight { outgoing, way, run, outcomes, claims, .. } = flight;
+        let Flight { outgoing, freight, way, run, outcomes, claims, .. } = flight;
         self.look_at(&outcomes).await?;
-        let taken = self.take_outcomes(outgoing, outcomes, run.as_deref(), way).await;
+        let taken = match way {
+            Way::Ordinary => self.take_outcomes(outgoing, outcomes, run.as_deref(), way).await,
+            Way::Bulk => self.take_freight(freight, outcomes).await,
+        };
         drop(claims);
         taken
     }
@@ -669,15 +816,24 @@ impl Worker {
                 acked_at: out.view.state.acked_at,
             })
             .collect();
-        let item = |out: &Outgoing| PushItem {
-            listing: listing(&out.view),
-            quantity: out.sending.quantity,
-            expected_before: out.sending.expected_before,
-        };
         PushBatch {
             token: plan::token(&self.link.id, run, &parts),
-            items: outgoing.iter().map(item).collect(),
+            items: outgoing.iter().map(push_item).collect(),
         }
+    }
+
+    /// Makes the token of a bulk batch, which is never sent again: it is only to be unique.
+    fn bulk_token(&self, freight: &[Freight], run: Option<&str>) -> String {
+        let parts: Vec<TokenPart<'_>> = freight
+            .iter()
+            .map(|Freight { item, .. }| TokenPart {
+                key: item.key.as_str(),
+                version: item.version,
+                epoch: item.epoch,
+                acked_at: None,
+            })
+            .collect();
+        plan::token(&self.link.id, run, &parts)
     }
 
     /// Notes whether the vendor could be talked to at all.
@@ -882,6 +1038,25 @@ enum Planned {
     Send(Sending),
     Note(ListingPush, PushResult),
     End(End),
+}
+
+/// What is under preparation to be sent: it is marked, and its scopes are claimed.
+struct Prepared {
+    reports: Vec<Report>,
+    claims: Claims,
+    /// What goes the ordinary way.
+    near: Vec<Outgoing>,
+    /// What goes the bulk way, and what the vendor is told of it.
+    far: Vec<Freight>,
+    items: Vec<PushItem>,
+}
+
+fn push_item(out: &Outgoing) -> PushItem {
+    PushItem {
+        listing: listing(&out.view),
+        quantity: out.sending.quantity,
+        expected_before: out.sending.expected_before,
+    }
 }
 
 pub(super) fn listing(view: &ListingView) -> Listing {

@@ -128,7 +128,7 @@ impl Worker {
         }
         self.settle(work.settled).await?;
         if publishes(row) {
-            self.enqueue_owed(&work.seen, false).await?;
+            self.enqueue_owed(&work.seen).await?;
         }
         let plain = Settling {
             read_at: readings.read_at,
@@ -364,7 +364,7 @@ impl Worker {
                 .filter(|item| item.action == ReconcileAction::Push)
                 .map(|item| item.sku.clone())
                 .collect();
-            self.enqueue_owed(&owing.into_iter().collect(), false).await?;
+            self.enqueue_owed(&owing.into_iter().collect()).await?;
             // First contact and unclear pushes: what is owed goes on from here.
             // What was read too early is read again first.
             let is_early = |key: &ListingKey| {
@@ -373,7 +373,7 @@ impl Worker {
             let dirty =
                 readings.iter().filter(|(view, _)| view.is_dirty() && !is_early(&view.mapping.key));
             let dirty: Vec<Sku> = dirty.map(|(view, _)| view.mapping.sku.clone()).collect();
-            self.enqueue_owed(&dirty.into_iter().collect(), false).await?;
+            self.enqueue_owed(&dirty.into_iter().collect()).await?;
         }
         for item in done.iter().filter(|item| item.action == ReconcileAction::Pending) {
             self.read_when_settled(&item.key, &readings);

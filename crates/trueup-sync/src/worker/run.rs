@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use trueup_channels::{ChannelError, ChannelErrorKind};
 use trueup_core::{ListingKey, Quantity, Sku};
-use trueup_store::{Change, Connection, ListingQuery, Run, RunStatus};
+use trueup_store::{Change, Connection, ListingQuery, ListingView, Run, RunStatus};
 
 use super::pull::PullWork;
-use super::push::{Asker, End, Errand, Report, Want};
-use super::{ORDERS_WAIT_MAX, Worker};
+use super::push::{Asker, End, Errand, Report, Room, Want, Way};
+use super::{ORDERS_WAIT_MAX, Worker, publishes};
 use crate::backoff;
 use crate::engine::{EngineError, PushScope};
 use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Skip, Wish};
-use crate::shared::Shared;
+use crate::shared::{SKUS_MAX, Shared, VIEWS_MAX};
 
 /// The operation of a push run.
 pub(crate) const PUSH: &str = "inventory_push";
@@ -34,6 +34,8 @@ const RUN_FAILURES_MAX: u32 = 3;
 /// The first and the longest pause between two tries, in milliseconds.
 const TRY_MS_FIRST: u64 = 250;
 const TRY_MS_MAX: u64 = 2_000;
+/// How many listings of a run are looked at for one that is not under way or in line already.
+const RUN_LOOK_MAX: usize = 1_000;
 /// How often the progress of a run is kept.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,8 @@ pub(crate) fn new_run(
 /// A run under way.
 pub(super) struct ActiveRun {
     pub(super) run: Run,
+    /// What is still to be looked up of what it pushes.
+    lookup: Option<Lookup>,
     /// Listings to push.
     pub(super) push: VecDeque<Want>,
     /// Listings to push again after a pause.
@@ -83,6 +87,41 @@ pub(super) struct ActiveRun {
     /// Whether the wait ends when the channel's orders have been heard.
     pub(super) waits_for_orders: bool,
     noted: Instant,
+}
+
+/// What a run is to push, as far as it has been looked up.
+struct Lookup {
+    scope: LookedUp,
+    /// What is wished of a listing for which no number was given.
+    by_default: Wish,
+    /// The SKUs that have a listing, where some were named.
+    mapped: BTreeSet<Sku>,
+    wanted: Vec<(Lane, Want)>,
+    /// The last listing that was looked up of this piece.
+    after: Option<(Sku, ListingKey)>,
+}
+
+enum LookedUp {
+    All,
+    Skus { exact: BTreeMap<Sku, Option<Quantity>>, left: VecDeque<Sku> },
+}
+
+impl Lookup {
+    fn new(scope: PushScope) -> Self {
+        let by_default =
+            if matches!(scope, PushScope::Changed(_)) { Wish::Due } else { Wish::Asked };
+        let skus = |exact: BTreeMap<Sku, Option<Quantity>>| {
+            let left = exact.keys().cloned().collect();
+            LookedUp::Skus { exact, left }
+        };
+        let scope = match scope {
+            PushScope::All => LookedUp::All,
+            PushScope::Items(items) => skus(items.into_iter().collect()),
+            PushScope::Changed(named) => skus(named.into_iter().map(|sku| (sku, None)).collect()),
+        };
+        let (mapped, wanted) = (BTreeSet::new(), Vec::new());
+        Self { scope, by_default, mapped, wanted, after: None }
+    }
 }
 
 /// What became of one listing of a run.
@@ -133,6 +172,7 @@ impl ActiveRun {
         let now = Instant::now();
         Self {
             run,
+            lookup: None,
             push: VecDeque::new(),
             again: Vec::new(),
             pull: None,
@@ -146,6 +186,11 @@ impl ActiveRun {
             waits_for_orders: false,
             noted: now,
         }
+    }
+
+    /// Returns whether it is not yet known what it is to push.
+    pub(super) fn looks_up(&self) -> bool {
+        self.lookup.is_some()
     }
 
     /// Returns whether it has something to read.
@@ -217,7 +262,9 @@ impl Worker {
         }
         run.waits_for_orders = false;
         run.wait_until = Instant::now();
-        if run.reads() {
+        if run.lookup.is_some() {
+            self.lookup_step(row).await?;
+        } else if run.reads() {
             if !self.air.is_empty() {
                 return Ok(false);
             }
@@ -254,8 +301,8 @@ impl Worker {
         let Some(job) = self.jobs.pop_front() else { return Ok(false) };
         match job {
             Job::Push { run, scope } => {
-                self.run = Some(ActiveRun::new(run));
-                self.begin_push(scope).await?;
+                let lookup = Some(Lookup::new(scope));
+                self.run = Some(ActiveRun { lookup, ..ActiveRun::new(run) });
             }
             Job::Pull { run, request } => {
                 self.run = Some(ActiveRun::new(run));
@@ -265,47 +312,34 @@ impl Worker {
         Ok(true)
     }
 
-    async fn begin_push(&mut self, scope: PushScope) -> Result<(), EngineError> {
-        let mut exact: BTreeMap<Sku, Option<Quantity>> = BTreeMap::new();
-        let mut query =
-            ListingQuery { channel: Some(self.link.id.clone()), ..ListingQuery::default() };
-        let mut wanted: Vec<(Lane, Want)> = Vec::new();
-        let capabilities = self.link.channel.capabilities().clone();
-        let (shared, org) = (self.shared.clone(), self.link.org.clone());
-        let all = scope == PushScope::All;
-        let by_default =
-            if matches!(scope, PushScope::Changed(_)) { Wish::Due } else { Wish::Asked };
-        match scope {
-            PushScope::All => {}
-            PushScope::Items(items) => exact.extend(items),
-            PushScope::Changed(skus) => exact.extend(skus.into_iter().map(|sku| (sku, None))),
-        }
-        let skus: Vec<Sku> = exact.keys().cloned().collect();
-        let mut mapped = BTreeSet::new();
-        let mut look = |view: trueup_store::ListingView| {
-            mapped.insert(view.mapping.sku.clone());
-            let quantity = exact.get(&view.mapping.sku).copied().flatten();
-            let wish = quantity.map_or(by_default, Wish::Exactly);
-            // What needs no sending is found out when its turn comes.
-            let lane = match plan::plan(&view, wish, &capabilities) {
-                Plan::Send(sending) => sending.lane,
-                Plan::ReadFirst => Lane::Decrease,
-                Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
-            };
-            let (sku, key) = (view.mapping.sku, view.mapping.key);
-            wanted.push((lane, Want { sku, key, wish, tried: 0 }));
-        };
-        if all {
-            shared.each_listing(&org, query, &mut look).await?;
-        } else {
-            for skus in skus.chunks(crate::shared::SKUS_MAX) {
-                query.skus = Some(skus.to_vec());
-                query.after = None;
-                shared.each_listing(&org, query.clone(), &mut look).await?;
+    /// Looks up the next piece of what a run is to push; when all is known, it is put in order.
+    async fn lookup_step(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let lookup = self.run.as_mut().and_then(|run| run.lookup.take());
+        let Some(mut lookup) = lookup else { return Ok(()) };
+        let more = match self.look_up(row, &mut lookup).await {
+            Ok(more) => more,
+            Err(error) => {
+                // It is known how far it came: what was found is not found twice.
+                if let Some(run) = &mut self.run {
+                    run.lookup = Some(lookup);
+                }
+                return Err(error);
             }
+        };
+        if more {
+            if let Some(run) = &mut self.run {
+                run.lookup = Some(lookup);
+            }
+            return Ok(());
         }
+        let Lookup { scope, mapped, mut wanted, .. } = lookup;
         wanted.sort_by_key(|(lane, _)| *lane);
-        let missing: Vec<Sku> = skus.into_iter().filter(|sku| !mapped.contains(sku)).collect();
+        let missing = match scope {
+            LookedUp::All => Vec::new(),
+            LookedUp::Skus { exact, .. } => {
+                exact.into_keys().filter(|sku| !mapped.contains(sku)).collect()
+            }
+        };
         if let Some(run) = &mut self.run {
             run.count("total", u64::try_from(wanted.len()).unwrap_or(u64::MAX));
             for counter in ["pushed", "skipped", "failed"] {
@@ -315,6 +349,63 @@ impl Worker {
         }
         self.note_missing(missing).await;
         Ok(())
+    }
+
+    /// Looks up one piece; returns whether there is more. What was just changed and is owed is put
+    /// in line: the run may come before the doorbell rings.
+    async fn look_up(
+        &mut self,
+        row: &Connection,
+        lookup: &mut Lookup,
+    ) -> Result<bool, EngineError> {
+        let mut query = ListingQuery {
+            channel: Some(self.link.id.clone()),
+            after: lookup.after.clone(),
+            ..ListingQuery::default()
+        };
+        let mut piece = Vec::new();
+        if let LookedUp::Skus { left, .. } = &lookup.scope {
+            piece = left.iter().take(SKUS_MAX).cloned().collect();
+            query.skus = Some(piece.clone());
+        }
+        let (shared, link) = (self.shared.clone(), self.link.clone());
+        let capabilities = link.channel.capabilities();
+        let lines_up = lookup.by_default == Wish::Due && publishes(row);
+        let Lookup { scope, by_default, mapped, wanted, after } = lookup;
+        let look = |view: ListingView| {
+            if lines_up {
+                self.enqueue(&view);
+            }
+            let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+            let quantity = match scope {
+                LookedUp::All => None,
+                LookedUp::Skus { exact, .. } => {
+                    mapped.insert(sku.clone());
+                    exact.get(&sku).copied().flatten()
+                }
+            };
+            let wish = quantity.map_or(*by_default, Wish::Exactly);
+            // What needs no sending is found out when its turn comes.
+            let lane = match plan::plan(&view, wish, capabilities) {
+                Plan::Send(sending) => sending.lane,
+                Plan::ReadFirst => Lane::Decrease,
+                Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
+            };
+            *after = Some((sku.clone(), key.clone()));
+            wanted.push((lane, Want { sku, key, wish, tried: 0 }));
+        };
+        let more = shared.first_listings(&link.org, query, VIEWS_MAX, look).await?;
+        if more {
+            return Ok(true);
+        }
+        *after = None;
+        match scope {
+            LookedUp::All => Ok(false),
+            LookedUp::Skus { left, .. } => {
+                left.drain(..piece.len());
+                Ok(!left.is_empty())
+            }
+        }
     }
 
     /// Warns of SKUs that were asked for and have no listing on the channel.
@@ -340,12 +431,21 @@ impl Worker {
 
     /// Takes the next batch of what the run pushes; what is under way already waits for its end,
     /// and what stands in line, while the line moves, for its turn there.
-    pub(super) fn next_of_run(&mut self, line_moves: bool) -> Option<Errand> {
+    pub(super) fn next_of_run(&mut self, room: Room, line_moves: bool) -> Option<Errand> {
         let waiting = self.run.as_ref().filter(|run| run.is_due).map(|run| run.push.len())?;
-        let (way, count) = self.way(waiting);
+        let (mut way, mut count) = self.way(waiting);
+        let look = match way {
+            Way::Ordinary => waiting.min(RUN_LOOK_MAX),
+            Way::Bulk => waiting,
+        };
+        if !room.has(way) {
+            return None;
+        }
+        let ordinary_max = self.link.channel.capabilities().push_items_max.max(1);
+        let bulk_from = self.link.channel.capabilities().bulk_from;
         let run = self.run.as_mut()?;
         let mut wants = Vec::new();
-        for _ in 0..waiting {
+        for _ in 0..look {
             if wants.len() >= count {
                 break;
             }
@@ -356,6 +456,11 @@ impl Worker {
             } else {
                 wants.push(want);
             }
+        }
+        if way == Way::Bulk && wants.len() < bulk_from {
+            (way, count) = (Way::Ordinary, if room.ordinary { ordinary_max } else { 0 });
+            let rest = wants.split_off(wants.len().min(count));
+            rest.into_iter().rev().for_each(|want| run.push.push_front(want));
         }
         if wants.is_empty() {
             return None;
@@ -432,6 +537,7 @@ impl Worker {
     pub(super) async fn fail_run(&mut self, why: &str) -> Result<(), EngineError> {
         if let Some(run) = &mut self.run {
             run.run.error = Some(why.to_owned());
+            run.lookup = None;
             run.push.clear();
             run.again.clear();
             run.pull = None;
@@ -452,9 +558,9 @@ impl Worker {
             (_, _, _) => RunStatus::Partial,
         };
         run.run.finished_at = Some(self.shared.now());
-        let row = run.row(true);
+        let row = run.row(false);
         let org = self.link.org.clone();
-        self.shared.store.put_run(&org, row.clone()).await?;
+        self.shared.store.put_run(&org, run.row(true)).await?;
         self.run = None;
         let status = match row.status {
             RunStatus::Completed => "ok",

@@ -7,7 +7,7 @@ use std::time::Duration;
 use trueup_channels::Secret;
 use trueup_core::ChannelId;
 use trueup_store::{RevisionsNote, Store as _};
-use trueup_sync::{Clock, PushScope};
+use trueup_sync::{Clock, PullRequest, PushScope};
 use trueup_testkit::{SeedItem, Shop, ebay, spawn};
 
 use crate::house::{AheadClock, House, PATIENCE, channel, counter, quantity, sku, until};
@@ -293,5 +293,47 @@ async fn variations_of_one_listing_use_its_day_together() {
     until("it is told", || sim.quantity("SKU-002") == Some(5)).await;
     house.settle().await;
     assert_eq!(used("SKU-001").await, 241);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pull_sees_an_offer_that_shows_less_than_its_item() {
+    const LISTINGS: usize = 210;
+    let house = House::open_with(trueup_channels::kind).await;
+    let shop = ebay::Simulator::new(ebay::Settings::default());
+    let offered = |nth: usize| SeedItem {
+        offer_quantity: (nth == 7).then_some(4),
+        ..SeedItem::new(name(nth), 9)
+    };
+    shop.seed((0..LISTINGS).map(offered).collect()).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = spawn(shop.clone(), any).await.unwrap();
+    let id = channel("ebay");
+    let mut enable = enable_of(&shop.channel_config(&server.url));
+    enable.dry_run = true;
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    for nth in 0..LISTINGS {
+        house.count(&name(nth), 9, false).await;
+    }
+    house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    let of_inventory = |path: &str| path.ends_with("/inventory_item");
+    let pages = || {
+        let calls = shop.requests();
+        calls.iter().filter(|c| of_inventory(&c.path) && c.query.contains("limit=200")).count()
+    };
+    let mut before = pages();
+    // The first pull finds out which offers share their item's number; the second sweeps those.
+    for swept in [0, 2] {
+        let run = house.pull(&id, PullRequest::default()).await;
+        let run_item = |of: &str| {
+            let items = run.items.as_array().unwrap();
+            items.iter().find(|item| item["sku"] == of).map(|item| item["channel"].clone())
+        };
+        assert_eq!(run_item(&name(7)), Some(4.into()), "{swept} pages");
+        assert_eq!(counter(&run, "matched"), u64::try_from(LISTINGS - 1).unwrap());
+        assert_eq!(pages() - before, swept);
+        before = pages();
+    }
+    drop(server);
     house.close().await;
 }

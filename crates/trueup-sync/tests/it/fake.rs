@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) catalogue: Vec<CatalogueEntry>,
     /// Listings on a page of the catalogue; 0 = all.
     pub(crate) catalogue_page: usize,
+    /// How many pages were read.
+    pub(crate) catalogue_reads: u32,
     /// How many pages are refused in passing.
     pub(crate) catalogue_fails: u32,
     /// The entry at which the catalogue keeps its reader waiting.
@@ -518,6 +520,7 @@ impl Channel for FakeChannel {
             state.catalogue_fails -= 1;
             return Err(down());
         }
+        state.catalogue_reads += 1;
         let size = if state.catalogue_page == 0 { usize::MAX } else { state.catalogue_page };
         let items: Vec<CatalogueEntry> =
             state.catalogue.iter().skip(from).take(size).cloned().collect();

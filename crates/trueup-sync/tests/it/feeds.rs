@@ -123,6 +123,54 @@ async fn what_comes_in_line_one_soon_after_the_other_goes_in_one_feed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runs_leave_what_gathers_to_its_feed_and_count_it_as_pushed() {
+    let house = House::open().await;
+    let (id, shop, names) = raised_by_feed(&house).await;
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    shop.state().hold_feeds = true;
+    let mut runs = Vec::new();
+    for (names, units) in [(&names[..4], 20), (&names[4..], 25)] {
+        count_all(&house, names, units).await;
+        let scope = PushScope::Changed(names.iter().map(|name| sku(name)).collect());
+        runs.push(house.engine.push(&house.org, &id, scope, None).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut pushed = Vec::new();
+    for run in runs {
+        let run = house.engine.wait_run(&house.org, &run, PATIENCE).await.unwrap();
+        pushed.push((counter(&run, "pushed"), counter(&run, "skipped")));
+    }
+    assert_eq!(pushed, [(4, 0), (2, 0)]);
+    let items: Vec<usize> = shop.state().feeds.values().map(|feed| feed.items.len()).collect();
+    assert_eq!(items, [6]);
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_does_not_wait_for_pushes_that_go_one_by_one() {
+    let house = House::open().await;
+    let (_, shop, names) = raised_by_feed(&house).await;
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    shop.state().hold_feeds = true;
+    shop.state().hold_pushes = true;
+    house.count("OTHER", 0, true).await;
+    until("a zero is on its way", || shop.state().pushing == 1).await;
+    count_all(&house, &names, 40).await;
+    until("a feed is handed over", || !shop.state().feeds.is_empty()).await;
+    assert_eq!(shop.shown("OTHER"), Some(10), "the zero is still under way");
+    shop.state().hold_pushes = false;
+    shop.state().hold_feeds = false;
+    house.settle().await;
+    assert_eq!(shop.shown("OTHER"), Some(0));
+    assert!(names.iter().all(|name| shop.shown(name) == Some(40)));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_counts_what_a_feed_took_as_pushed() {
     let house = House::open().await;
     let (id, shop, names) = raised_by_feed(&house).await;

@@ -187,3 +187,33 @@ async fn a_pull_of_everything_goes_page_by_page_where_that_costs_less() {
     assert_eq!(shop.shown("S3"), Some(5));
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_ends_where_reading_the_rest_by_identifiers_costs_less() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..10).map(|nth| format!("S{nth}")).collect();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), 5)).collect();
+    let (id, shop) = house.connect("paged", &listings, |_| {}).await;
+    for name in &names {
+        house.count(name, 5, true).await;
+    }
+    house.settle().await;
+    let foreign: Vec<String> = (0..40).map(|nth| format!("foreign-{nth}")).collect();
+    // With all of ours on the first three pages of four, and with one that no page shows.
+    for (shown, reads, pages) in [(10, 0, 3), (9, 1, 4)] {
+        {
+            let mut state = shop.state();
+            let all = names[..shown].iter().chain(&foreign);
+            state.catalogue =
+                all.map(|name| crate::connect::entry(name, Some(name.as_str()), 5)).collect();
+            state.catalogue_page = 4;
+            (state.reads, state.catalogue_reads) = (0, 0);
+        }
+        let run = house.pull(&id, PullRequest::default()).await;
+        assert_eq!(counter(&run, "matched"), 10, "{run:?}");
+        let state = shop.state();
+        assert_eq!((state.reads, state.catalogue_reads), (reads, pages), "{shown} shown");
+    }
+    house.close().await;
+}

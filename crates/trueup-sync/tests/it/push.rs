@@ -252,7 +252,7 @@ async fn a_dry_run_connection_computes_and_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raise_is_made_of_what_is_left_after_unheard_orders() {
-    for kind in ["plain", "careful"] {
+    for kind in ["plain", "careful", "bulky"] {
         let house = House::open().await;
         let (_, shop) = house.connect(kind, &[("A", "a", 5)], |_| {}).await;
         house.count("A", 5, true).await;
