@@ -130,12 +130,15 @@ where
 /// figures takes longer than to answer some requests.
 #[derive(Default)]
 pub(crate) struct RequestTimes {
-    known: RwLock<FxHashMap<(&'static str, &'static str), FxHashMap<String, Histogram>>>,
+    /// By method and class of status, then by route.
+    known: RwLock<FxHashMap<(&'static str, &'static str), ByRoute>>,
 }
+
+type ByRoute = FxHashMap<String, Histogram>;
 
 impl RequestTimes {
     fn of(&self, method: &'static str, route: &str, class: &'static str) -> Histogram {
-        let known = |of: &FxHashMap<String, Histogram>| of.get(route).cloned();
+        let known = |of: &ByRoute| of.get(route).cloned();
         if let Some(known) = self.known.read().get(&(method, class)).and_then(known) {
             return known;
         }
