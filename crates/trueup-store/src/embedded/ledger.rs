@@ -16,7 +16,7 @@ use trueup_core::{
 
 use super::behind::{Behind, Keys, Upto};
 use super::files::OpenError;
-use super::memory::{Kept, Memory};
+use super::memory::{Active, Kept, Memory};
 use super::rows::{self, Digested, RowsError, Text, holds};
 use super::{codec, lines};
 use crate::port::{Page, ReservationQuery, SkuQuery};
@@ -235,17 +235,23 @@ pub(super) struct Loaded {
 /// Names that many rows share, kept once.
 #[derive(Default)]
 struct Names {
+    /// The org of the last row, which is most often the next one's.
+    last: Option<Org>,
     orgs: FxHashMap<String, Org>,
     locations: FxHashMap<String, Location>,
 }
 
 impl Names {
     fn org(&mut self, text: &str) -> Result<Org, RowsError> {
-        if let Some(known) = self.orgs.get(text) {
-            return Ok(known.clone());
+        if let Some(last) = self.last.as_ref().filter(|last| last.as_str() == text) {
+            return Ok(last.clone());
         }
-        let org = org_of(text)?;
+        let org = match self.orgs.get(text) {
+            Some(known) => known.clone(),
+            None => org_of(text)?,
+        };
         self.orgs.insert(text.to_owned(), org.clone());
+        self.last = Some(org.clone());
         Ok(org)
     }
 
@@ -263,11 +269,11 @@ impl Names {
 /// them, and brings SKUs up to their newest lines.
 pub(super) fn load(
     conn: &Connection,
-    active: impl FnOnce() -> Result<Vec<(Org, Reservation)>, OpenError>,
+    active: impl FnOnce() -> Result<Active, OpenError>,
     refused: impl Fn(&dyn std::fmt::Display) -> OpenError,
 ) -> Result<Loaded, OpenError> {
     let mut loaded = load_rows(conn).map_err(|error| refused(&error))?;
-    loaded.memory.hold_all(active()?);
+    loaded.memory.hold(active()?);
     Ok(loaded)
 }
 
@@ -406,7 +412,7 @@ fn load_bundles(
 }
 
 /// Reads the reservations that hold.
-pub(super) fn active(conn: &Connection) -> Result<Vec<(Org, Reservation)>, RowsError> {
+pub(super) fn active(conn: &Connection) -> Result<Active, RowsError> {
     let sql = format!("SELECT {RESERVATION_COLUMNS} FROM {RESERVATIONS_ACTIVE}");
     let mut query = conn.prepare(&sql)?;
     let mut found = query.query([])?;
@@ -415,7 +421,7 @@ pub(super) fn active(conn: &Connection) -> Result<Vec<(Org, Reservation)>, RowsE
     while let Some(row) = found.next()? {
         active.push((names.org(text(row, 0)?)?, reservation_of(row)?));
     }
-    Ok(active)
+    Ok(Active::of(active))
 }
 
 pub(super) fn parts_of(text: &str) -> Result<Vec<Part>, RowsError> {

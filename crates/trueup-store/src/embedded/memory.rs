@@ -29,6 +29,27 @@ pub(super) struct OrgMemory {
     pub(super) orders: FxHashMap<OrderId, ReservationId>,
 }
 
+/// Active reservations as they are read, apart from their SKUs.
+#[derive(Debug, Default)]
+pub(super) struct Active {
+    orgs: FxHashMap<Org, OrgMemory>,
+    expiries: BTreeSet<(Timestamp, Org, ReservationId)>,
+}
+
+impl Active {
+    pub(super) fn of(active: Vec<(Org, Reservation)>) -> Self {
+        let expiry = |(org, held): &(Org, Reservation)| (held.expires_at, org.clone(), held.id);
+        let expiries = active.iter().map(expiry).collect();
+        let mut orgs: FxHashMap<Org, OrgMemory> = FxHashMap::default();
+        for (org, reservation) in active {
+            let memory = orgs.entry(org).or_default();
+            memory.orders.insert(reservation.order.clone(), reservation.id);
+            memory.reservations.insert(reservation.id, reservation);
+        }
+        Self { orgs, expiries }
+    }
+}
+
 /// Every org's memory, and the active reservations of all in order of expiry.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -94,24 +115,14 @@ impl Memory {
         self.skus += 1;
     }
 
-    /// Takes over the active reservations as they were read.
-    pub(super) fn hold_all(&mut self, active: Vec<(Org, Reservation)>) {
-        let expiry = |(org, held): &(Org, Reservation)| (held.expires_at, org.clone(), held.id);
-        self.expiries = active.iter().map(expiry).collect();
-        let mut of_org: FxHashMap<&Org, usize> = FxHashMap::default();
-        for (org, _) in &active {
-            *of_org.entry(org).or_default() += 1;
-        }
-        for (org, count) in of_org {
-            let memory = self.org_mut(org);
-            memory.orders.reserve(count);
-            memory.reservations.reserve(count);
-        }
-        for (org, mut reservation) in active {
+    /// Takes over the active reservations as they were read, once SKUs are there.
+    pub(super) fn hold(&mut self, active: Active) {
+        self.expiries = active.expiries;
+        for (org, held) in active.orgs {
             let memory = self.org_mut(&org);
-            share_names(&memory.skus, &mut reservation);
-            memory.orders.insert(reservation.order.clone(), reservation.id);
-            memory.reservations.insert(reservation.id, reservation);
+            (memory.reservations, memory.orders) = (held.reservations, held.orders);
+            let OrgMemory { skus, reservations, .. } = memory;
+            reservations.values_mut().for_each(|reservation| share_names(skus, reservation));
         }
     }
 
