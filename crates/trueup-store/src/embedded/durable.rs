@@ -77,6 +77,7 @@ impl Answers {
 
 /// The writer's end.
 pub(super) struct Syncer {
+    shared: Arc<Shared>,
     commits: SyncSender<Commit>,
     done: Receiver<()>,
     is_one_out: bool,
@@ -91,6 +92,7 @@ impl Syncer {
         let mut log = file.as_os_str().to_owned();
         log.push("-wal");
         let mut disk = Disk { log: PathBuf::from(log), open: None };
+        let kept = shared.clone();
         let thread =
             std::thread::Builder::new().name("ledger-syncer".to_owned()).spawn(move || {
                 while let Ok(commit) = received.recv() {
@@ -100,14 +102,14 @@ impl Syncer {
                     }
                 }
             })?;
-        Ok(Self { commits, done, is_one_out: false, thread: Some(thread) })
+        Ok(Self { shared: kept, commits, done, is_one_out: false, thread: Some(thread) })
     }
 
     /// Waits until the commit that is on its way has become durable or was refused.
     pub(super) fn wait(&mut self) {
         if self.is_one_out {
             if self.done.recv().is_err() {
-                tracing::error!("the thread that makes commits durable is gone");
+                self.lose();
             }
             self.is_one_out = false;
         }
@@ -118,8 +120,17 @@ impl Syncer {
         self.wait();
         match self.commits.send(commit) {
             Ok(()) => self.is_one_out = true,
-            Err(unsent) => unsent.0.answers.refuse(&StoreError::Closed),
+            Err(unsent) => {
+                self.lose();
+                unsent.0.answers.refuse(&self.shared.refusal());
+            }
         }
+    }
+
+    /// Without its thread nothing becomes durable any more, and nobody may wait for it.
+    fn lose(&self) {
+        self.shared.lose("the thread that makes commits durable is gone".to_owned());
+        self.shared.durable.send_replace(u64::MAX);
     }
 
     /// Ends the thread, once it has nothing left.

@@ -22,6 +22,10 @@ use crate::port::{MovementQuery, Page, SkuAt};
 /// would only be fewer or more ways in.
 const MARK_EVERY: u64 = 64;
 
+/// By how much the clock may have been set back while the store was closed, in microseconds: so far
+/// beyond an instant lines are looked at. (While it is open, time never goes back.)
+const CLOCK_BACK_MAX: i64 = 3_600_000_000;
+
 const COLUMNS: &str = "sku, seq, at, kind, location, delta, reserved_delta, quantity_after, \
      reserved_after, location_quantity_after, location_reserved_after, safety_stock, \
      low_stock_threshold, backorder_limit, publish, reason, actor, source, reference";
@@ -209,12 +213,13 @@ pub(super) fn list(
     let mut items = Vec::new();
     let from = entry(conn, of, newest, query.before_seq, query.to)?;
     walk(conn, of, from, |movement| {
-        if query.from.is_some_and(|from| movement.at < from)
+        if query.from.is_some_and(|from| is_long_before(movement.at, from))
             || query.after_seq.is_some_and(|after| movement.seq <= after)
         {
             return ControlFlow::Break(());
         }
         let is_wanted = query.before_seq.is_none_or(|before| movement.seq < before)
+            && query.from.is_none_or(|from| movement.at >= from)
             && query.to.is_none_or(|to| movement.at < to)
             && query.kind.is_none_or(|kind| movement.kind == kind);
         if is_wanted {
@@ -237,10 +242,10 @@ pub(super) fn moved_since(
 ) -> Result<Since, RowsError> {
     let mut since = Since::default();
     walk(conn, of, newest, |movement| {
-        if movement.at <= at {
+        if is_long_before(movement.at, at) {
             return ControlFlow::Break(());
         }
-        if movement.location == *location {
+        if movement.at > at && movement.location == *location {
             since.note(&movement, at);
         }
         ControlFlow::Continue(())
@@ -318,6 +323,12 @@ fn state_at(
         state.parts = parts_of(&parts)?;
     }
     Ok(Some((state, last.seq)))
+}
+
+/// Returns whether something was recorded so long before an instant that no line before it can be
+/// of after the instant.
+fn is_long_before(recorded: Timestamp, at: Timestamp) -> bool {
+    at.micros_since(recorded) > CLOCK_BACK_MAX
 }
 
 fn touches_level(movement: &Movement) -> bool {

@@ -139,7 +139,7 @@ impl Embedded {
         query: impl FnOnce(&Sql) -> Result<T, RowsError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.sweep_if_due().await?;
-        if self.shared.behind.load(Ordering::Relaxed) > 0 || self.shared.queued() > 0 {
+        if self.shared.behind.load(Ordering::Acquire) > 0 || self.shared.queued() > 0 {
             self.ask(Job::Flush).await?;
         }
         self.read(query).await
@@ -306,14 +306,9 @@ impl Store for Embedded {
         fingerprint: [u8; 32],
         answer: RecordedAnswer,
     ) -> Result<(), StoreError> {
-        let (org, key, at) = (org.clone(), key.to_owned(), (self.shared.now)());
-        let shared = self.shared.clone();
-        self.write(move |conn| {
-            let young = shared.young.read().of(rows::answers::digest(&org, &key));
-            let recorded = (&fingerprint, &answer);
-            rows::answers::put(conn, &org, &key, recorded, at, &young).map(|_| ())
-        })
-        .await
+        let (org, key) = (org.clone(), Arc::from(key));
+        let record = writer::Record { org, key, fingerprint, answer };
+        self.ask(|reply| Job::Record(Box::new(record), reply)).await
     }
 
     async fn all_connections(&self) -> Result<Vec<(Org, Connection)>, StoreError> {
@@ -934,5 +929,82 @@ impl Drop for Embedded {
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a full disk SQLite takes the whole transaction back, whatever job met it: nothing of its
+    /// batch may be there, and nothing of it acknowledged.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_transaction_that_sqlite_took_back_fails_its_batch() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let now: Now =
+            Arc::new(move || Timestamp::from_micros(clock.fetch_add(1, Ordering::SeqCst)));
+        let org = Org::new("acme").unwrap();
+        let put = |store: &Embedded, name: String| {
+            let set = trueup_core::SetOnHand {
+                sku: Sku::new(&name).unwrap(),
+                quantity: trueup_core::Quantity::new(1).unwrap(),
+                location: trueup_core::Location::main(),
+                reason: None,
+                settings: trueup_core::SkuSettings::default(),
+                counted_at: None,
+                if_version: None,
+                publish: true,
+            };
+            let submission = Submission {
+                org: Org::new("acme").unwrap(),
+                command: trueup_core::Command::SetOnHand(set),
+                actor: Arc::from("test"),
+                source: trueup_core::Source::Api,
+                idempotency: None,
+            };
+            let (reply, answer) = oneshot::channel();
+            store.shared.push(Job::Submit(Box::new(submission), reply)).unwrap();
+            answer
+        };
+        let store = Embedded::open(dir.path(), now.clone()).unwrap();
+        let mut acknowledged = Vec::new();
+        let mut refused = 0;
+        for round in 0..50 {
+            let before: Vec<_> = (0..3).map(|n| put(&store, format!("B-{round}-{n}"))).collect();
+            let fails = store.write::<()>(|conn| {
+                conn.execute_batch("ROLLBACK")?;
+                Err(RowsError::Corrupt("the disk is full".to_owned()))
+            });
+            let after = async { (0..3).map(|n| put(&store, format!("A-{round}-{n}"))).collect() };
+            let (failed, after): (_, Vec<_>) = tokio::join!(fails, after);
+            assert!(failed.is_err());
+            let names = ["B", "A"].into_iter().flat_map(|of| (0..3).map(move |n| (of, n)));
+            for ((of, n), answer) in names.zip(before.into_iter().chain(after)) {
+                match answer.await.unwrap() {
+                    Ok(_) => acknowledged.push(format!("{of}-{round}-{n}")),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 0, "some were in a batch that was taken back");
+        assert!(!acknowledged.is_empty());
+        store.close().await.unwrap();
+        drop(store);
+        let again = Embedded::open(dir.path(), now).unwrap();
+        let found = again.verify(&org).await.unwrap();
+        assert_eq!(found.faults, [""; 0]);
+        let mut there: Vec<String> = Vec::new();
+        let mut query = SkuQuery { limit: 1_000, ..SkuQuery::default() };
+        loop {
+            let page = again.skus(&org, query.clone()).await.unwrap();
+            there.extend(page.items.iter().map(|answer| answer.sku.to_string()));
+            query.after = page.items.last().map(|answer| answer.sku.clone());
+            if !page.more {
+                break;
+            }
+        }
+        acknowledged.sort();
+        assert_eq!(there, acknowledged);
     }
 }

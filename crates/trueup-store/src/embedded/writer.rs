@@ -25,10 +25,10 @@ use trueup_core::{
 use super::behind::{Behind, Keys, Step, Upto};
 use super::durable::{Answers, Carried, CarriedOrg, Commit, Syncer};
 use super::memory::{Memory, OrgMemory};
-use super::rows::answers::Young;
+use super::rows::answers::{Recorded, Young};
 use super::rows::{self, Digested, RowsError};
 use super::{ledger, lines};
-use crate::port::{Change, Health, Outcome, StoreError, Submission};
+use crate::port::{Change, Health, Outcome, RecordedAnswer, StoreError, Submission};
 
 /// The most jobs that wait; the next one is refused.
 pub const QUEUE_MAX: usize = 65_536;
@@ -68,8 +68,17 @@ pub(super) type AfterCommit = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 pub(super) type RowsJob =
     Box<dyn FnOnce(&Connection) -> (Result<(), RowsError>, AfterCommit) + Send>;
 
+/// An answer to be kept under an idempotency key, unless it has one.
+pub(super) struct Record {
+    pub(super) org: Org,
+    pub(super) key: Arc<str>,
+    pub(super) fingerprint: [u8; 32],
+    pub(super) answer: RecordedAnswer,
+}
+
 pub(super) enum Job {
     Submit(Box<Submission>, Reply),
+    Record(Box<Record>, oneshot::Sender<Result<(), StoreError>>),
     Rows(RowsJob),
     Sweep(oneshot::Sender<Result<(), StoreError>>),
     Flush(oneshot::Sender<Result<(), StoreError>>),
@@ -82,7 +91,10 @@ impl Job {
         match self {
             Self::Submit(_, reply) => drop(reply.send(Err(error))),
             Self::Rows(_) => {}
-            Self::Sweep(reply) | Self::Flush(reply) | Self::Close(reply) => {
+            Self::Record(_, reply)
+            | Self::Sweep(reply)
+            | Self::Flush(reply)
+            | Self::Close(reply) => {
                 drop(reply.send(Err(error)));
             }
         }
@@ -443,6 +455,10 @@ impl Writer {
     }
 
     fn patience(&self) -> Duration {
+        if *self.shared.health.read() != Health::Ready {
+            // What is due could not be written: a job wakes the writer all the same.
+            return LOOK_AGAIN;
+        }
         let longest = if self.behind.len() > 0 { QUIET } else { LOOK_AGAIN };
         let due = self.shared.next_expiry.load(Ordering::Acquire);
         let micros = due.saturating_sub((self.shared.now)().micros()).max(0);
@@ -565,7 +581,11 @@ impl Writer {
                         broken = Some(error);
                     }
                 },
-                Job::Rows(job) => self.rows(&mut batch, job),
+                Job::Record(record, reply) => {
+                    broken = self.record(&mut batch, &record, now).err();
+                    batch.answers.waiting.push(reply);
+                }
+                Job::Rows(job) => broken = self.rows(&mut batch, job).err(),
                 Job::Sweep(reply) => batch.answers.waiting.push(reply),
                 Job::Flush(reply) => {
                     batch.flush = true;
@@ -598,13 +618,8 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Result<Outcome, StoreError>, RowsError> {
         let Submission { org, command, actor, source, idempotency } = submission;
-        let digest = idempotency.as_ref().map(|key| rows::answers::digest(org, &key.key));
-        if let (Some(key), Some(digest)) = (idempotency, digest) {
-            let mut young = self.shared.young.read().of(digest);
-            let carried = self.carried.answers.iter().filter(|(known, _)| *known == digest);
-            young.extend(carried.map(|(_, n)| *n));
-            young.extend(batch.keys.answers_of(digest));
-            match rows::answers::get(&self.conn, org, &key.key, &young)? {
+        if let Some(key) = idempotency {
+            match self.recorded(batch, org, &key.key)? {
                 Some((fingerprint, answer)) if fingerprint == key.fingerprint => {
                     return Ok(Ok(Outcome::Replayed(answer)));
                 }
@@ -615,16 +630,44 @@ impl Writer {
         let moment = Moment { now, actor: actor.clone(), source: *source };
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
         let result = self.decide(batch, org, command, &moment)?;
-        let (Some(key), Some(digest)) = (idempotency, digest) else {
-            return Ok(Ok(Outcome::Decided(result)));
-        };
+        let Some(key) = idempotency else { return Ok(Ok(Outcome::Decided(result))) };
         let answer = (key.render)(&result);
-        let (fingerprint, conn) = (&key.fingerprint, &self.conn);
-        let n = rows::answers::append(conn, org, &key.key, fingerprint, &answer, now)?;
-        batch.newest.answer = n;
-        batch.keys.add_answer(digest, n);
-        batch.touched = true;
+        self.append_answer(batch, org, &key.key, (&key.fingerprint, &answer), now)?;
         Ok(Ok(Outcome::Recorded(result, answer)))
+    }
+
+    /// Keeps an answer unless its key has one, which stays.
+    fn record(&self, batch: &mut Batch, record: &Record, now: Timestamp) -> Result<(), RowsError> {
+        let Record { org, key, fingerprint, answer } = record;
+        if self.recorded(batch, org, key)?.is_some() {
+            return Ok(());
+        }
+        self.append_answer(batch, org, key, (fingerprint, answer), now)
+    }
+
+    /// Returns the answer of a key, wherever it is on its way.
+    fn recorded(&self, batch: &Batch, org: &Org, key: &str) -> Result<Option<Recorded>, RowsError> {
+        let digest = rows::answers::digest(org, key);
+        let mut young = self.shared.young.read().of(digest);
+        let carried = self.carried.answers.iter().filter(|(known, _)| *known == digest);
+        young.extend(carried.map(|(_, n)| *n));
+        young.extend(batch.keys.answers_of(digest));
+        rows::answers::get(&self.conn, org, key, &young)
+    }
+
+    fn append_answer(
+        &self,
+        batch: &mut Batch,
+        org: &Org,
+        key: &str,
+        (fingerprint, answer): (&[u8; 32], &RecordedAnswer),
+        now: Timestamp,
+    ) -> Result<(), RowsError> {
+        let n = rows::answers::append(&self.conn, org, key, fingerprint, answer, now)?;
+        batch.newest.answer = n;
+        batch.keys.add_answer(rows::answers::digest(org, key), n);
+        batch.touched = true;
+        Ok(())
     }
 
     /// Decides a command and writes the facts.
@@ -791,8 +834,9 @@ impl Writer {
         Known { carried: self.carried.orgs.get(org), memory: memory.org(org) }
     }
 
-    /// Runs a rows job in a savepoint of its own, so that its failure is its own.
-    fn rows(&self, batch: &mut Batch, job: RowsJob) {
+    /// Runs a rows job in a savepoint of its own, so that its failure is its own. SQLite takes the
+    /// whole transaction back when the disk is full or refuses: then the batch has failed.
+    fn rows(&self, batch: &mut Batch, job: RowsJob) -> Result<(), RowsError> {
         let begun = self.conn.execute_batch("SAVEPOINT job");
         let (done, after) = job(&self.conn);
         let end = if done.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
@@ -809,6 +853,15 @@ impl Writer {
             (Err(error), _) => after(Err(self.rows_error(&error))),
             (Ok(()), Err(error)) => after(Err(StoreError::Failed(error.to_string()))),
         }
+        self.check_transaction()
+    }
+
+    /// Returns an error when SQLite has taken back the transaction of the batch.
+    fn check_transaction(&self) -> Result<(), RowsError> {
+        if self.conn.is_autocommit() {
+            return Err(RowsError::Corrupt("the transaction was taken back".to_owned()));
+        }
+        Ok(())
     }
 
     fn rows_error(&self, error: &RowsError) -> StoreError {
@@ -838,7 +891,8 @@ impl Writer {
             }
             return true;
         }
-        let written = match self.write(&mut batch, along) {
+        let written = self.write(&mut batch, along);
+        let written = match written.and_then(|written| self.check_transaction().map(|()| written)) {
             Ok(written) => written,
             Err(error) => {
                 self.abort(batch, &error);
@@ -854,11 +908,12 @@ impl Writer {
         }
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         let commit = self.take(batch, written);
+        // Before anybody is answered: who reads rows then must know that they are behind.
+        self.note_behind();
         self.syncer.send(commit);
         if self.behind.waiting() > BEHIND_MAX {
             self.behind.begin_round(self.newest);
         }
-        self.note_behind();
         true
     }
 
@@ -943,14 +998,16 @@ impl Writer {
 
     fn note_behind(&self) {
         let behind = u64::try_from(self.behind.len()).unwrap_or(u64::MAX);
-        self.shared.behind.store(behind, Ordering::Relaxed);
+        self.shared.behind.store(behind, Ordering::Release);
     }
 
     /// Takes everything of a batch back and tells everybody so.
     fn abort(&mut self, batch: Batch, error: &RowsError) {
         // Its success must not hide this failure.
         self.syncer.wait();
-        if let Err(rollback) = self.conn.execute_batch("ROLLBACK") {
+        if !self.conn.is_autocommit()
+            && let Err(rollback) = self.conn.execute_batch("ROLLBACK")
+        {
             tracing::warn!(error = %rollback, "roll back");
         }
         self.shared.fail(error);
@@ -959,12 +1016,11 @@ impl Writer {
 
     /// Writes all rows, so that the next start has nothing to add up.
     fn finish(&mut self) -> Result<(), StoreError> {
-        if self.behind.len() > 0 {
-            let written = self.begin().is_some_and(|batch| self.commit(batch, Along::All));
-            self.syncer.wait();
-            if !written || self.shared.is_lost() {
-                return Err(self.shared.refusal());
-            }
+        let written = self.behind.len() == 0
+            || self.begin().is_some_and(|batch| self.commit(batch, Along::All));
+        self.syncer.wait();
+        if !written || self.shared.is_lost() {
+            return Err(self.shared.refusal());
         }
         let closed = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         closed.map_err(|error| StoreError::Failed(error.to_string()))

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use trueup_core::{Command, ReservationId, ReservationStatus, Timestamp};
 use trueup_store::embedded::{Embedded, FILE_NAME, OpenError};
-use trueup_store::{MovementQuery, ReservationQuery, Store};
+use trueup_store::{Health, MovementQuery, ReservationQuery, Store, StoreError};
 
-use crate::harness::{Fixture, org, sku};
+use crate::harness::{Fixture, org, set, sku, submit};
 
 fn refused(path: &Path, fixture: &Fixture) -> String {
     match Embedded::open(path, fixture.clock()) {
@@ -281,4 +281,30 @@ async fn a_crash_while_the_file_is_made_leaves_nothing_that_looks_like_a_store()
     fs::write(dir.path().join("trueup.db.new"), b"half").unwrap();
     let store = Embedded::open(dir.path(), fixture.clock()).unwrap();
     assert_eq!(store.verify(&org("acme")).await.unwrap().skus, 0);
+}
+
+/// What the disk did not take may be lost, whatever the system shows: nobody is told that it is
+/// there, and nothing is built on it.
+#[tokio::test]
+async fn a_flush_that_fails_is_final_until_the_next_start() {
+    let mut fixture = filled().await;
+    fixture.open();
+    let log = fixture.dir.path().join(format!("{FILE_NAME}-wal"));
+    assert!(log.exists());
+    // The log cannot be opened to be flushed.
+    fs::remove_file(&log).unwrap();
+    let store = fixture.store();
+    let put = Command::SetOnHand(set("SKU-1", 77));
+    for _ in 0..2 {
+        let refused = submit(store, "acme", put.clone()).await;
+        assert!(matches!(refused, Err(StoreError::ReadOnly(_))), "{refused:?}");
+    }
+    assert_eq!(fixture.numbers("SKU-1").await, (1, 0), "memory has what is durable");
+    assert!(matches!(store.health(), Health::Failing(_)));
+    let rows = store.movements(&org("acme"), &sku("SKU-1"), MovementQuery::default()).await;
+    assert!(rows.is_err(), "rows may show what is not durable");
+    assert!(store.close().await.is_err());
+    fixture.open();
+    fixture.put("SKU-1", 78).await;
+    assert_eq!(fixture.numbers("SKU-1").await, (78, 0));
 }

@@ -138,6 +138,25 @@ async fn a_count_taken_before_movements_keeps_them() {
     assert_eq!(fixture.numbers("A").await, (85, 0), "the same count again is the same count");
 }
 
+/// A clock that was set back while the store was closed hides no movement from a late count.
+#[tokio::test]
+async fn a_count_taken_before_the_clock_was_set_back_keeps_movements() {
+    let mut fixture = Fixture::new();
+    fixture.put("A", 100).await;
+    fixture.pass(10);
+    let counted = fixture.now();
+    fixture.pass(10);
+    fixture.reserve(1, "A", 5).await.unwrap();
+    fixture.run(commit(1)).await.unwrap();
+    fixture.store().close().await.unwrap();
+    fixture.pass(-1_000);
+    fixture.open();
+    fixture.run(adjust("A", -1)).await.unwrap();
+    let late = SetOnHand { counted_at: Some(counted), ..set("A", 90) };
+    fixture.run(Command::SetOnHand(late)).await.unwrap();
+    assert_eq!(fixture.numbers("A").await, (85, 0), "the sale counts, the adjustment does not");
+}
+
 #[tokio::test]
 async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
     let fixture = Fixture::new();

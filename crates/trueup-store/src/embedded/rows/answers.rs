@@ -120,23 +120,6 @@ pub(crate) fn write_digest(conn: &Connection, digest: i64, n: i64) -> Result<()>
     Ok(())
 }
 
-/// Records an answer; returns false where the key has one, which stays.
-pub(crate) fn put(
-    conn: &Connection,
-    org: &Org,
-    key: &str,
-    (fingerprint, answer): (&[u8; 32], &RecordedAnswer),
-    at: Timestamp,
-    young: &[i64],
-) -> Result<bool> {
-    if get(conn, org, key, young)?.is_some() {
-        return Ok(false);
-    }
-    let n = append(conn, org, key, fingerprint, answer, at)?;
-    write_digest(conn, digest(org, key), n)?;
-    Ok(true)
-}
-
 /// Returns the number of the newest answer.
 pub(crate) fn newest(conn: &Connection) -> Result<i64> {
     const SQL: &str = "SELECT coalesce(max(n), 0) FROM recorded_answer";

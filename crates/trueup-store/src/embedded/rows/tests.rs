@@ -1539,18 +1539,29 @@ fn the_first_answer_of_a_key_stays() {
         body: b"{}".to_vec(),
     };
     let put = |org: &Org, key: &str, mark: u8, status, micros| {
-        let recorded = (&[mark; 32], &answer(status));
-        answers::put(&conn, org, key, recorded, at(micros), &[]).unwrap()
+        let answer = answer(status);
+        answers::append(&conn, org, key, &[mark; 32], &answer, at(micros)).unwrap()
+    };
+    let find = |org: &Org, key: &str, n| {
+        answers::write_digest(&conn, answers::digest(org, key), n).unwrap();
     };
     let get = |org: &Org, key: &str| answers::get(&conn, org, key, &[]);
-    assert!(put(&org(), "k", 1, 200, 10));
-    assert!(!put(&org(), "k", 2, 409, 20));
-    assert!(put(&other(), "k", 3, 201, 20));
+    let first = put(&org(), "k", 1, 200, 10);
+    assert_eq!(get(&org(), "k").unwrap(), None, "it is not found yet");
+    let young = answers::get(&conn, &org(), "k", &[first]).unwrap();
+    assert_eq!(young, Some(([1; 32], answer(200))));
+    assert_eq!(answers::get(&conn, &other(), "k", &[first]).unwrap(), None, "of another org");
+    find(&org(), "k", first);
+    find(&org(), "k", put(&org(), "k", 2, 409, 20));
+    find(&other(), "k", put(&other(), "k", 3, 201, 30));
+    assert_eq!(answers::after(&conn, first).unwrap().len(), 2);
     assert_eq!(get(&org(), "k").unwrap(), Some(([1; 32], answer(200))));
     assert_eq!(get(&other(), "k").unwrap(), Some(([3; 32], answer(201))));
     assert_eq!(get(&org(), "K").unwrap(), None);
     assert_eq!(answers::purge_before(&conn, at(10)).unwrap(), 0);
     assert_eq!(answers::purge_before(&conn, at(11)).unwrap(), 1);
+    assert_eq!(get(&org(), "k").unwrap(), Some(([2; 32], answer(409))));
+    assert_eq!(answers::purge_before(&conn, at(99)).unwrap(), 1, "the newest stays");
     assert_eq!(get(&org(), "k").unwrap(), None);
     assert!(get(&other(), "k").unwrap().is_some());
 }
