@@ -429,13 +429,6 @@ impl Book {
         }
     }
 
-    /// Returns a book that holds these entries.
-    #[must_use]
-    pub fn from_entries(entries: Entries) -> Self {
-        let Entries { skus, reservations, orders } = entries;
-        Self { skus, reservations, orders, ..Self::default() }
-    }
-
     /// Forgets what was loaded from rows that may have changed outside of decisions.
     pub fn forget_rows(&mut self) {
         self.listings.clear();
