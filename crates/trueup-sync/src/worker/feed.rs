@@ -321,9 +321,7 @@ impl Worker {
             }
             let skus: Vec<Sku> =
                 piece.iter().map(|(freight, _)| freight.want.sku.clone()).collect();
-            let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
-            let mut views: BTreeMap<ListingKey, ListingView> =
-                views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect();
+            let mut views = self.views_of(&skus).await?;
             let (mut outgoing, mut ends) = (Vec::new(), Vec::new());
             for (freight, outcome) in piece {
                 match views.remove(&freight.want.key) {

@@ -161,6 +161,21 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// Returns a batch of nothing yet.
+    fn new(batch: PushBatch, way: Way, run: Option<&str>, claims: Claims) -> Self {
+        Self {
+            outgoing: Vec::new(),
+            freight: Vec::new(),
+            batch,
+            way,
+            run: run.map(str::to_owned),
+            of_run: false,
+            outcomes: Vec::new(),
+            kept: None,
+            claims,
+        }
+    }
+
     /// Sends the batch and waits for what becomes of it; by the bulk way, only until the vendor
     /// has it.
     async fn fly(mut self, link: Arc<Link>, shared: Arc<Shared>) -> Self {
@@ -545,9 +560,7 @@ impl Worker {
     ) -> Result<(), EngineError> {
         let reports = &mut prepared.reports;
         let skus: Vec<Sku> = wants.iter().map(|want| want.sku.clone()).collect();
-        let views = self.shared.listings_of(&self.link.org, &self.link.id, &skus).await?;
-        let mut views: BTreeMap<ListingKey, ListingView> =
-            views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect();
+        let mut views = self.views_of(&skus).await?;
         let mut outgoing = Vec::new();
         let mut notes = Vec::new();
         for want in wants {
@@ -602,12 +615,20 @@ impl Worker {
         Ok(())
     }
 
+    /// Reads the listings of SKUs, by their keys.
+    pub(super) async fn views_of(
+        &self,
+        skus: &[Sku],
+    ) -> Result<BTreeMap<ListingKey, ListingView>, EngineError> {
+        let views = self.shared.listings_of(&self.link.org, &self.link.id, skus).await?;
+        Ok(views.into_iter().map(|view| (view.mapping.key.clone(), view)).collect())
+    }
+
     /// Makes batches of what was marked.
     fn flights(&self, prepared: Prepared, run: Option<&str>) -> (Vec<Report>, Vec<Flight>) {
         let Prepared { reports, mut claims, near, far, items } = prepared;
         let size = self.link.channel.capabilities().push_items_max.max(1);
         let mut flights = Vec::new();
-        let run_of = || run.map(str::to_owned);
         let mut near = near.into_iter();
         loop {
             let outgoing: Vec<Outgoing> = near.by_ref().take(size).collect();
@@ -615,31 +636,13 @@ impl Worker {
                 break;
             }
             let claims = claims.split(outgoing.iter().filter_map(|out| self.scope_of(out)));
-            flights.push(Flight {
-                batch: self.batch(&outgoing, run),
-                outgoing,
-                freight: Vec::new(),
-                way: Way::Ordinary,
-                run: run_of(),
-                of_run: false,
-                outcomes: Vec::new(),
-                kept: None,
-                claims,
-            });
+            let batch = self.batch(&outgoing, run);
+            flights.push(Flight { outgoing, ..Flight::new(batch, Way::Ordinary, run, claims) });
         }
         if !far.is_empty() {
             let token = self.bulk_token(&far, run);
-            flights.push(Flight {
-                outgoing: Vec::new(),
-                freight: far,
-                batch: PushBatch { token, items },
-                way: Way::Bulk,
-                run: run_of(),
-                of_run: false,
-                outcomes: Vec::new(),
-                kept: None,
-                claims,
-            });
+            let batch = PushBatch { token, items };
+            flights.push(Flight { freight: far, ..Flight::new(batch, Way::Bulk, run, claims) });
         }
         (reports, flights)
     }
