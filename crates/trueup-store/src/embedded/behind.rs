@@ -2,9 +2,9 @@
 //! so that what changes often is written once, in the order of the tables.
 //!
 //! SKUs and levels are sums over lines, and reservations and recorded answers are found through
-//! tables of digests, which grow in random places. A *round* takes all of them that are behind, sorts them,
-//! and each commit writes a piece. Writing one twice is the same as writing it once: a SKU's row
-//! says which version it is of, and lines up to it are passed over at the next start.
+//! tables of digests, which grow in random places. A *round* takes all of them that are behind,
+//! sorts them, and each commit writes a piece. Writing one twice is the same as writing it once: a
+//! SKU's row says which version it is of, and lines up to it are passed over at the next start.
 
 use rusqlite::Connection;
 use rustc_hash::FxHashSet;
@@ -151,7 +151,7 @@ impl Behind {
         self.keys.append(keys);
     }
 
-    /// Begins a round of all that is behind, unless one is under way; `upto` is what is durable.
+    /// Begins a round of all that is behind, unless one is under way; `upto` is what was committed.
     pub(super) fn begin_round(&mut self, upto: Upto) {
         if self.under_way.is_some() || self.waiting() == 0 {
             return;

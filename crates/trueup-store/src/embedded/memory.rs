@@ -111,7 +111,7 @@ impl Memory {
 
     /// Takes over a SKU as it was read.
     pub(super) fn put(&mut self, org: &Org, sku: Sku, kept: Kept) {
-        self.org_mut(org).skus.insert(sku, kept);
+        self.orgs.entry(org.clone()).or_default().skus.insert(sku, kept);
         self.skus += 1;
     }
 
@@ -119,7 +119,7 @@ impl Memory {
     pub(super) fn hold(&mut self, active: Active) {
         self.expiries = active.expiries;
         for (org, held) in active.orgs {
-            let memory = self.org_mut(&org);
+            let memory = self.orgs.entry(org).or_default();
             (memory.reservations, memory.orders) = (held.reservations, held.orders);
             let OrgMemory { skus, reservations, .. } = memory;
             reservations.values_mut().for_each(|reservation| share_names(skus, reservation));
@@ -128,10 +128,7 @@ impl Memory {
 
     /// Takes over what a batch's decisions have left, and the newest lines of its SKUs.
     pub(super) fn merge(&mut self, org: &Org, entries: &Entries, lines: &FxHashMap<Sku, i64>) {
-        if !self.orgs.contains_key(org) {
-            self.orgs.insert(org.clone(), OrgMemory::default());
-        }
-        let Some(memory) = self.orgs.get_mut(org) else { return };
+        let memory = self.orgs.entry(org.clone()).or_default();
         for (sku, state) in &entries.skus {
             let Some(state) = state else { continue };
             let line = lines.get(sku).copied();
@@ -177,13 +174,6 @@ impl Memory {
                 }
             }
         }
-    }
-
-    fn org_mut(&mut self, org: &Org) -> &mut OrgMemory {
-        if !self.orgs.contains_key(org) {
-            self.orgs.insert(org.clone(), OrgMemory::default());
-        }
-        self.orgs.entry(org.clone()).or_default()
     }
 }
 

@@ -351,15 +351,8 @@ pub(super) struct Writer {
 struct Touched {
     /// Its newest line, where it got one.
     line: Option<i64>,
-    /// Whether its row must not be behind.
+    /// Whether its row goes with the commit, and is not behind.
     at_once: bool,
-}
-
-impl Touched {
-    /// Returns whether its row goes with the commit.
-    fn is_written(&self, along: Along) -> bool {
-        self.at_once || matches!(along, Along::All)
-    }
 }
 
 /// What a batch does in one org.
@@ -374,12 +367,13 @@ struct Work {
 }
 
 /// A batch that is being decided, inside a transaction.
+#[derive(Default)]
 struct Batch {
     orgs: FxHashMap<Org, Work>,
     /// The newest line and recorded answer, those of the batch taken in.
     newest: Upto,
     keys: Keys,
-    /// How many facts were written.
+    /// How many facts and answers were written.
     facts: usize,
     /// Whether rows were written otherwise.
     touched: bool,
@@ -393,20 +387,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(newest: Upto) -> Self {
-        Self {
-            orgs: FxHashMap::default(),
-            newest,
-            keys: Keys::default(),
-            facts: 0,
-            touched: false,
-            answers: Answers::default(),
-            closing: Vec::new(),
-            flush: false,
-            dirty: Vec::new(),
-            changes: Vec::new(),
-            oversold: 0,
-        }
+    /// Notes an answer that was appended.
+    fn note_answer(&mut self, digest: i64, n: i64) {
+        self.newest.answer = n;
+        self.keys.add_answer(digest, n);
+        self.facts += 1;
     }
 
     /// Returns whether there is nothing to make durable.
@@ -493,15 +478,14 @@ impl Writer {
     /// Removes a bounded number of what is too old; returns whether there may be more.
     fn purge(&self, now: Timestamp) -> Result<bool, RowsError> {
         let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
-        let purged = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))
-            .and_then(|answers| {
-                let kept = before(INBOX_KEPT_SECONDS);
-                Ok(answers.max(rows::inbox::purge_done_before(&self.conn, kept)?))
-            })
-            .and_then(|most| Ok(most.max(rows::consents::purge_before(&self.conn, now)?)));
-        self.conn.execute_batch(if purged.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-        Ok(purged? >= rows::PURGED_AT_ONCE_MAX as usize)
+        // Taken back when it is dropped.
+        let transaction = self.conn.unchecked_transaction()?;
+        let answers = rows::answers::purge_before(&self.conn, before(ANSWERS_KEPT_SECONDS))?;
+        let inbox = rows::inbox::purge_done_before(&self.conn, before(INBOX_KEPT_SECONDS))?;
+        let consents = rows::consents::purge_before(&self.conn, now)?;
+        transaction.commit()?;
+        let most = answers.max(inbox).max(consents);
+        Ok(most >= rows::PURGED_AT_ONCE_MAX as usize)
     }
 
     /// Returns the instant, never before the last one.
@@ -541,7 +525,7 @@ impl Writer {
             return None;
         }
         match self.conn.execute_batch("BEGIN IMMEDIATE") {
-            Ok(()) => Some(Batch::new(self.newest)),
+            Ok(()) => Some(Batch { newest: self.newest, ..Batch::default() }),
             Err(error) => {
                 self.shared.fail(&error.into());
                 None
@@ -618,8 +602,9 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Result<Outcome, StoreError>, RowsError> {
         let Submission { org, command, actor, source, idempotency } = submission;
-        if let Some(key) = idempotency {
-            match self.recorded(batch, org, &key.key)? {
+        let key = idempotency.as_ref().map(|key| (key, rows::answers::digest(org, &key.key)));
+        if let Some((key, digest)) = key {
+            match self.recorded(batch, org, &key.key, digest)? {
                 Some((fingerprint, answer)) if fingerprint == key.fingerprint => {
                     return Ok(Ok(Outcome::Replayed(answer)));
                 }
@@ -630,44 +615,37 @@ impl Writer {
         let moment = Moment { now, actor: actor.clone(), source: *source };
         self.shared.commands.fetch_add(1, Ordering::Relaxed);
         let result = self.decide(batch, org, command, &moment)?;
-        let Some(key) = idempotency else { return Ok(Ok(Outcome::Decided(result))) };
+        let Some((key, digest)) = key else { return Ok(Ok(Outcome::Decided(result))) };
         let answer = (key.render)(&result);
-        self.append_answer(batch, org, &key.key, (&key.fingerprint, &answer), now)?;
+        let n = rows::answers::append(&self.conn, org, &key.key, &key.fingerprint, &answer, now)?;
+        batch.note_answer(digest, n);
         Ok(Ok(Outcome::Recorded(result, answer)))
     }
 
     /// Keeps an answer unless its key has one, which stays.
     fn record(&self, batch: &mut Batch, record: &Record, now: Timestamp) -> Result<(), RowsError> {
         let Record { org, key, fingerprint, answer } = record;
-        if self.recorded(batch, org, key)?.is_some() {
-            return Ok(());
+        let digest = rows::answers::digest(org, key);
+        if self.recorded(batch, org, key, digest)?.is_none() {
+            let n = rows::answers::append(&self.conn, org, key, fingerprint, answer, now)?;
+            batch.note_answer(digest, n);
         }
-        self.append_answer(batch, org, key, (fingerprint, answer), now)
+        Ok(())
     }
 
-    /// Returns the answer of a key, wherever it is on its way.
-    fn recorded(&self, batch: &Batch, org: &Org, key: &str) -> Result<Option<Recorded>, RowsError> {
-        let digest = rows::answers::digest(org, key);
+    /// Returns the answer of a key with its digest, wherever it is on its way.
+    fn recorded(
+        &self,
+        batch: &Batch,
+        org: &Org,
+        key: &str,
+        digest: i64,
+    ) -> Result<Option<Recorded>, RowsError> {
         let mut young = self.shared.young.read().of(digest);
         let carried = self.carried.answers.iter().filter(|(known, _)| *known == digest);
         young.extend(carried.map(|(_, n)| *n));
         young.extend(batch.keys.answers_of(digest));
-        rows::answers::get(&self.conn, org, key, &young)
-    }
-
-    fn append_answer(
-        &self,
-        batch: &mut Batch,
-        org: &Org,
-        key: &str,
-        (fingerprint, answer): (&[u8; 32], &RecordedAnswer),
-        now: Timestamp,
-    ) -> Result<(), RowsError> {
-        let n = rows::answers::append(&self.conn, org, key, fingerprint, answer, now)?;
-        batch.newest.answer = n;
-        batch.keys.add_answer(rows::answers::digest(org, key), n);
-        batch.touched = true;
-        Ok(())
+        rows::answers::get(&self.conn, (org, key), digest, &young)
     }
 
     /// Decides a command and writes the facts.
@@ -678,13 +656,9 @@ impl Writer {
         command: &Command,
         moment: &Moment,
     ) -> Result<Result<trueup_core::Answer, trueup_core::Rejection>, RowsError> {
-        if !batch.orgs.contains_key(org) {
-            batch.orgs.insert(org.clone(), Work::default());
-        }
         let memory = self.shared.memory.read();
         let Batch { orgs, keys, .. } = batch;
-        let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
-        let Work { book, touched, .. } = work;
+        let Work { book, touched, .. } = orgs.entry(org.clone()).or_default();
         let known = self.known(&memory, org);
         let (conn, behind) = (&self.conn, &self.behind);
         let loader = Loader { known, conn, org, touched, behind, keys };
@@ -755,7 +729,7 @@ impl Writer {
         holder: Option<ReservationId>,
     ) -> Result<(), RowsError> {
         let Batch { orgs, newest, keys, dirty, changes, .. } = batch;
-        let Some(work) = orgs.get_mut(org) else { return Err(lost(org)) };
+        let work = orgs.entry(org.clone()).or_default();
         let known = self.known(memory, org);
         batch.facts += 1;
         match &event {
@@ -936,8 +910,7 @@ impl Writer {
         for (org, work) in orgs {
             let mut lines = FxHashMap::default();
             for (sku, touched) in work.touched {
-                let is_written = touched.at_once || matches!(written, Written::All);
-                if !is_written {
+                if !touched.at_once {
                     self.behind.add_sku(&org, sku.clone());
                 }
                 if let Some(line) = touched.line {
@@ -956,15 +929,16 @@ impl Writer {
     fn write(&self, batch: &mut Batch, along: Along) -> Result<Written, RowsError> {
         let memory = self.shared.memory.read();
         let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
+        let is_flush = matches!(along, Along::All);
         for (org, work) in &mut batch.orgs {
             for (sku, touched) in &mut work.touched {
                 let Some(state) = work.book.sku(sku) else { continue };
                 let known = self.known(&memory, org);
                 let is_low = state.low_since.is_some();
                 // Lists are of SKUs that are there, and of those that are low.
-                touched.at_once |=
-                    known.sku(sku).is_none_or(|known| known.low_since.is_some() != is_low);
-                if touched.is_written(along) {
+                touched.at_once |= is_flush
+                    || known.sku(sku).is_none_or(|known| known.low_since.is_some() != is_low);
+                if touched.at_once {
                     let line = touched.line.unwrap_or_else(|| known.line(sku));
                     ledger::write_state(&self.conn, org, sku, state, line)?;
                 }
@@ -978,7 +952,7 @@ impl Writer {
         // SKUs is in lines, and behind once more.
         let write_sku = |org: &Org, sku: &Sku| {
             let touched = orgs.get(org).and_then(|work| work.touched.get(sku));
-            let is_written = touched.is_some_and(|touched| touched.is_written(along));
+            let is_written = touched.is_some_and(|touched| touched.at_once);
             let known = self.known(&memory, org);
             match known.sku(sku).filter(|_| !is_written) {
                 Some(state) => ledger::write_state(&self.conn, org, sku, state, known.line(sku)),
@@ -1044,10 +1018,6 @@ fn holders(events: &[Event]) -> SmallVec<[Option<ReservationId>; 4]> {
         }
     }
     holders
-}
-
-fn lost(org: &Org) -> RowsError {
-    RowsError::Corrupt(format!("the work of {org} is missing"))
 }
 
 /// Returns whether the disk, not the statement, is to blame.

@@ -248,20 +248,34 @@ async fn an_earlier_version_that_was_not_stopped_is_refused() {
 async fn a_line_that_was_changed_is_refused() {
     let fixture = Fixture::new();
     fixture.put("A", 1).await;
-    fixture.put("A", 5).await;
-    let changes = ["delta = 3", "quantity_after = 4", "reserved_delta = 1", "sku = 'B'"];
-    let copies = changes.map(|change| (change, fixture.crashed_copy()));
-    for (change, crashed) in copies {
+    let changes =
+        ["delta = delta + 1", "quantity_after = 0", "reserved_delta = 1", "sku = 'another'"];
+    for (nth, change) in (0..).zip(changes) {
+        let crashed = crashed_with_a_line_to_apply(&fixture, nth * 100).await;
         let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
-        let upto = "SELECT value FROM meta WHERE name = 'upto_line'";
-        let upto: i64 = conn.query_row(upto, [], |row| row.get(0)).unwrap();
-        assert!(upto < 2, "the row of the SKU is behind the line");
-        let sql = format!("UPDATE movement SET {change} WHERE line = 2");
+        let newest = "line = (SELECT max(line) FROM movement)";
+        let sql = format!("UPDATE movement SET {change} WHERE {newest}");
         assert_eq!(conn.execute(&sql, []).unwrap(), 1);
         drop(conn);
         let error = refused(crashed.path(), &fixture);
         assert!(error.contains("damaged"), "{change}: {error}");
     }
+}
+
+/// A copy of the files while the row of the SKU is behind its newest line; a busy machine may
+/// have to try a few times.
+async fn crashed_with_a_line_to_apply(fixture: &Fixture, from: u64) -> tempfile::TempDir {
+    for units in from + 5..from + 55 {
+        fixture.put("A", units).await;
+        let crashed = fixture.crashed_copy();
+        let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
+        let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        let upto = number("SELECT value FROM meta WHERE name = 'upto_line'");
+        if upto < number("SELECT max(line) FROM movement") {
+            return crashed;
+        }
+    }
+    panic!("the row of the SKU was never behind");
 }
 
 #[tokio::test]

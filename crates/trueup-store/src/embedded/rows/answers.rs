@@ -43,11 +43,12 @@ impl Young {
     }
 }
 
-/// Returns the answer recorded under a key; `young` are the numbers of those with its digest.
+/// Returns the answer recorded under a key of an org with its digest; `young` are the numbers of
+/// answers with that digest.
 pub(crate) fn get(
     conn: &Connection,
-    org: &Org,
-    key: &str,
+    (org, key): (&Org, &str),
+    digest: i64,
     young: &[i64],
 ) -> Result<Option<Recorded>> {
     const BY_NUMBER: &str = "
@@ -74,7 +75,7 @@ pub(crate) fn get(
         };
         Ok((fingerprint, answer))
     };
-    let found = first(conn, BY_DIGEST, params![digest(org, key), org.as_str(), key], read)?;
+    let found = first(conn, BY_DIGEST, params![digest, org.as_str(), key], read)?;
     if found.is_some() {
         return Ok(found);
     }

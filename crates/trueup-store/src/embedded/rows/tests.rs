@@ -1545,12 +1545,15 @@ fn the_first_answer_of_a_key_stays() {
     let find = |org: &Org, key: &str, n| {
         answers::write_digest(&conn, answers::digest(org, key), n).unwrap();
     };
-    let get = |org: &Org, key: &str| answers::get(&conn, org, key, &[]);
+    let get_of = |org: &Org, key: &str, young: &[i64]| {
+        answers::get(&conn, (org, key), answers::digest(org, key), young)
+    };
+    let get = |org: &Org, key: &str| get_of(org, key, &[]);
     let first = put(&org(), "k", 1, 200, 10);
     assert_eq!(get(&org(), "k").unwrap(), None, "it is not found yet");
-    let young = answers::get(&conn, &org(), "k", &[first]).unwrap();
+    let young = get_of(&org(), "k", &[first]).unwrap();
     assert_eq!(young, Some(([1; 32], answer(200))));
-    assert_eq!(answers::get(&conn, &other(), "k", &[first]).unwrap(), None, "of another org");
+    assert_eq!(get_of(&other(), "k", &[first]).unwrap(), None, "of another org");
     find(&org(), "k", first);
     find(&org(), "k", put(&org(), "k", 2, 409, 20));
     find(&other(), "k", put(&other(), "k", 3, 201, 30));
