@@ -10,8 +10,17 @@ use rusqlite::Connection;
 use rustc_hash::FxHashSet;
 use trueup_core::{Org, Reservation, ReservationId, Sku};
 
-use super::ledger;
 use super::rows::{self, Digested, RowsError};
+use super::{digests, ledger};
+
+/// How many SKUs, or how many digests, wait before commits take pieces of them along. The more,
+/// the fewer pages each of them costs, and the longer a start after a crash takes.
+const SKUS_MAX: usize = 131_072;
+const KEYS_MAX: usize = 262_144;
+
+/// For how many rows a chunk of a pack stands when a commit takes a piece along: by what it adds
+/// to the log.
+const CHUNK_ROWS: usize = 16;
 
 /// Up to where something goes: the newest line and recorded answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,12 +42,20 @@ impl Keys {
     /// Adds what a reservation is to be found by.
     pub(super) fn add(&mut self, org: &Org, reservation: &Reservation) {
         let id = reservation.id;
-        let order = rows::digest(Digested::Order, org, reservation.order.as_str());
-        self.reservations.push((order, id));
+        self.add_order(org, reservation.order.as_str(), id);
         for item in &reservation.items {
-            let asked = rows::digest(Digested::Asked, org, item.sku.as_str());
-            self.reservations.push((asked, id));
+            self.add_asked(org, &item.sku, id);
         }
+    }
+
+    /// Lets a reservation be found by its order.
+    pub(super) fn add_order(&mut self, org: &Org, order: &str, id: ReservationId) {
+        self.reservations.push((rows::digest(Digested::Order, org, order), id));
+    }
+
+    /// Lets a reservation be found by a SKU that it asks for.
+    pub(super) fn add_asked(&mut self, org: &Org, sku: &Sku, id: ReservationId) {
+        self.reservations.push((rows::digest(Digested::Asked, org, sku.as_str()), id));
     }
 
     /// Adds what a recorded answer is to be found by.
@@ -70,20 +87,43 @@ impl Keys {
         self.answers.sort_unstable();
     }
 
-    /// Writes up to so many, from one on, in the order of the tables; returns how many.
-    pub(super) fn write(
+    /// Writes all of them, each so that it is found by itself.
+    pub(super) fn write_rows(&self, conn: &Connection) -> Result<(), RowsError> {
+        self.reservations.iter().try_for_each(|key| digests::write_row(conn, *key))?;
+        self.answers
+            .iter()
+            .try_for_each(|(digest, n)| rows::answers::write_digest(conn, *digest, *n))
+    }
+
+    /// Writes some of them, from one on, in the order of the tables: what stands for up to so many
+    /// rows. Returns how many. Where they are many, reservations go into the pack of that number.
+    fn write(
         &self,
         conn: &Connection,
+        pack: i64,
         from: usize,
-        most: usize,
+        mut rows: usize,
     ) -> Result<usize, RowsError> {
+        let mut reservations = self.reservations.get(from..).unwrap_or_default();
         let mut written = 0;
-        for (digest, id) in self.reservations.iter().skip(from).take(most) {
-            ledger::write_digest(conn, *digest, *id)?;
-            written += 1;
+        if self.reservations.len() >= digests::PACK_MIN {
+            while rows > 0 && !reservations.is_empty() {
+                let (chunk, rest) =
+                    reservations.split_at(reservations.len().min(digests::CHUNK_MAX));
+                digests::write_chunk(conn, pack, chunk)?;
+                reservations = rest;
+                written += chunk.len();
+                rows = rows.saturating_sub(CHUNK_ROWS);
+            }
+        } else {
+            for key in reservations.iter().take(rows) {
+                digests::write_row(conn, *key)?;
+                written += 1;
+            }
+            rows -= written;
         }
         let first = (from + written).saturating_sub(self.reservations.len());
-        for (digest, n) in self.answers.iter().skip(first).take(most - written) {
+        for (digest, n) in self.answers.iter().skip(first).take(rows) {
             rows::answers::write_digest(conn, *digest, *n)?;
             written += 1;
         }
@@ -134,9 +174,13 @@ impl Behind {
         under_way + self.waiting()
     }
 
-    /// Returns how many rows wait for the next round.
-    pub(super) fn waiting(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.skus.len() + self.keys.len()
+    }
+
+    /// Returns whether so much waits that a round is to begin, however busy it is.
+    pub(super) fn is_much(&self) -> bool {
+        self.skus.len() > SKUS_MAX || self.keys.len() > KEYS_MAX
     }
 
     pub(super) fn is_round_under_way(&self) -> bool {
@@ -177,7 +221,7 @@ impl Behind {
             written += 1;
         }
         let from = (round.written + written).saturating_sub(round.skus.len());
-        written += round.keys.write(conn, from, most - written)?;
+        written += round.keys.write(conn, round.upto.line, from, most - written)?;
         let is_last = round.written + written == round.len();
         if is_last {
             ledger::write_upto(conn, round.upto)?;
@@ -206,8 +250,7 @@ impl Behind {
         for (org, sku) in &self.skus {
             write_sku(org, sku)?;
         }
-        self.keys.write(conn, 0, usize::MAX)?;
-        Ok(())
+        self.keys.write_rows(conn)
     }
 
     /// Notes that all rows are as new as memory; returns what is found by now.

@@ -18,7 +18,7 @@ use super::behind::{Behind, Keys, Upto};
 use super::files::OpenError;
 use super::memory::{Active, Kept, Memory};
 use super::rows::{self, Digested, RowsError, Text, holds};
-use super::{codec, lines};
+use super::{codec, digests, lines};
 use crate::port::{Page, ReservationQuery, SkuQuery};
 
 // --- Writing -----------------------------------------------------------------------------
@@ -34,7 +34,7 @@ pub(super) fn write_state(
     let totals = state.totals();
     conn.prepare_cached(
         "INSERT INTO sku
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (org, sku) DO UPDATE
          SET version = excluded.version,
              publish_version = excluded.publish_version,
@@ -45,6 +45,7 @@ pub(super) fn write_state(
              low_since = excluded.low_since,
              on_hand = excluded.on_hand,
              reserved = excluded.reserved,
+             levels = excluded.levels,
              line = excluded.line",
     )?
     .execute(params![
@@ -59,24 +60,19 @@ pub(super) fn write_state(
         state.low_since.map(Timestamp::micros),
         totals.on_hand.get(),
         totals.reserved.delta().get(),
+        levels_text(&state.levels)?,
         line,
     ])?;
-    for level in &state.levels {
-        conn.prepare_cached(
-            "INSERT INTO level
-             VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT (org, sku, location) DO UPDATE
-             SET on_hand = excluded.on_hand, reserved = excluded.reserved",
-        )?
-        .execute(params![
-            org.as_str(),
-            sku.as_str(),
-            level.location.as_str(),
-            level.on_hand.get(),
-            level.reserved.delta().get(),
-        ])?;
-    }
     Ok(())
+}
+
+/// Returns levels as they are kept: `[[location, on hand, reserved], …]`.
+fn levels_text(levels: &[Level]) -> Result<String, RowsError> {
+    let levels: SmallVec<[_; 4]> = levels
+        .iter()
+        .map(|level| (level.location.as_str(), level.on_hand.get(), level.reserved.get()))
+        .collect();
+    serde_json::to_string(&levels[..]).map_err(corrupt)
 }
 
 /// Writes what a bundle is made of from a version on.
@@ -155,17 +151,6 @@ pub(super) fn write_extended(
     Ok(())
 }
 
-/// Lets a reservation be found by the digest of its order or of a SKU that it asks for.
-pub(super) fn write_digest(
-    conn: &Connection,
-    digest: i64,
-    id: ReservationId,
-) -> Result<(), RowsError> {
-    conn.prepare_cached("INSERT OR IGNORE INTO reservation_digest VALUES (?, ?)")?
-        .execute(params![digest, id.0.to_be_bytes()])?;
-    Ok(())
-}
-
 /// Lets all reservations be found.
 pub(super) fn digest_all(conn: &Connection) -> Result<(), RowsError> {
     let sql = format!("SELECT {RESERVATION_COLUMNS} FROM reservation");
@@ -174,7 +159,7 @@ pub(super) fn digest_all(conn: &Connection) -> Result<(), RowsError> {
     while let Some(row) = found.next()? {
         let mut keys = Keys::default();
         keys.add(&org_of(text(row, 0)?)?, &reservation_of(row)?);
-        keys.write(conn, 0, usize::MAX)?;
+        keys.write_rows(conn)?;
     }
     Ok(())
 }
@@ -296,22 +281,13 @@ fn load_rows(conn: &Connection) -> Result<Loaded, RowsError> {
     Ok(Loaded { memory, newest, behind })
 }
 
-/// Reads SKUs and their levels side by side: both tables are in the order of their keys.
 fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Result<(), RowsError> {
-    let mut skus = conn.prepare(
+    let mut query = conn.prepare(
         "SELECT org, sku, version, publish_version, updated_at, safety_stock,
-                low_stock_threshold, backorder_limit, low_since, line
-         FROM sku
-         ORDER BY org, sku",
+                low_stock_threshold, backorder_limit, low_since, levels, line
+         FROM sku",
     )?;
-    let mut levels = conn.prepare(
-        "SELECT org, sku, on_hand, reserved, location
-         FROM level
-         ORDER BY org, sku, location",
-    )?;
-    let mut levels = levels.query([])?;
-    let mut level = levels.next()?;
-    let mut found = skus.query([])?;
+    let mut found = query.query([])?;
     while let Some(row) = found.next()? {
         let mut state = SkuState::new();
         state.version = version_of(row.get(2)?)?;
@@ -321,23 +297,17 @@ fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Resul
         state.low_stock_threshold = row.get::<_, Option<i64>>(6)?.map(units).transpose()?;
         state.backorder_limit = units(row.get(7)?)?;
         state.low_since = row.get::<_, Option<i64>>(8)?.map(Timestamp::from_micros);
-        let key = (text(row, 0)?, text(row, 1)?);
-        while let Some(of_it) = level {
-            if (text(of_it, 0)?, text(of_it, 1)?) != key {
-                break;
-            }
-            let location = names.location(text(of_it, 4)?)?;
-            let (on_hand, reserved) = (change(of_it.get(2)?)?, units(of_it.get(3)?)?);
+        let levels: Vec<(Text<'_>, i64, i64)> =
+            serde_json::from_str(text(row, 9)?).map_err(corrupt)?;
+        for (location, on_hand, reserved) in levels {
+            let location = names.location(&location.0)?;
+            let (on_hand, reserved) = (change(on_hand)?, units(reserved)?);
             state.levels.push(Level { location, on_hand, reserved });
-            level = levels.next()?;
         }
-        let org = names.org(key.0)?;
-        memory.put(&org, sku_of(key.1)?, Kept { state, line: row.get(9)? });
+        let org = names.org(text(row, 0)?)?;
+        memory.put(&org, sku_of(text(row, 1)?)?, Kept { state, line: row.get(10)? });
     }
-    match level {
-        Some(row) => Err(corrupt(format!("a level of {:?} has no SKU", text(row, 1)?))),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Applies the lines after one to the SKUs whose rows are older; returns what is behind.
@@ -348,11 +318,22 @@ fn replay(
     after: i64,
 ) -> Result<Behind, RowsError> {
     let mut behind = Behind::default();
-    let mut held: FxHashSet<(Org, ReservationId)> = FxHashSet::default();
+    let mut keys = Keys::default();
+    let parts = parts_ever(conn, names)?;
+    let mut of_bundles: FxHashSet<(Org, ReservationId)> = FxHashSet::default();
     lines::each_after(conn, after, |org, line, mut movement, reservation| {
         let org = names.org(org)?;
         if let Some(id) = reservation {
-            held.insert((org.clone(), id));
+            // But for bundles, what is held is what was asked for, and the line names the order.
+            match &movement.reference {
+                Some(order) if !parts.contains(&(org.clone(), movement.sku.clone())) => {
+                    keys.add_order(&org, order, id);
+                    keys.add_asked(&org, &movement.sku, id);
+                }
+                Some(_) | None => {
+                    of_bundles.insert((org.clone(), id));
+                }
+            }
         }
         movement.location = names.location(movement.location.as_str())?;
         if memory.sku(&org, &movement.sku).is_none() {
@@ -372,14 +353,26 @@ fn replay(
         behind.add_sku(&org, movement.sku);
         Ok(())
     })?;
-    let mut keys = Keys::default();
-    for (org, id) in &held {
+    for (org, id) in &of_bundles {
         if let Some(found) = reservation(conn, org, *id)? {
             keys.add(org, &found);
         }
     }
     behind.add_keys(keys);
     Ok(behind)
+}
+
+/// Returns the SKUs that are or were in a bundle.
+fn parts_ever(conn: &Connection, names: &mut Names) -> Result<FxHashSet<(Org, Sku)>, RowsError> {
+    let mut query = conn.prepare("SELECT org, parts FROM bundle")?;
+    let mut found = query.query([])?;
+    let mut ever = FxHashSet::default();
+    while let Some(row) = found.next()? {
+        let org = names.org(text(row, 0)?)?;
+        let parts = parts_of(text(row, 1)?)?;
+        ever.extend(parts.into_iter().map(|part| (org.clone(), part.sku)));
+    }
+    Ok(ever)
 }
 
 fn load_bundles(
@@ -484,17 +477,17 @@ pub(super) fn order_is_sold(
     org: &Org,
     order: &OrderId,
 ) -> Result<bool, RowsError> {
-    let mut query = conn.prepare_cached(
-        "SELECT EXISTS (
-           SELECT 1
-           FROM reservation_digest d
-           JOIN reservation_ended r ON r.org = ?2 AND r.id = d.id
-           WHERE d.digest = ?1 AND r.order_id = ?3 AND r.status = ?4)",
-    )?;
     let digest = rows::digest(Digested::Order, org, order.as_str());
-    let committed = codec::status_code(ReservationStatus::Committed);
-    let key = params![digest, org.as_str(), order.as_str(), committed];
-    Ok(query.query_row(key, |row| row.get(0))?)
+    for id in digests::of(conn, digest)? {
+        let found = reservation(conn, org, id)?;
+        let is_sold = |found: &Reservation| {
+            found.status == ReservationStatus::Committed && found.order == *order
+        };
+        if found.as_ref().is_some_and(is_sold) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Lists reservations, newest id first.
@@ -503,6 +496,14 @@ pub(super) fn reservations(
     org: &Org,
     query: &ReservationQuery,
 ) -> Result<Page<Reservation>, RowsError> {
+    let digest = match (&query.order, &query.sku) {
+        (Some(order), _) => Some(rows::digest(Digested::Order, org, order.as_str())),
+        (None, Some(sku)) => Some(rows::digest(Digested::Asked, org, sku.as_str())),
+        (None, None) => None,
+    };
+    if let Some(digest) = digest {
+        return reservations_with(conn, org, digest, query);
+    }
     let mut filter = Filter::new(org);
     let from = match query.status {
         Some(ReservationStatus::Active) => RESERVATIONS_ACTIVE,
@@ -512,17 +513,6 @@ pub(super) fn reservations(
         }
         None => "reservation",
     };
-    let within = "id IN (SELECT d.id FROM reservation_digest d WHERE d.digest = ?)";
-    if let Some(order) = &query.order {
-        filter.and(within, rows::digest(Digested::Order, org, order.as_str()));
-        filter.and("order_id = ?", order.as_str().to_owned());
-    }
-    if let Some(sku) = &query.sku {
-        filter.and(within, rows::digest(Digested::Asked, org, sku.as_str()));
-        // One that was replaced asked for it once.
-        let asks = "EXISTS (SELECT 1 FROM json_each(items) i WHERE i.value ->> 0 = ?)";
-        filter.and(asks, sku.as_str().to_owned());
-    }
     if let Some(before) = query.before {
         filter.and("id < ?", before.0.to_be_bytes().to_vec());
     }
@@ -536,6 +526,32 @@ pub(super) fn reservations(
     let mut items = Vec::new();
     while let Some(row) = found.next()? {
         items.push(reservation_of(row)?);
+    }
+    Ok(page(items, query.limit))
+}
+
+/// Lists the reservations that are found by a digest, newest id first.
+fn reservations_with(
+    conn: &Connection,
+    org: &Org,
+    digest: i64,
+    query: &ReservationQuery,
+) -> Result<Page<Reservation>, RowsError> {
+    let is_wanted = |found: &Reservation| {
+        query.status.is_none_or(|status| found.status == status)
+            && query.order.as_ref().is_none_or(|order| found.order == *order)
+            // One that was replaced asked for it once.
+            && query.sku.as_ref().is_none_or(|sku| found.items.iter().any(|i| i.sku == *sku))
+    };
+    let mut items = Vec::new();
+    for id in digests::of(conn, digest)? {
+        if query.before.is_some_and(|before| id >= before) {
+            continue;
+        }
+        items.extend(reservation(conn, org, id)?.filter(is_wanted));
+        if items.len() > query.limit {
+            break;
+        }
     }
     Ok(page(items, query.limit))
 }

@@ -5,6 +5,7 @@
 
 mod behind;
 mod codec;
+mod digests;
 mod durable;
 mod files;
 mod ledger;

@@ -8,14 +8,15 @@ use super::ledger;
 use super::rows::{self, RowsError};
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 10;
+pub(super) const VERSION: i64 = 11;
 
 /// The tables that hold the past: they grow for ever, and a start reads next to nothing of them.
-pub(super) const PAST: [&str; 8] = [
+pub(super) const PAST: [&str; 9] = [
     "movement",
     "movement_mark",
     "reservation_ended",
     "reservation_digest",
+    "reservation_pack",
     "recorded_answer",
     "answer_digest",
     "order_line",
@@ -43,21 +44,19 @@ CREATE TABLE sku (
   low_since           INTEGER,
   on_hand             INTEGER NOT NULL,
   reserved            INTEGER NOT NULL CHECK (reserved >= 0),
+  -- By location, as [[location, on hand, reserved], …].
+  levels              TEXT NOT NULL,
   -- The newest of its ledger lines.
-  line                INTEGER NOT NULL DEFAULT 0,
+  line                INTEGER NOT NULL,
   PRIMARY KEY (org, sku)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX sku_low ON sku (org, sku) WHERE low_since IS NOT NULL;
 
-CREATE TABLE level (
-  org      TEXT NOT NULL,
-  sku      TEXT NOT NULL,
-  location TEXT NOT NULL,
-  on_hand  INTEGER NOT NULL,
-  reserved INTEGER NOT NULL CHECK (reserved >= 0),
-  PRIMARY KEY (org, sku, location)
-) STRICT, WITHOUT ROWID;
+CREATE VIEW level AS
+SELECT s.org, s.sku, l.value ->> 0 AS location, l.value ->> 1 AS on_hand,
+  l.value ->> 2 AS reserved
+FROM sku s, json_each(s.levels) l;
 
 -- Every definition a bundle ever had; the newest is in force. An empty list: no bundle.
 CREATE TABLE bundle (
@@ -145,6 +144,16 @@ CREATE TABLE reservation_digest (
   id     BLOB NOT NULL,
   PRIMARY KEY (digest, id)
 ) STRICT, WITHOUT ROWID;
+
+-- The same for many at once: entries of 8 bytes of digest and 16 of id, both big-endian, sorted
+-- within a pack; `first` is the first digest.
+CREATE TABLE reservation_pack (
+  pack    INTEGER NOT NULL,
+  first   INTEGER NOT NULL,
+  entries BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX reservation_pack_first ON reservation_pack (pack, first);
 ";
 
 /// Sets what every connection needs.
@@ -211,7 +220,7 @@ fn step_from(conn: &Connection, version: i64) -> Result<(), RowsError> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -450,4 +459,43 @@ const MIGRATIONS: [&str; 10] = [
        n INTEGER NOT NULL,
        PRIMARY KEY (digest, n)
      ) STRICT, WITHOUT ROWID",
+    // A SKU's levels are in its row; digests of many reservations at once go into packs.
+    "CREATE TABLE sku_new (
+       org TEXT NOT NULL,
+       sku TEXT NOT NULL,
+       version INTEGER NOT NULL,
+       publish_version INTEGER NOT NULL,
+       updated_at INTEGER NOT NULL,
+       safety_stock INTEGER NOT NULL,
+       low_stock_threshold INTEGER,
+       backorder_limit INTEGER NOT NULL,
+       low_since INTEGER,
+       on_hand INTEGER NOT NULL,
+       reserved INTEGER NOT NULL CHECK (reserved >= 0),
+       levels TEXT NOT NULL,
+       line INTEGER NOT NULL,
+       PRIMARY KEY (org, sku)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO sku_new
+     SELECT org, sku, version, publish_version, updated_at, safety_stock, low_stock_threshold,
+       backorder_limit, low_since, on_hand, reserved,
+       (SELECT json_group_array(json_array(location, on_hand, reserved) ORDER BY location)
+        FROM level
+        WHERE level.org = sku.org AND level.sku = sku.sku),
+       line
+     FROM sku;
+     DROP TABLE level;
+     DROP TABLE sku;
+     ALTER TABLE sku_new RENAME TO sku;
+     CREATE INDEX sku_low ON sku (org, sku) WHERE low_since IS NOT NULL;
+     CREATE VIEW level AS
+     SELECT s.org, s.sku, l.value ->> 0 AS location, l.value ->> 1 AS on_hand,
+       l.value ->> 2 AS reserved
+     FROM sku s, json_each(s.levels) l;
+     CREATE TABLE reservation_pack (
+       pack INTEGER NOT NULL,
+       first INTEGER NOT NULL,
+       entries BLOB NOT NULL
+     ) STRICT;
+     CREATE INDEX reservation_pack_first ON reservation_pack (pack, first)",
 ];

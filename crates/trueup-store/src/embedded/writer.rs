@@ -36,9 +36,7 @@ pub const QUEUE_MAX: usize = 65_536;
 const BATCH_MAX: usize = 4_096;
 /// The most reservations that one commit retires.
 const EXPIRE_MAX: usize = 10_000;
-/// How many rows may be behind before commits take pieces of them along.
-const BEHIND_MAX: usize = 131_072;
-/// How many rows a commit takes along then: for each of its own facts, and at least. More than
+/// How many rows a commit takes along while a round is under way: for each of its own facts, and at least. More than
 /// a fact leaves behind, so that what is behind shrinks whatever comes in.
 const ROWS_PER_FACT: usize = 4;
 const ROWS_MIN: usize = 256;
@@ -769,7 +767,7 @@ impl Writer {
                     // No line need say that it is found by others now.
                     let mut others = Keys::default();
                     others.add(org, reservation);
-                    others.write(&self.conn, 0, usize::MAX)?;
+                    others.write_rows(&self.conn)?;
                 } else {
                     keys.add(org, reservation);
                 }
@@ -885,7 +883,7 @@ impl Writer {
         // Before anybody is answered: who reads rows then must know that they are behind.
         self.note_behind();
         self.syncer.send(commit);
-        if self.behind.waiting() > BEHIND_MAX {
+        if self.behind.is_much() {
             self.behind.begin_round(self.newest);
         }
         true
@@ -963,7 +961,7 @@ impl Writer {
             Along::Rows(most) => Ok(Written::Step(self.behind.write(&self.conn, most, write_sku)?)),
             Along::All => {
                 self.behind.write_all(&self.conn, write_sku)?;
-                batch.keys.write(&self.conn, 0, usize::MAX)?;
+                batch.keys.write_rows(&self.conn)?;
                 ledger::write_upto(&self.conn, batch.newest)?;
                 Ok(Written::All)
             }

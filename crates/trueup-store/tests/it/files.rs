@@ -145,12 +145,23 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         FROM movement_now;
         DROP TABLE movement_now;
         DROP TABLE movement_mark;
+        CREATE TABLE level_now AS SELECT * FROM level;
+        DROP VIEW level;
+        CREATE TABLE level (
+          org TEXT NOT NULL, sku TEXT NOT NULL, location TEXT NOT NULL,
+          on_hand INTEGER NOT NULL, reserved INTEGER NOT NULL CHECK (reserved >= 0),
+          PRIMARY KEY (org, sku, location)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO level SELECT * FROM level_now;
+        DROP TABLE level_now;
+        ALTER TABLE sku DROP COLUMN levels;
         ALTER TABLE sku DROP COLUMN line;
         CREATE TABLE reservation_now AS SELECT * FROM reservation;
         DROP VIEW reservation;
         DROP TABLE reservation_active;
         DROP TABLE reservation_ended;
         DROP TABLE reservation_digest;
+        DROP TABLE reservation_pack;
         CREATE TABLE reservation_sku (
           org TEXT NOT NULL, sku TEXT NOT NULL, id BLOB NOT NULL,
           PRIMARY KEY (org, sku, id)
