@@ -98,3 +98,77 @@ fn collect(entries: &[u8], digest: i64, found: &mut Vec<ReservationId>) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::schema;
+
+    fn empty() -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        schema::create(&conn).unwrap();
+        conn
+    }
+
+    fn put_pack(conn: &Connection, pack: i64, mut entries: Vec<Digested>) {
+        entries.sort_unstable();
+        for chunk in entries.chunks(CHUNK_MAX) {
+            write_chunk(conn, pack, chunk).unwrap();
+        }
+    }
+
+    fn found(conn: &Connection, digest: i64) -> Vec<u128> {
+        of(conn, digest).unwrap().into_iter().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn every_entry_of_every_pack_is_found_and_nothing_else() {
+        let conn = empty();
+        // Even digests of both signs, so that each odd one falls between two.
+        let digests = || (-500..500_i64).map(|digest| digest * 2);
+        put_pack(&conn, 7, digests().map(|d| (d, ReservationId(1))).collect());
+        put_pack(&conn, -3, digests().map(|d| (d, ReservationId(3))).collect());
+        for digest in digests() {
+            write_row(&conn, (digest, ReservationId(2))).unwrap();
+        }
+        for digest in digests() {
+            assert_eq!(found(&conn, digest), [3, 2, 1]);
+            assert_eq!(found(&conn, digest + 1), []);
+        }
+        assert_eq!(found(&conn, i64::MIN), []);
+        assert_eq!(found(&conn, i64::MAX), []);
+    }
+
+    #[test]
+    fn equal_digests_are_found_over_all_their_chunks() {
+        let conn = empty();
+        let many = 3 * CHUNK_MAX as u128 + 17;
+        let mut entries: Vec<Digested> = (0..many).map(|id| (42, ReservationId(id))).collect();
+        entries.extend((0..100).map(|id| (41, ReservationId(id))));
+        entries.extend((0..100).map(|id| (43, ReservationId(id))));
+        put_pack(&conn, 1, entries);
+        assert_eq!(found(&conn, 42), (0..many).rev().collect::<Vec<_>>());
+        assert_eq!(found(&conn, 41).len(), 100);
+        assert_eq!(found(&conn, 43).len(), 100);
+    }
+
+    #[test]
+    fn what_was_written_twice_is_found_once() {
+        let conn = empty();
+        let entries: Vec<Digested> = (0..1_000).map(|n| (n / 2, ReservationId(9))).collect();
+        put_pack(&conn, 1, entries.clone());
+        // The first half again, under another number, as after a crash in the middle of a round.
+        put_pack(&conn, 2, entries[..500].to_vec());
+        write_row(&conn, (0, ReservationId(9))).unwrap();
+        assert_eq!(found(&conn, 0), [9]);
+        assert_eq!(found(&conn, 499), [9]);
+    }
+
+    #[test]
+    fn a_chunk_that_is_cut_off_is_refused() {
+        let conn = empty();
+        put_pack(&conn, 1, vec![(5, ReservationId(1)), (6, ReservationId(2))]);
+        conn.execute_batch("UPDATE reservation_pack SET entries = substr(entries, 1, 40)").unwrap();
+        assert!(matches!(of(&conn, 5), Err(RowsError::Corrupt(_))));
+    }
+}

@@ -368,6 +368,53 @@ async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
     panic!("no copy was taken between two pieces");
 }
 
+/// Digests of many reservations at once are appended in packs, a piece with each commit.
+#[tokio::test]
+async fn many_reservations_at_once_are_found_before_during_and_after_their_round() {
+    const MANY: u128 = 9_000;
+    let fixture = Fixture::new();
+    let names: Vec<String> = (0..30).map(|nth| format!("SKU-{nth:02}")).collect();
+    let items = names.iter().map(|name| set(name, 1_000)).collect();
+    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+    let name_of = |id: u128| names[usize::try_from(id % 30).unwrap()].as_str();
+    let many = (0..MANY).map(|id| reserve(id, name_of(id), 1)).collect();
+    fixture.run(Command::ReserveBatch(many)).await.unwrap();
+
+    let by_sku: Vec<u128> = (0..MANY).rev().filter(|id| id % 30 == 7).collect();
+    let are_found = async |store: &Embedded| {
+        let found = async |query: ReservationQuery| -> Vec<u128> {
+            let query = ReservationQuery { limit: 1_000, ..query };
+            let page = store.reservations(&org("acme"), query).await.unwrap();
+            page.items.iter().map(|found| found.id.0).collect()
+        };
+        for id in (0..MANY).step_by(499) {
+            let order = Some(reserve(id, "any", 1).order);
+            assert_eq!(found(ReservationQuery { order, ..Default::default() }).await, [id]);
+        }
+        let asked = ReservationQuery { sku: Some(sku("SKU-07")), ..Default::default() };
+        assert_eq!(found(asked).await, by_sku);
+    };
+    // Its copy is taken before anybody asks for what is behind, which has it written.
+    let mut copies = vec![fixture.crashed_copy()];
+    while fixture.store().figures().behind > 0 {
+        copies.push(fixture.crashed_copy());
+    }
+    copies.push(fixture.crashed_copy());
+    assert!(has_packs(copies.last().unwrap()), "nothing went into packs");
+    are_found(fixture.store()).await;
+    for copy in &copies {
+        let again = Embedded::open(copy.path(), fixture.clock()).unwrap();
+        are_found(&again).await;
+        assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
+    }
+}
+
+fn has_packs(crashed: &tempfile::TempDir) -> bool {
+    let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
+    let sql = "SELECT EXISTS (SELECT 1 FROM reservation_pack)";
+    conn.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
 /// Returns whether a crash left rows that are newer than the line after which lines are applied.
 fn is_partly_in_rows(crashed: &tempfile::TempDir) -> bool {
     let copy = tempfile::tempdir().unwrap();
