@@ -17,12 +17,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{Connection, WireError};
 use super::floor::FLOOR_PATH;
-use super::{HOLD_SECONDS, HOT_SKU, ORG, sku_name};
+use super::{HOLD_SECONDS, HOT_SKU, ORG, STOCK, sku_name};
 
 /// Reservations in one request of the batch load.
 pub(super) const BATCH_RESERVATIONS: u64 = 1_000;
 /// Connections of the batch load.
 const BATCH_CONNECTIONS: u32 = 16;
+/// The most reservations that a connection keeps to end them later.
+const HELD_MAX: usize = 1_024;
 /// The most requests of one connection in one measure.
 const REQUESTS_MAX: u64 = 50_000_000;
 /// How long the last answers of a measure, or all connections, may take.
@@ -46,16 +48,19 @@ pub enum Load {
     ReserveBatch,
     /// The level of a random SKU.
     Read,
+    /// Reads, reserves, commits, releases and counts, blended as a shop does.
+    Mixed,
 }
 
 impl Load {
     /// Every load of the server, in the order of the report.
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::ReserveSpread,
         Self::ReserveHot,
         Self::ReserveCommit,
         Self::ReserveBatch,
         Self::Read,
+        Self::Mixed,
     ];
 
     /// Returns its name in reports.
@@ -68,6 +73,7 @@ impl Load {
             Self::ReserveCommit => "reserve-commit",
             Self::ReserveBatch => "reserve-batch",
             Self::Read => "read",
+            Self::Mixed => "mixed",
         }
     }
 
@@ -75,7 +81,7 @@ impl Load {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Floor | Self::Read => "requests",
+            Self::Floor | Self::Read | Self::Mixed => "requests",
             Self::ReserveSpread | Self::ReserveHot | Self::ReserveBatch => "reservations",
             Self::ReserveCommit => "pairs",
         }
@@ -89,17 +95,66 @@ impl Load {
             | Self::ReserveSpread
             | Self::ReserveHot
             | Self::ReserveCommit
-            | Self::Read => wanted,
+            | Self::Read
+            | Self::Mixed => wanted,
         }
     }
 
-    /// Returns the only status that its first request may be answered with. Order ids are
-    /// unique, so that a reserve that is not 201 was not a new hold.
+    /// Returns the request that a unit of it begins with.
+    fn step(self, chance: &mut SmallRng) -> Step {
+        match self {
+            Self::Floor => Step::Empty,
+            Self::ReserveSpread | Self::ReserveCommit => Step::Reserve,
+            Self::ReserveHot => Step::ReserveHot,
+            Self::ReserveBatch => Step::Batch,
+            Self::Read => Step::Read,
+            Self::Mixed => mixed(chance.random_range(0..100)),
+        }
+    }
+
+    /// Returns whether its reservations are ended by the connection that made them.
+    fn ends_holds(self) -> bool {
+        matches!(self, Self::ReserveCommit | Self::Mixed)
+    }
+}
+
+/// One request of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Nothing, of the empty endpoint.
+    Empty,
+    Reserve,
+    ReserveHot,
+    Batch,
+    Read,
+    /// Sells what this connection holds.
+    Commit,
+    /// Gives back what this connection holds.
+    Release,
+    /// Counts a random SKU.
+    Count,
+}
+
+impl Step {
+    /// Returns the only status that it may be answered with. Order ids are unique, so that a
+    /// reserve that is not 201 was not a new hold.
     fn status_wanted(self) -> u16 {
         match self {
-            Self::Floor | Self::ReserveSpread | Self::ReserveHot | Self::ReserveCommit => 201,
-            Self::ReserveBatch | Self::Read => 200,
+            Self::Empty | Self::Reserve | Self::ReserveHot => 201,
+            Self::Batch | Self::Read | Self::Commit | Self::Release | Self::Count => 200,
         }
+    }
+}
+
+/// Returns the request of the blend for a percentile: of 100 requests, 60 read, 20 reserve, 10
+/// commit, 7 release and 3 count.
+fn mixed(percentile: u32) -> Step {
+    match percentile {
+        0..60 => Step::Read,
+        60..80 => Step::Reserve,
+        80..90 => Step::Commit,
+        90..97 => Step::Release,
+        _ => Step::Count,
     }
 }
 
@@ -242,29 +297,44 @@ impl Worker {
     }
 
     async fn ask_once(&mut self) -> Result<(), WireError> {
-        let Self { load, connection, requests, tally } = self;
-        let answer = connection.exchange(requests.next()).await?;
-        if !tally.count(answer.status, load.status_wanted(), answer.body) {
-            return Ok(());
+        let step = self.requests.draw();
+        let mut done = self.ask(step).await?;
+        if self.load == Load::ReserveCommit && done > 0 {
+            done = self.ask(Step::Commit).await?;
         }
-        match load {
-            Load::Floor | Load::ReserveSpread | Load::ReserveHot | Load::Read => tally.done += 1,
-            Load::ReserveBatch => {
+        self.tally.done += done;
+        Ok(())
+    }
+
+    /// Asks once and returns how many units that did.
+    async fn ask(&mut self, step: Step) -> Result<u64, WireError> {
+        let Self { load, connection, requests, tally } = self;
+        let answer = connection.exchange(requests.write(step)).await?;
+        if !tally.count(answer.status, step.status_wanted(), answer.body) {
+            return Ok(0);
+        }
+        match step {
+            Step::Batch => {
                 let held = held_in(answer.body);
-                tally.done += held;
                 if held != BATCH_RESERVATIONS {
                     tally.refuse(BATCH_RESERVATIONS.abs_diff(held), answer.body);
                 }
+                return Ok(held);
             }
-            Load::ReserveCommit => {
+            Step::Reserve if load.ends_holds() => {
                 let id = reservation_id(answer.body)
                     .ok_or(WireError::Malformed("there is no reservationId"))?;
-                let request = requests.commit(id);
-                let answer = connection.exchange(request).await?;
-                tally.done += u64::from(tally.count(answer.status, 200, answer.body));
+                requests.hold(id);
             }
+            Step::Empty
+            | Step::Reserve
+            | Step::ReserveHot
+            | Step::Read
+            | Step::Commit
+            | Step::Release
+            | Step::Count => {}
         }
-        Ok(())
+        Ok(1)
     }
 }
 
@@ -291,6 +361,10 @@ struct Requests {
     /// What the order ids of this connection begin with.
     prefix: String,
     orders: u64,
+    /// Requests so far, to keep keys unique.
+    sent: u64,
+    /// Reservations of this connection that it may still end.
+    held: Vec<String>,
     body: Vec<u8>,
     request: Vec<u8>,
 }
@@ -311,40 +385,67 @@ impl Requests {
             chance: SmallRng::seed_from_u64(u64::from(measure) << 32 | u64::from(connection)),
             prefix: format!("b{measure:05}-{connection:04}"),
             orders: 0,
+            sent: 0,
+            held: Vec::new(),
             body: Vec::new(),
             request: Vec::new(),
         }
     }
 
-    /// Returns the next request of the load.
-    fn next(&mut self) -> &[u8] {
-        self.body.clear();
-        match self.load {
-            Load::Floor => {
-                self.order_of_any();
-                self.post(FLOOR_PATH)
-            }
-            Load::ReserveSpread | Load::ReserveCommit => {
-                self.order_of_any();
-                self.post("/sales-channel/inventory/reserve")
-            }
-            Load::ReserveHot => {
-                self.order_of(HOT_SKU);
-                self.post("/sales-channel/inventory/reserve")
-            }
-            Load::ReserveBatch => {
-                self.batch();
-                self.post("/sales-channel/inventory/reserve/batch")
-            }
-            Load::Read => self.get(),
+    /// Decides what is asked next. Where nothing is held that could be ended, more is held.
+    fn draw(&mut self) -> Step {
+        match self.load.step(&mut self.chance) {
+            Step::Commit | Step::Release if self.held.is_empty() => Step::Reserve,
+            step => step,
         }
     }
 
-    /// Returns the request that commits a reservation.
-    fn commit(&mut self, id: &str) -> &[u8] {
+    /// Keeps a reservation to be ended later, unless very many are kept.
+    fn hold(&mut self, id: &str) {
+        if self.held.len() < HELD_MAX {
+            self.held.push(id.to_owned());
+        }
+    }
+
+    /// Returns the next request of a kind.
+    fn write(&mut self, step: Step) -> &[u8] {
         self.body.clear();
+        match step {
+            Step::Empty => {
+                self.order_of_any();
+                self.post(FLOOR_PATH)
+            }
+            Step::Reserve => {
+                self.order_of_any();
+                self.post("/sales-channel/inventory/reserve")
+            }
+            Step::ReserveHot => {
+                self.order_of(HOT_SKU);
+                self.post("/sales-channel/inventory/reserve")
+            }
+            Step::Batch => {
+                self.batch();
+                self.post("/sales-channel/inventory/reserve/batch")
+            }
+            Step::Read => self.get(),
+            Step::Commit => self.end("commit"),
+            Step::Release => self.end("release"),
+            Step::Count => self.count(),
+        }
+    }
+
+    /// Ends one of the reservations that are held, whichever chance picks.
+    fn end(&mut self, verb: &str) -> &[u8] {
+        let index = self.chance.random_range(0..self.held.len());
+        let id = self.held.swap_remove(index);
         self.body.extend_from_slice(b"{}");
-        self.post(&format!("/sales-channel/inventory/reservation/{id}/commit"))
+        self.post(&format!("/sales-channel/inventory/reservation/{id}/{verb}"))
+    }
+
+    fn count(&mut self) -> &[u8] {
+        let sku = sku_name(self.chance.random_range(0..self.skus));
+        write!(self.body, r#"{{"quantity":{STOCK},"reason":"count"}}"#).expect(WRITES);
+        self.send("PUT", &format!("/sales-channel/inventory/{sku}"))
     }
 
     fn batch(&mut self) {
@@ -374,13 +475,16 @@ impl Requests {
     }
 
     fn post(&mut self, path: &str) -> &[u8] {
+        self.send("POST", path)
+    }
+
+    fn send(&mut self, method: &str, path: &str) -> &[u8] {
         self.request.clear();
-        write!(self.request, "POST {path} HTTP/1.1\r\n{}", self.headers).expect(WRITES);
+        write!(self.request, "{method} {path} HTTP/1.1\r\n{}", self.headers).expect(WRITES);
         if self.keyed {
-            let (prefix, orders, length) = (&self.prefix, self.orders, path.len());
-            // The path's length tells the commit's key from the reserve's.
-            write!(self.request, "idempotency-key: {prefix}-{orders:08}-{length}\r\n")
-                .expect(WRITES);
+            self.sent += 1;
+            let (prefix, sent) = (&self.prefix, self.sent);
+            write!(self.request, "idempotency-key: {prefix}-{sent:08}\r\n").expect(WRITES);
         }
         let length = self.body.len();
         write!(self.request, "content-type: application/json\r\ncontent-length: {length}\r\n\r\n")
@@ -409,10 +513,15 @@ mod tests {
         Requests::new(load, &target, 7, 3)
     }
 
+    fn next(requests: &mut Requests) -> Vec<u8> {
+        let step = requests.draw();
+        requests.write(step).to_vec()
+    }
+
     #[test]
     fn a_request_says_how_long_its_body_is() {
         let mut requests = requests(Load::ReserveHot);
-        let text = String::from_utf8(requests.next().to_vec()).unwrap();
+        let text = String::from_utf8(next(&mut requests)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let lines: Vec<&str> = head.lines().collect();
         assert_eq!(lines[0], "POST /sales-channel/inventory/reserve HTTP/1.1");
@@ -428,12 +537,38 @@ mod tests {
     #[test]
     fn a_batch_holds_different_orders() {
         let mut requests = requests(Load::ReserveBatch);
-        let text = String::from_utf8(requests.next().to_vec()).unwrap();
+        let text = String::from_utf8(next(&mut requests)).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let orders = body["reservations"].as_array().unwrap();
         assert_eq!(orders.len(), 1_000);
         assert_ne!(orders[0]["orderId"], orders[999]["orderId"]);
+    }
+
+    #[test]
+    fn the_blend_ends_what_it_holds_and_nothing_twice() {
+        let mut requests = requests(Load::Mixed);
+        let (mut made, mut ended, mut counted) = (0, Vec::new(), 0);
+        for number in 0..10_000 {
+            let step = requests.draw();
+            let text = String::from_utf8(requests.write(step).to_vec()).unwrap();
+            let path = text.split(' ').nth(1).unwrap().to_owned();
+            match step {
+                Step::Reserve => {
+                    made += 1;
+                    requests.hold(&format!("rsv_{number}"));
+                }
+                Step::Commit | Step::Release => ended.push(path),
+                Step::Count => counted += 1,
+                _ => assert_eq!(step, Step::Read),
+            }
+        }
+        let paths: std::collections::BTreeSet<String> =
+            ended.iter().map(|path| path.rsplit_once('/').unwrap().0.to_owned()).collect();
+        assert_eq!(paths.len(), ended.len(), "each is ended once");
+        assert!((1_900..2_200).contains(&made), "{made} of 10 000 reserve");
+        assert!((1_550..1_850).contains(&ended.len()), "{} of 10 000 end one", ended.len());
+        assert!((200..400).contains(&counted), "{counted} of 10 000 count");
     }
 
     #[test]

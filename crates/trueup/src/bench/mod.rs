@@ -86,7 +86,7 @@ pub struct BenchOptions {
     /// Only these loads, separated by commas; the floor is always measured.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<Load>,
-    /// Send an Idempotency-Key with every order.
+    /// Send an Idempotency-Key with every change.
     #[arg(long)]
     pub idempotency_keys: bool,
     /// Where to make the temporary data directory [default: the system's].
@@ -357,7 +357,8 @@ impl Bench<'_> {
             | Load::ReserveHot
             | Load::ReserveCommit
             | Load::ReserveBatch
-            | Load::Read => &self.at_server,
+            | Load::Read
+            | Load::Mixed => &self.at_server,
         };
         let failed = |source| BenchError::Load { name: load.name(), source };
         let outcome: Outcome = load::run(load, target, shape).await.map_err(failed)?;

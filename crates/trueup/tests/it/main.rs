@@ -10,6 +10,7 @@ mod api;
 mod api_channels;
 mod api_connect;
 mod api_inventory_check;
+mod bench;
 mod crash;
 mod hostile;
 mod process;
