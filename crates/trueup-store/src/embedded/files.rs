@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -67,6 +68,9 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
+    /// The store's file, where it is open for other than SQLite. It is closed after all connections
+    /// to it: closing it frees their locks (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+    held: OnceLock<Arc<File>>,
     /// Held for as long as the store lives; the system frees it when the process dies.
     _lock: File,
 }
@@ -83,7 +87,7 @@ impl DataDir {
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), held: OnceLock::new(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
                 Err(OpenError::Io { attempt: "lock", path: lock_path, source })
@@ -94,6 +98,21 @@ impl DataDir {
     /// Returns the path of the store's file.
     pub(super) fn file(&self) -> PathBuf {
         self.path.join(FILE_NAME)
+    }
+
+    /// Returns the store's file, to have it flushed.
+    pub(super) fn held(&self) -> Result<Arc<File>, OpenError> {
+        if let Some(held) = self.held.get() {
+            return Ok(held.clone());
+        }
+        let file = self.file();
+        let opened = Arc::new(File::open(&file).map_err(io_error("open", &file))?);
+        Ok(self.held.get_or_init(|| opened).clone())
+    }
+
+    /// Opens another connection for writing, to a file that is open already.
+    pub(super) fn connect(&self) -> Result<Connection, OpenError> {
+        connect(&self.file(), OpenFlags::SQLITE_OPEN_READ_WRITE)
     }
 
     /// Opens the store's file for writing; makes it when it is not there.

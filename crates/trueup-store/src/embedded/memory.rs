@@ -33,12 +33,16 @@ pub(super) struct OrgMemory {
 #[derive(Debug, Default)]
 pub(super) struct Active {
     orgs: FxHashMap<Org, OrgMemory>,
-    expiries: BTreeSet<(Timestamp, Org, ReservationId)>,
+    expiries: Expiries,
 }
+
+/// Active reservations in order of expiry. Many expire at the same instant: their ids tell them
+/// apart sooner than the texts of their orgs.
+type Expiries = BTreeSet<(Timestamp, ReservationId, Org)>;
 
 impl Active {
     pub(super) fn of(active: Vec<(Org, Reservation)>) -> Self {
-        let expiry = |(org, held): &(Org, Reservation)| (held.expires_at, org.clone(), held.id);
+        let expiry = |(org, held): &(Org, Reservation)| (held.expires_at, held.id, org.clone());
         let expiries = active.iter().map(expiry).collect();
         let mut orgs: FxHashMap<Org, OrgMemory> = FxHashMap::default();
         for (org, reservation) in active {
@@ -54,7 +58,7 @@ impl Active {
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     orgs: FxHashMap<Org, OrgMemory>,
-    expiries: BTreeSet<(Timestamp, Org, ReservationId)>,
+    expiries: Expiries,
     pub(super) skus: u64,
 }
 
@@ -97,7 +101,7 @@ impl Memory {
     /// Returns reservations that are due, the first `max` of them, by org.
     pub(super) fn due(&self, now: Timestamp, max: usize) -> Vec<(Org, Vec<ReservationId>)> {
         let mut due: Vec<(Org, Vec<ReservationId>)> = Vec::new();
-        for (at, org, id) in self.expiries.iter().take(max) {
+        for (at, id, org) in self.expiries.iter().take(max) {
             if *at > now {
                 break;
             }
@@ -152,10 +156,10 @@ impl Memory {
                     memory.reservations.insert(*id, reservation.clone());
                     continue;
                 }
-                self.expiries.remove(&(was.expires_at, org.clone(), *id));
+                self.expiries.remove(&(was.expires_at, *id, org.clone()));
             }
             if active {
-                self.expiries.insert((reservation.expires_at, org.clone(), *id));
+                self.expiries.insert((reservation.expires_at, *id, org.clone()));
                 let mut reservation = reservation.clone();
                 share_names(&memory.skus, &mut reservation);
                 memory.reservations.insert(*id, reservation);

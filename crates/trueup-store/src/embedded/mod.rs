@@ -4,6 +4,7 @@
 //! answered is there after `kill -9` and power loss.
 
 mod behind;
+mod checkpoint;
 mod codec;
 mod digests;
 mod durable;
@@ -38,9 +39,10 @@ use crate::port::{
     Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
     StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
+use checkpoint::Checkpointer;
 use durable::Syncer;
 use rows::RowsError;
-use writer::{Job, Shared, Writer};
+use writer::{Job, Shared, Threads, Writer};
 
 pub use files::{FILE_NAME, OpenError};
 pub use writer::{Now, QUEUE_MAX};
@@ -51,8 +53,9 @@ const READERS_MAX: usize = 16;
 /// A store in a directory of this machine.
 pub struct Embedded {
     shared: Arc<Shared>,
-    dir: files::DataDir,
     readers: Arc<Mutex<Vec<Sql>>>,
+    /// Behind the connections to its file, which close first.
+    dir: files::DataDir,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -70,7 +73,7 @@ impl Embedded {
     /// a known version.
     pub fn open(path: &Path, now: Now) -> Result<Self, OpenError> {
         let dir = files::DataDir::lock(path)?;
-        let conn = dir.open()?;
+        let mut conn = dir.open()?;
         let refused = |error: &dyn std::fmt::Display| OpenError::Refused {
             path: dir.file(),
             why: format!("it is damaged: {error}"),
@@ -94,14 +97,18 @@ impl Embedded {
             path: path.to_owned(),
             source,
         };
-        let syncer = Syncer::start(shared.clone(), &dir.file()).map_err(start)?;
-        let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest, syncer);
+        let checkpointer = Checkpointer::start(&mut conn, dir.connect()?, dir.held()?);
+        let threads = Threads {
+            syncer: Syncer::start(shared.clone(), &dir.file()).map_err(start)?,
+            checkpointer: checkpointer.map_err(start)?,
+        };
+        let writer = Writer::new(conn, shared.clone(), loaded.behind, loaded.newest, threads);
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(start)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shared, dir, readers: Arc::default(), thread })
+        Ok(Self { shared, readers: Arc::default(), dir, thread })
     }
 
     /// Runs a query on a connection for reading, off the async threads.

@@ -5,6 +5,7 @@
 //! rows that follow from them come behind, a piece with each later commit or all of them when it
 //! is quiet: see [`behind`](super::behind).
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use trueup_core::{
 };
 
 use super::behind::{Behind, Keys, Step, Upto};
+use super::checkpoint::Checkpointer;
 use super::durable::{Answers, Carried, CarriedOrg, Commit, Syncer};
 use super::memory::{Memory, OrgMemory};
 use super::rows::answers::{Recorded, Young};
@@ -34,6 +36,9 @@ use crate::port::{Change, Health, Outcome, RecordedAnswer, StoreError, Submissio
 pub const QUEUE_MAX: usize = 65_536;
 /// The most jobs of one commit.
 const BATCH_MAX: usize = 4_096;
+/// From how many items of its commands on a commit takes no more of them along: while it is made
+/// durable, the next is decided.
+const BATCH_ITEMS_MAX: usize = 4_096;
 /// The most reservations that one commit retires.
 const EXPIRE_MAX: usize = 10_000;
 /// How many rows a commit takes along while a round is under way: for each of its own facts, and at least. More than
@@ -84,6 +89,16 @@ pub(super) enum Job {
 }
 
 impl Job {
+    /// Returns for how many single commands it stands.
+    fn items(&self) -> usize {
+        let Self::Submit(submission, _) = self else { return 1 };
+        match &submission.command {
+            Command::ReserveBatch(reserves) => reserves.len(),
+            Command::Bulk { items, .. } => items.len(),
+            _ => 1,
+        }
+    }
+
     fn refuse(self, error: StoreError) {
         // Whoever has stopped listening needs no answer.
         match self {
@@ -282,7 +297,13 @@ impl Shared {
         if queue.is_empty() {
             self.bell.wait_for(&mut queue, wait);
         }
-        let count = queue.len().min(BATCH_MAX);
+        let mut items = 0;
+        let fits = |job: &&Job| {
+            let fits = items < BATCH_ITEMS_MAX;
+            items += job.items();
+            fits
+        };
+        let count = queue.iter().take(BATCH_MAX).take_while(fits).count();
         queue.drain(..count).collect()
     }
 
@@ -329,6 +350,12 @@ enum Written {
     All,
 }
 
+/// The threads beside the writer's.
+pub(super) struct Threads {
+    pub(super) syncer: Syncer,
+    pub(super) checkpointer: Checkpointer,
+}
+
 /// What the writer thread owns.
 pub(super) struct Writer {
     conn: Connection,
@@ -339,7 +366,7 @@ pub(super) struct Writer {
     /// The newest commit, and what it has changed.
     number: u64,
     carried: Arc<Carried>,
-    syncer: Syncer,
+    threads: Threads,
     last_now: Timestamp,
     last_upkeep: Timestamp,
 }
@@ -353,10 +380,34 @@ struct Touched {
     at_once: bool,
 }
 
+/// A SKU as a batch found it.
+#[derive(Clone, Copy)]
+struct Before {
+    /// The newest of its ledger lines.
+    line: i64,
+    is_low: bool,
+}
+
+/// What a batch found of an org.
+#[derive(Default)]
+struct Found {
+    skus: FxHashMap<Sku, Before>,
+    /// Reservations that were there before.
+    reservations: FxHashSet<ReservationId>,
+}
+
+impl Found {
+    /// Returns the newest line of a SKU, 0 where it has none.
+    fn line(&self, sku: &Sku) -> i64 {
+        self.skus.get(sku).map_or(0, |before| before.line)
+    }
+}
+
 /// What a batch does in one org.
 #[derive(Default)]
 struct Work {
     book: Book,
+    found: RefCell<Found>,
     touched: FxHashMap<Sku, Touched>,
     /// Whether somebody is told of events; `None` = not looked up.
     is_told: Option<bool>,
@@ -405,12 +456,12 @@ impl Writer {
         shared: Arc<Shared>,
         behind: Behind,
         newest: Upto,
-        syncer: Syncer,
+        threads: Threads,
     ) -> Self {
         let (last_now, last_upkeep) = (Timestamp::EPOCH, Timestamp::EPOCH);
         let (number, carried) = (0, Arc::default());
         let writer =
-            Self { conn, shared, behind, newest, number, carried, syncer, last_now, last_upkeep };
+            Self { conn, shared, behind, newest, number, carried, threads, last_now, last_upkeep };
         writer.note_behind();
         writer
     }
@@ -428,7 +479,7 @@ impl Writer {
             if !closing.is_empty() {
                 self.shared.close();
                 let done = self.finish();
-                self.syncer.stop();
+                self.threads.syncer.stop();
                 for reply in closing {
                     drop(reply.send(done.clone()));
                 }
@@ -451,6 +502,7 @@ impl Writer {
     /// Does what can wait: retires what is due, writes rows, forgets what is too old.
     fn quiet(&mut self) {
         self.retire_due();
+        self.threads.checkpointer.tend(&self.conn);
         if self.behind.len() > 0 {
             self.behind.begin_round(self.newest);
             if let Some(batch) = self.begin() {
@@ -497,7 +549,7 @@ impl Writer {
         let now = self.now();
         while self.shared.next_expiry.load(Ordering::Acquire) <= now.micros() {
             // Memory must be as new as what was decided.
-            self.syncer.wait();
+            self.threads.syncer.wait();
             let due = self.shared.memory.read().due(now, EXPIRE_MAX);
             if due.is_empty() {
                 return;
@@ -654,13 +706,16 @@ impl Writer {
         command: &Command,
         moment: &Moment,
     ) -> Result<Result<trueup_core::Answer, trueup_core::Rejection>, RowsError> {
-        let memory = self.shared.memory.read();
         let Batch { orgs, keys, .. } = batch;
-        let Work { book, touched, .. } = orgs.entry(org.clone()).or_default();
-        let known = self.known(&memory, org);
-        let (conn, behind) = (&self.conn, &self.behind);
-        let loader = Loader { known, conn, org, touched, behind, keys };
-        book.load(command, &loader)?;
+        let Work { book, found, touched, .. } = orgs.entry(org.clone()).or_default();
+        {
+            // No longer than it takes to load: what has become durable waits to be merged.
+            let memory = self.shared.memory.read();
+            let known = self.known(&memory, org);
+            let (conn, behind) = (&self.conn, &self.behind);
+            let loader = Loader { known, conn, org, found, touched, behind, keys };
+            book.load(command, &loader)?;
+        }
         let result = decide(book, command, moment);
         // Who pushes knows of its own pushes.
         let is_pushers = matches!(command, Command::MarkSent { .. } | Command::Settle { .. });
@@ -668,7 +723,7 @@ impl Writer {
         let holders = holders(&events);
         for (event, holder) in events.into_iter().zip(holders) {
             if !self.write_row(batch, org, &event, is_pushers)? {
-                self.write_fact(batch, &memory, org, event, holder)?;
+                self.write_fact(batch, org, event, holder)?;
             }
         }
         Ok(result)
@@ -721,20 +776,19 @@ impl Writer {
     fn write_fact(
         &self,
         batch: &mut Batch,
-        memory: &Memory,
         org: &Org,
         event: Event,
         holder: Option<ReservationId>,
     ) -> Result<(), RowsError> {
         let Batch { orgs, newest, keys, dirty, changes, .. } = batch;
         let work = orgs.entry(org.clone()).or_default();
-        let known = self.known(memory, org);
+        let found = work.found.get_mut();
         batch.facts += 1;
         match &event {
             Event::Moved(movement) => {
                 let sku = &movement.sku;
                 let touched = work.touched.entry(sku.clone()).or_default();
-                let before = touched.line.unwrap_or_else(|| known.line(sku));
+                let before = touched.line.unwrap_or_else(|| found.line(sku));
                 newest.line += 1;
                 lines::write(&self.conn, org, (newest.line, before), movement, holder)?;
                 touched.line = Some(newest.line);
@@ -763,7 +817,7 @@ impl Writer {
             Event::Held(reservation) => {
                 ledger::write_held(&self.conn, org, reservation)?;
                 let id = reservation.id;
-                if known.reservation(id).is_some() {
+                if found.reservations.contains(&id) {
                     // No line need say that it is found by others now.
                     let mut others = Keys::default();
                     others.add(org, reservation);
@@ -855,7 +909,7 @@ impl Writer {
             let ended = self.conn.execute_batch("ROLLBACK");
             debug_assert!(ended.is_ok());
             // What it was decided on may not be durable yet.
-            self.syncer.wait();
+            self.threads.syncer.wait();
             if self.shared.is_lost() {
                 batch.answers.refuse(&self.shared.refusal());
             } else {
@@ -882,7 +936,8 @@ impl Writer {
         let commit = self.take(batch, written);
         // Before anybody is answered: who reads rows then must know that they are behind.
         self.note_behind();
-        self.syncer.send(commit);
+        self.threads.syncer.send(commit);
+        self.threads.checkpointer.tend(&self.conn);
         if self.behind.is_much() {
             self.behind.begin_round(self.newest);
         }
@@ -925,19 +980,18 @@ impl Writer {
 
     /// Writes what goes with the batch's facts, and rows that are behind.
     fn write(&self, batch: &mut Batch, along: Along) -> Result<Written, RowsError> {
-        let memory = self.shared.memory.read();
         let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
         let is_flush = matches!(along, Along::All);
         for (org, work) in &mut batch.orgs {
+            let found = work.found.get_mut();
             for (sku, touched) in &mut work.touched {
                 let Some(state) = work.book.sku(sku) else { continue };
-                let known = self.known(&memory, org);
                 let is_low = state.low_since.is_some();
                 // Lists are of SKUs that are there, and of those that are low.
                 touched.at_once |= is_flush
-                    || known.sku(sku).is_none_or(|known| known.low_since.is_some() != is_low);
+                    || found.skus.get(sku).is_none_or(|before| before.is_low != is_low);
                 if touched.at_once {
-                    let line = touched.line.unwrap_or_else(|| known.line(sku));
+                    let line = touched.line.unwrap_or_else(|| found.line(sku));
                     ledger::write_state(&self.conn, org, sku, state, line)?;
                 }
             }
@@ -951,9 +1005,16 @@ impl Writer {
         let write_sku = |org: &Org, sku: &Sku| {
             let touched = orgs.get(org).and_then(|work| work.touched.get(sku));
             let is_written = touched.is_some_and(|touched| touched.at_once);
-            let known = self.known(&memory, org);
-            match known.sku(sku).filter(|_| !is_written) {
-                Some(state) => ledger::write_state(&self.conn, org, sku, state, known.line(sku)),
+            if is_written {
+                return Ok(());
+            }
+            let before = {
+                let memory = self.shared.memory.read();
+                let known = self.known(&memory, org);
+                known.sku(sku).map(|state| (state.clone(), known.line(sku)))
+            };
+            match before {
+                Some((state, line)) => ledger::write_state(&self.conn, org, sku, &state, line),
                 None => Ok(()),
             }
         };
@@ -976,7 +1037,7 @@ impl Writer {
     /// Takes everything of a batch back and tells everybody so.
     fn abort(&mut self, batch: Batch, error: &RowsError) {
         // Its success must not hide this failure.
-        self.syncer.wait();
+        self.threads.syncer.wait();
         if !self.conn.is_autocommit()
             && let Err(rollback) = self.conn.execute_batch("ROLLBACK")
         {
@@ -990,7 +1051,8 @@ impl Writer {
     fn finish(&mut self) -> Result<(), StoreError> {
         let written = self.behind.len() == 0
             || self.begin().is_some_and(|batch| self.commit(batch, Along::All));
-        self.syncer.wait();
+        self.threads.syncer.wait();
+        self.threads.checkpointer.stop();
         if !written || self.shared.is_lost() {
             return Err(self.shared.refusal());
         }
@@ -1073,6 +1135,8 @@ struct Loader<'a> {
     known: Known<'a>,
     conn: &'a Connection,
     org: &'a Org,
+    /// What was there before the batch, noted as it is read.
+    found: &'a RefCell<Found>,
     /// What the batch has done so far.
     touched: &'a FxHashMap<Sku, Touched>,
     keys: &'a Keys,
@@ -1083,12 +1147,18 @@ impl trueup_core::book::Source for Loader<'_> {
     type Error = RowsError;
 
     fn sku(&self, sku: &Sku) -> Result<Option<SkuState>, RowsError> {
-        Ok(self.known.sku(sku).cloned())
+        let Some(state) = self.known.sku(sku) else { return Ok(None) };
+        let before = Before { line: self.known.line(sku), is_low: state.low_since.is_some() };
+        self.found.borrow_mut().skus.insert(sku.clone(), before);
+        Ok(Some(state.clone()))
     }
 
     fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, RowsError> {
         match self.known.reservation(id) {
-            Some(found) => Ok(Some(found.clone())),
+            Some(known) => {
+                self.found.borrow_mut().reservations.insert(id);
+                Ok(Some(known.clone()))
+            }
             None => ledger::reservation(self.conn, self.org, id),
         }
     }
