@@ -32,6 +32,9 @@ const AGAIN_MS_MAX: u64 = 8 * 3_600_000;
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 /// How often deliveries are looked for when nobody rings.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// How long at least between two looks that find nothing, however often somebody rings: every
+/// commit of the ledger does.
+const RUNG_PAUSE: Duration = Duration::from_millis(50);
 /// What a signing secret starts with.
 const SECRET_PREFIX: &str = "whsec_";
 
@@ -48,6 +51,7 @@ pub fn sign(secret: &str, id: &str, timestamp: i64, body: &str) -> String {
 /// Sends what is due until it is stopped.
 pub(crate) async fn work(shared: Arc<Shared>) {
     while !shared.stop.is_cancelled() {
+        let looked = tokio::time::Instant::now();
         let due = shared.store.deliveries_due(shared.now(), BATCH_MAX).await;
         let due = due.unwrap_or_else(|error| {
             tracing::warn!(%error, "the deliveries could not be read");
@@ -59,9 +63,13 @@ pub(crate) async fn work(shared: Arc<Shared>) {
                 Err(error) => tracing::warn!(%error, "deliveries could not be settled"),
             }
         }
+        let rung = async {
+            shared.deliveries_bell.notified().await;
+            tokio::time::sleep_until(looked + RUNG_PAUSE).await;
+        };
         tokio::select! {
             () = shared.stop.cancelled() => {}
-            () = shared.deliveries_bell.notified() => {}
+            () = rung => {}
             () = tokio::time::sleep(LOOK_PAUSE) => {}
         }
     }

@@ -54,6 +54,8 @@ enum Stage {
     Beginning,
     /// It reads or matches.
     UnderWay,
+    /// All is done but for noting so: who has read the note may begin the next one.
+    Finishing,
     /// It came to an end.
     Ended(Result<(), EngineError>),
 }
@@ -68,8 +70,8 @@ pub(crate) struct Discovering {
 }
 
 impl Discovering {
-    fn has_ended(&self) -> bool {
-        matches!(*self.stage.borrow(), Stage::Ended(_))
+    fn is_done(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Finishing | Stage::Ended(_))
     }
 
     /// Waits for the end at most so long, and for the beginning in any case.
@@ -86,7 +88,7 @@ impl Discovering {
         drop(tokio::time::timeout_at(until, stage.wait_for(ended)).await);
         match &*self.stage.borrow() {
             Stage::Ended(result) => result.clone(),
-            Stage::Beginning | Stage::UnderWay => Ok(()),
+            Stage::Beginning | Stage::UnderWay | Stage::Finishing => Ok(()),
         }
     }
 }
@@ -98,7 +100,7 @@ pub(crate) fn begin(
     dry_run: bool,
 ) -> Result<Arc<Discovering>, EngineError> {
     let mut slot = link.discovery.lock();
-    if let Some(known) = slot.as_ref().filter(|known| !known.has_ended()) {
+    if let Some(known) = slot.as_ref().filter(|known| !known.is_done()) {
         if known.dry_run == dry_run {
             return Ok(known.clone());
         }
@@ -128,6 +130,7 @@ async fn work(shared: Arc<Shared>, link: Arc<Link>, discovering: Arc<Discovering
         }
     };
     let result = result.await;
+    discovering.stage.send_replace(Stage::Finishing);
     if let Err(error) = work.finish(&result).await {
         tracing::warn!(org = %link.org, channel = %link.id, %error, "a discovery was not noted");
     }

@@ -289,6 +289,8 @@ pub enum Received {
 const QUIET_LOOK: Duration = Duration::from_millis(50);
 /// The most open conflicts that [`Engine::status`] counts one by one.
 const DELIVERIES_PAGE: usize = 500;
+/// How long at least between two looks at what the ledger has changed.
+const DISPATCH_PAUSE: Duration = Duration::from_millis(5);
 
 impl Engine {
     /// Starts the workers: one per connection, the inbox, the deliveries, the schedules.
@@ -1169,6 +1171,7 @@ async fn note_broken(
 /// Rings the connections of SKUs that owe a push.
 async fn dispatch(shared: Arc<Shared>) {
     loop {
+        let began = tokio::time::Instant::now();
         let dirty = tokio::select! {
             () = shared.stop.cancelled() => return,
             dirty = shared.store.wait_dirty() => dirty,
@@ -1184,6 +1187,8 @@ async fn dispatch(shared: Arc<Shared>) {
         }
         // Ledger events for subscribers come with the same commits.
         shared.deliveries_bell.notify_one();
+        // Under load every commit rings; once in a while is enough for channels.
+        tokio::time::sleep_until(began + DISPATCH_PAUSE).await;
     }
 }
 

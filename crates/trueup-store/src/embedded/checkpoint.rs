@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 
 /// From how many pages of the log on they are moved: 32 MiB.
-const PAGES_MAX: usize = 8_192;
+pub(super) const PAGES_MAX: usize = 8_192;
 /// So few pages are left for the writer.
 const LEFT_MAX: usize = 64;
 /// The most passes until the writer has to take what is left, however much comes in.
@@ -24,6 +24,7 @@ const PASSES_MAX: usize = 8;
 pub(super) struct Checkpointer {
     /// How many pages the log has.
     pages: Arc<AtomicUsize>,
+    pages_max: usize,
     /// How many it had when moving was last begun; another reader may have kept it from beginning
     /// anew.
     begun_at: usize,
@@ -35,12 +36,13 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Starts the thread with a connection of its own. `file` is the store's file: it stays open
+    /// Starts the thread with a connection of its own; it moves the log from so many pages on. `file` is the store's file: it stays open
     /// for as long as there are connections to it, since closing it would free their locks.
     pub(super) fn start(
         writers: &mut Connection,
         own: Connection,
         file: Arc<File>,
+        pages_max: usize,
     ) -> std::io::Result<Self> {
         let pages = Arc::new(AtomicUsize::new(0));
         let (noted, known) = (pages.clone(), pages.clone());
@@ -63,8 +65,8 @@ impl Checkpointer {
                 }
             }
         })?;
-        let (begun_at, is_under_way) = (0, false);
-        Ok(Self { pages, begun_at, is_under_way, ask: Some(ask), moved, thread: Some(thread) })
+        let (begun_at, is_under_way, ask, thread) = (0, false, Some(ask), Some(thread));
+        Ok(Self { pages, pages_max, begun_at, is_under_way, ask, moved, thread })
     }
 
     /// Has the log moved when it has grown long, and moves the rest when most is done. To be called
@@ -88,7 +90,7 @@ impl Checkpointer {
             // It has begun anew since.
             self.begun_at = 0;
         }
-        if pages >= self.begun_at + PAGES_MAX
+        if pages >= self.begun_at + self.pages_max
             && self.ask.as_ref().is_some_and(|ask| ask.try_send(()).is_ok())
         {
             self.begun_at = pages;
@@ -128,4 +130,89 @@ fn pass(conn: &Connection) -> rusqlite::Result<usize> {
     let sql = "PRAGMA wal_checkpoint(PASSIVE)";
     let moved: i64 = conn.query_row(sql, [], |row| row.get(2))?;
     Ok(usize::try_from(moved).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: usize = 40;
+
+    struct House {
+        dir: tempfile::TempDir,
+        conn: Connection,
+        checkpointer: Checkpointer,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t.db");
+            let mut conn = Connection::open(&path).unwrap();
+            conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+            conn.execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY, x BLOB)").unwrap();
+            let own = Connection::open(&path).unwrap();
+            let file = Arc::new(File::open(&path).unwrap());
+            let checkpointer = Checkpointer::start(&mut conn, own, file, PAGES).unwrap();
+            Self { dir, conn, checkpointer }
+        }
+
+        /// Writes ten pages and a few more.
+        fn commit(&mut self) {
+            self.conn.execute("INSERT INTO t (x) VALUES (zeroblob(40000))", []).unwrap();
+            self.checkpointer.tend(&self.conn);
+        }
+
+        fn log_pages(&self) -> u64 {
+            let log = self.dir.path().join("t.db-wal");
+            std::fs::metadata(log).unwrap().len() / 4_096
+        }
+
+        /// Commits until the log has begun anew; returns whether it did.
+        fn begins_anew(&mut self) -> bool {
+            (0..2_000).any(|_| {
+                let before = self.checkpointer.pages.load(Ordering::Relaxed);
+                self.commit();
+                self.checkpointer.pages.load(Ordering::Relaxed) < before
+            })
+        }
+    }
+
+    #[test]
+    fn the_log_begins_anew_again_and_again() {
+        let mut house = House::new();
+        for _ in 0..5 {
+            assert!(house.begins_anew());
+        }
+        house.checkpointer.stop();
+        let count: i64 =
+            house.conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        let sum: i64 =
+            house.conn.query_row("SELECT sum(length(x)) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, count * 40_000);
+        let whole: String =
+            house.conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(whole, "ok");
+    }
+
+    #[test]
+    fn while_somebody_reads_what_was_the_log_grows_and_then_begins_anew() {
+        let mut house = House::new();
+        assert!(house.begins_anew());
+        let reader = Connection::open(house.dir.path().join("t.db")).unwrap();
+        house.commit();
+        reader.execute_batch("BEGIN").unwrap();
+        let count = |conn: &Connection| -> i64 {
+            conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+        };
+        let seen = count(&reader);
+        for _ in 0..100 {
+            house.commit();
+        }
+        assert!(house.log_pages() > 1_000, "the reader needs what was");
+        assert_eq!(count(&reader), seen);
+        reader.execute_batch("COMMIT").unwrap();
+        assert!(house.begins_anew());
+        assert_eq!(count(&reader), count(&house.conn));
+    }
 }

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
 use rustc_hash::FxHashMap;
@@ -80,7 +80,7 @@ pub(super) struct Syncer {
     shared: Arc<Shared>,
     commits: SyncSender<Commit>,
     done: Receiver<()>,
-    is_one_out: bool,
+    is_out: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,16 +102,31 @@ impl Syncer {
                     }
                 }
             })?;
-        Ok(Self { shared: kept, commits, done, is_one_out: false, thread: Some(thread) })
+        Ok(Self { shared: kept, commits, done, is_out: false, thread: Some(thread) })
+    }
+
+    /// Returns whether a commit is still on its way.
+    pub(super) fn is_one_out(&mut self) -> bool {
+        if self.is_out {
+            match self.done.try_recv() {
+                Ok(()) => self.is_out = false,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => {
+                    self.lose();
+                    self.is_out = false;
+                }
+            }
+        }
+        self.is_out
     }
 
     /// Waits until the commit that is on its way has become durable or was refused.
     pub(super) fn wait(&mut self) {
-        if self.is_one_out {
+        if self.is_out {
             if self.done.recv().is_err() {
                 self.lose();
             }
-            self.is_one_out = false;
+            self.is_out = false;
         }
     }
 
@@ -119,7 +134,7 @@ impl Syncer {
     pub(super) fn send(&mut self, commit: Commit) {
         self.wait();
         match self.commits.send(commit) {
-            Ok(()) => self.is_one_out = true,
+            Ok(()) => self.is_out = true,
             Err(unsent) => {
                 self.lose();
                 unsent.0.answers.refuse(&self.shared.refusal());

@@ -97,7 +97,8 @@ impl Embedded {
             path: path.to_owned(),
             source,
         };
-        let checkpointer = Checkpointer::start(&mut conn, dir.connect()?, dir.held()?);
+        let (own, file) = (dir.connect()?, dir.held()?);
+        let checkpointer = Checkpointer::start(&mut conn, own, file, checkpoint::PAGES_MAX);
         let threads = Threads {
             syncer: Syncer::start(shared.clone(), &dir.file()).map_err(start)?,
             checkpointer: checkpointer.map_err(start)?,

@@ -292,12 +292,19 @@ impl Shared {
         }
     }
 
+    /// Takes jobs for a batch, once there are some or the wait is over.
     fn take(&self, wait: Duration) -> Vec<Job> {
         let mut queue = self.queue.lock();
         if queue.is_empty() {
             self.bell.wait_for(&mut queue, wait);
         }
-        let mut items = 0;
+        drop(queue);
+        self.take_more(0)
+    }
+
+    /// Takes jobs that wait, for a batch of so many items.
+    fn take_more(&self, mut items: usize) -> Vec<Job> {
+        let mut queue = self.queue.lock();
         let fits = |job: &&Job| {
             let fits = items < BATCH_ITEMS_MAX;
             items += job.items();
@@ -422,6 +429,8 @@ struct Batch {
     /// The newest line and recorded answer, those of the batch taken in.
     newest: Upto,
     keys: Keys,
+    /// For how many single commands its jobs stand.
+    items: usize,
     /// How many facts and answers were written.
     facts: usize,
     /// Whether rows were written otherwise.
@@ -598,35 +607,14 @@ impl Writer {
             return closing;
         };
         let mut broken: Option<RowsError> = None;
-        for job in jobs {
-            if broken.is_some() {
-                match job {
-                    Job::Close(reply) => batch.closing.push(reply),
-                    job => job.refuse(StoreError::ReadOnly("a write failed".to_owned())),
-                }
-                continue;
+        self.work_on(&mut batch, jobs, now, &mut broken);
+        // Before the commit ahead is durable this one cannot be: what comes meanwhile joins it.
+        while broken.is_none() && self.threads.syncer.is_one_out() {
+            let more = self.shared.take_more(batch.items);
+            if more.is_empty() {
+                break;
             }
-            match job {
-                Job::Submit(submission, reply) => match self.submit(&mut batch, &submission, now) {
-                    Ok(outcome) => batch.answers.outcomes.push((reply, outcome)),
-                    Err(error) => {
-                        let refusal = StoreError::ReadOnly(error.to_string());
-                        drop(reply.send(Err(refusal)));
-                        broken = Some(error);
-                    }
-                },
-                Job::Record(record, reply) => {
-                    broken = self.record(&mut batch, &record, now).err();
-                    batch.answers.waiting.push(reply);
-                }
-                Job::Rows(job) => broken = self.rows(&mut batch, job).err(),
-                Job::Sweep(reply) => batch.answers.waiting.push(reply),
-                Job::Flush(reply) => {
-                    batch.flush = true;
-                    batch.answers.waiting.push(reply);
-                }
-                Job::Close(reply) => batch.closing.push(reply),
-            }
+            self.work_on(&mut batch, more, now, &mut broken);
         }
         let closing = std::mem::take(&mut batch.closing);
         if let Some(error) = broken {
@@ -642,6 +630,47 @@ impl Writer {
         };
         self.commit(batch, along);
         closing
+    }
+
+    /// Decides jobs of a batch, up to the first that breaks it.
+    fn work_on(
+        &self,
+        batch: &mut Batch,
+        jobs: Vec<Job>,
+        now: Timestamp,
+        broken: &mut Option<RowsError>,
+    ) {
+        for job in jobs {
+            if broken.is_some() {
+                match job {
+                    Job::Close(reply) => batch.closing.push(reply),
+                    job => job.refuse(StoreError::ReadOnly("a write failed".to_owned())),
+                }
+                continue;
+            }
+            batch.items += job.items();
+            match job {
+                Job::Submit(submission, reply) => match self.submit(batch, &submission, now) {
+                    Ok(outcome) => batch.answers.outcomes.push((reply, outcome)),
+                    Err(error) => {
+                        let refusal = StoreError::ReadOnly(error.to_string());
+                        drop(reply.send(Err(refusal)));
+                        *broken = Some(error);
+                    }
+                },
+                Job::Record(record, reply) => {
+                    *broken = self.record(batch, &record, now).err();
+                    batch.answers.waiting.push(reply);
+                }
+                Job::Rows(job) => *broken = self.rows(batch, job).err(),
+                Job::Sweep(reply) => batch.answers.waiting.push(reply),
+                Job::Flush(reply) => {
+                    batch.flush = true;
+                    batch.answers.waiting.push(reply);
+                }
+                Job::Close(reply) => batch.closing.push(reply),
+            }
+        }
     }
 
     /// Decides one submission, or gives the recorded answer. The outer error fails the batch.
@@ -988,8 +1017,8 @@ impl Writer {
                 let Some(state) = work.book.sku(sku) else { continue };
                 let is_low = state.low_since.is_some();
                 // Lists are of SKUs that are there, and of those that are low.
-                touched.at_once |= is_flush
-                    || found.skus.get(sku).is_none_or(|before| before.is_low != is_low);
+                touched.at_once |=
+                    is_flush || found.skus.get(sku).is_none_or(|before| before.is_low != is_low);
                 if touched.at_once {
                     let line = touched.line.unwrap_or_else(|| found.line(sku));
                     ledger::write_state(&self.conn, org, sku, state, line)?;
