@@ -13,6 +13,49 @@ const FAULTS_MAX: usize = 1_000;
 /// Has SQLite check the structure of the file, adds up the ledger of an org, and compares it with
 /// levels, SKUs and reservations.
 pub(super) fn verify(conn: &Connection, org: &Org) -> Result<Verification, RowsError> {
+    // Levels and holds are inside of rows: to look them up one by one takes tables of them.
+    conn.execute_batch(TABLES)?;
+    for fill in FILLS {
+        conn.execute(fill, [org.as_str()])?;
+    }
+    let found = compare(conn, org);
+    conn.execute_batch("DROP TABLE verified; DROP TABLE held")?;
+    found
+}
+
+const TABLES: &str = "
+DROP TABLE IF EXISTS temp.verified;
+CREATE TEMP TABLE verified (
+  org      TEXT NOT NULL,
+  sku      TEXT NOT NULL,
+  location TEXT NOT NULL,
+  on_hand  INTEGER NOT NULL,
+  reserved INTEGER NOT NULL,
+  PRIMARY KEY (org, sku, location)
+) WITHOUT ROWID;
+DROP TABLE IF EXISTS temp.held;
+CREATE TEMP TABLE held (
+  sku      TEXT NOT NULL,
+  location TEXT NOT NULL,
+  total    INTEGER NOT NULL,
+  PRIMARY KEY (sku, location)
+) WITHOUT ROWID";
+
+const FILLS: [&str; 2] = [
+    "INSERT INTO verified SELECT * FROM main.level WHERE org = ?",
+    "INSERT INTO held
+     SELECT hold ->> 0, hold ->> 1, sum(hold ->> 2)
+     FROM (SELECT j.value AS hold
+           FROM reservation_active r, json_each(r.holds) j
+           WHERE r.org = ?1
+           UNION ALL
+           SELECT j.value
+           FROM order_line o INDEXED BY order_line_held, json_each(o.holds) j
+           WHERE o.org = ?1 AND o.held > 0)
+     GROUP BY 1, 2",
+];
+
+fn compare(conn: &Connection, org: &Org) -> Result<Verification, RowsError> {
     let count = |sql: &str| -> Result<u64, RowsError> {
         let count: i64 = conn.query_row(sql, params![org.as_str()], |row| row.get(0))?;
         version_of(count)
@@ -53,7 +96,7 @@ const VERIFICATIONS: [(&str, &str); 11] = [
         "SELECT m.sku, m.total, coalesce(l.on_hand, 0)
          FROM (SELECT sku, location, sum(delta) AS total FROM movement
                WHERE org = ?1 GROUP BY sku, location) m
-         LEFT JOIN level l ON l.org = ?1 AND l.sku = m.sku AND l.location = m.location
+         LEFT JOIN verified l ON l.org = ?1 AND l.sku = m.sku AND l.location = m.location
          WHERE m.total <> coalesce(l.on_hand, 0)",
     ),
     (
@@ -61,14 +104,14 @@ const VERIFICATIONS: [(&str, &str); 11] = [
         "SELECT m.sku, m.total, coalesce(l.reserved, 0)
          FROM (SELECT sku, location, sum(reserved_delta) AS total FROM movement
                WHERE org = ?1 GROUP BY sku, location) m
-         LEFT JOIN level l ON l.org = ?1 AND l.sku = m.sku AND l.location = m.location
+         LEFT JOIN verified l ON l.org = ?1 AND l.sku = m.sku AND l.location = m.location
          WHERE m.total <> coalesce(l.reserved, 0)",
     ),
     (
         "on hand over all locations and the SKU's",
         "SELECT s.sku, s.on_hand, coalesce(sum(l.on_hand), 0)
          FROM sku s
-         LEFT JOIN level l ON l.org = s.org AND l.sku = s.sku
+         LEFT JOIN verified l ON l.org = s.org AND l.sku = s.sku
          WHERE s.org = ?1
          GROUP BY s.sku
          HAVING s.on_hand <> coalesce(sum(l.on_hand), 0)",
@@ -77,7 +120,7 @@ const VERIFICATIONS: [(&str, &str); 11] = [
         "reserved over all locations and the SKU's",
         "SELECT s.sku, s.reserved, coalesce(sum(l.reserved), 0)
          FROM sku s
-         LEFT JOIN level l ON l.org = s.org AND l.sku = s.sku
+         LEFT JOIN verified l ON l.org = s.org AND l.sku = s.sku
          WHERE s.org = ?1
          GROUP BY s.sku
          HAVING s.reserved <> coalesce(sum(l.reserved), 0)",
@@ -85,25 +128,14 @@ const VERIFICATIONS: [(&str, &str); 11] = [
     (
         "reserved and the holds of active reservations and pending orders",
         "SELECT l.sku, l.reserved, coalesce(h.total, 0)
-         FROM level l
-         LEFT JOIN (SELECT json_extract(hold, '$[0]') AS sku,
-                           json_extract(hold, '$[1]') AS location,
-                           sum(json_extract(hold, '$[2]')) AS total
-                    FROM (SELECT j.value AS hold
-                          FROM reservation_active r, json_each(r.holds) j
-                          WHERE r.org = ?1
-                          UNION ALL
-                          SELECT j.value
-                          FROM order_line o INDEXED BY order_line_held, json_each(o.holds) j
-                          WHERE o.org = ?1 AND o.held > 0)
-                    GROUP BY 1, 2) h
-           ON h.sku = l.sku AND h.location = l.location
+         FROM verified l
+         LEFT JOIN held h ON h.sku = l.sku AND h.location = l.location
          WHERE l.org = ?1 AND l.location <> 'quarantine' AND l.reserved <> coalesce(h.total, 0)",
     ),
     (
         "on hand and reserved in quarantine",
         "SELECT sku, on_hand, reserved
-         FROM level
+         FROM verified
          WHERE org = ?1 AND location = 'quarantine' AND on_hand <> reserved",
     ),
     (
