@@ -33,7 +33,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 const EXAMPLE_CHARS_MAX: usize = 300;
 
 /// What is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Load {
     /// Nothing: the empty endpoint, with the body of a reserve request.
     #[value(skip)]

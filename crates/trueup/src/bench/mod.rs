@@ -16,6 +16,7 @@ mod floor;
 mod load;
 mod report;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,8 +33,8 @@ pub use client::WireError;
 pub use floor::serve_floor;
 pub use load::Load;
 use load::{Outcome, Shape, Target};
+use report::{Beside, Gathered, Paired};
 pub use report::{Figures, Report, Row, Setting};
-use report::{Gathered, Paired, paired_ratio};
 
 use crate::cli::say::say;
 
@@ -51,6 +52,8 @@ const TOKEN_EXPIRES: i64 = 4_102_444_800;
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How long a single request outside of the loads may take.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How many connections the floor has that all loads of one aim are compared with.
+const WIDE_CONNECTIONS: u32 = 64;
 /// The floor and the disk are measured for this part of a load's time, as there are more of them.
 const FLOOR_PART: u32 = 3;
 
@@ -70,9 +73,11 @@ pub struct BenchOptions {
     /// Channels in place of reservations.
     #[command(subcommand)]
     pub what: Option<BenchCommand>,
-    /// Connections, each with one request in flight; batches use 16.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub connections: u32,
+    /// How many connections, each with one request in flight; several are separated by commas,
+    /// and each has its own floor. Batches always use 16.
+    #[arg(long, value_name = "COUNT", default_value = "64", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub connections: Vec<u32>,
     /// Seconds per measure.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
@@ -220,7 +225,15 @@ async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Rep
         keyed: options.idempotency_keys,
     };
     let (at_server, at_floor) = (target(server.addr), target(floor.addr));
-    let mut bench = Bench { options, scratch, at_server, at_floor, measures: 0, accepted_hot: 0 };
+    let mut bench = Bench {
+        options,
+        scratch,
+        at_server,
+        at_floor,
+        floors: BTreeMap::new(),
+        measures: 0,
+        accepted_hot: 0,
+    };
     let result = bench.measure_all().await;
     floor.stop().await;
     let said = server.stop().await;
@@ -252,6 +265,8 @@ struct Bench<'a> {
     scratch: &'a Scratch,
     at_server: Target,
     at_floor: Target,
+    /// The empty endpoint, by how many connections ask.
+    floors: BTreeMap<u32, Gathered>,
     /// Measures so far, to keep order ids unique.
     measures: u32,
     /// Reservations of the hot SKU that were acknowledged.
@@ -261,20 +276,31 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn measure_all(&mut self) -> Result<Report, BenchError> {
         self.create_skus().await?;
-        let loads: Vec<Load> = Load::ALL.into_iter().filter(|load| self.wants(*load)).collect();
-        let of = |load: Load| Gathered::new(load, load.connections(self.options.connections));
-        let mut floor = of(Load::Floor);
-        let mut gathered: Vec<Gathered> = loads.into_iter().map(of).collect();
-        self.warm_up(&mut floor, &mut gathered).await?;
+        let mut gathered = self.gather();
+        self.warm_up(&mut gathered).await?;
         let mut syncs = Vec::new();
         for round in 1..=self.options.rounds {
             say(format_args!("round {round} of {}", self.options.rounds));
-            syncs.push(self.round(&mut floor, &mut gathered).await?);
+            syncs.extend(self.round(&mut gathered).await?);
         }
         let mut failures: Vec<String> =
-            std::iter::once(&floor).chain(&gathered).filter_map(Gathered::failure).collect();
+            self.floors.values().chain(&gathered).filter_map(Gathered::failure).collect();
         failures.extend(self.check_hot().await?);
-        Ok(self.report(&floor, &gathered, &syncs, failures))
+        Ok(self.report(&gathered, &syncs, failures))
+    }
+
+    /// Lists what is measured: each load with each number of connections, those that share a
+    /// floor together.
+    fn gather(&self) -> Vec<Gathered> {
+        let mut measured = BTreeSet::new();
+        for wanted in &self.options.connections {
+            for load in Load::ALL.into_iter().filter(|load| self.wants(*load)) {
+                let is_batch = load == Load::ReserveBatch;
+                measured.insert((is_batch, load.connections(*wanted), load));
+            }
+        }
+        let gathered = measured.into_iter();
+        gathered.map(|(_, connections, load)| Gathered::new(load, connections)).collect()
     }
 
     fn wants(&self, load: Load) -> bool {
@@ -310,36 +336,77 @@ impl Bench<'_> {
     }
 
     /// Asks each load shortly; the figures are thrown away, refusals and holds are not.
-    async fn warm_up(
-        &mut self,
-        floor: &mut Gathered,
-        gathered: &mut [Gathered],
-    ) -> Result<(), BenchError> {
-        for each in std::iter::once(floor).chain(gathered) {
+    async fn warm_up(&mut self, gathered: &mut [Gathered]) -> Result<(), BenchError> {
+        for each in gathered {
             self.measure(each, WARM_UP).await?;
+            if !self.floors.contains_key(&each.connections) {
+                self.measure_floor(each.connections, WARM_UP).await?;
+            }
         }
         Ok(())
     }
 
-    /// Measures everything once; returns the disk's figures.
-    async fn round(
-        &mut self,
-        floor: &mut Gathered,
-        gathered: &mut [Gathered],
-    ) -> Result<Figures, BenchError> {
+    /// Measures everything once; returns the disk's figures, one for each number of connections.
+    async fn round(&mut self, gathered: &mut [Gathered]) -> Result<Vec<Figures>, BenchError> {
         let length = Duration::from_secs(u64::from(self.options.seconds));
         let part = length / FLOOR_PART;
-        let sync = self.measure_syncs(part).await?;
-        let mut before = self.measure(floor, part).await?;
-        floor.rounds.push(Paired { figures: before, floor: before, sync });
-        for each in gathered {
-            let figures = self.measure(each, length).await?;
-            let after = self.measure(floor, part).await?;
-            floor.rounds.push(Paired { figures: after, floor: after, sync });
-            each.rounds.push(Paired { figures, floor: before.between(after), sync });
-            before = after;
+        let mut syncs = Vec::new();
+        for group in gathered.chunk_by_mut(Gathered::shares_floor) {
+            let sync = self.measure_syncs(part).await?;
+            let mut before = self.beside(&group[0], part, sync).await?;
+            for each in group {
+                let figures = self.measure(each, length).await?;
+                let after = self.beside(each, part, sync).await?;
+                each.rounds.push(Paired { figures, beside: before.between(after) });
+                before = after;
+            }
+            syncs.push(sync);
         }
-        Ok(sync)
+        Ok(syncs)
+    }
+
+    /// Measures what a load is compared with.
+    async fn beside(
+        &mut self,
+        load: &Gathered,
+        length: Duration,
+        sync: Figures,
+    ) -> Result<Beside, BenchError> {
+        let floor = self.measure_floor(load.connections, length).await?;
+        let wide_floor = match load.load {
+            Load::ReserveBatch => Some(self.measure_floor(WIDE_CONNECTIONS, length).await?),
+            Load::Floor
+            | Load::ReserveSpread
+            | Load::ReserveHot
+            | Load::ReserveCommit
+            | Load::Read
+            | Load::Mixed => None,
+        };
+        self.keep_floor(load.connections, floor, sync);
+        if let Some(figures) = wide_floor {
+            self.keep_floor(WIDE_CONNECTIONS, figures, sync);
+        }
+        Ok(Beside { floor, wide_floor, sync })
+    }
+
+    /// Adds figures of the floor to its own line of the report.
+    fn keep_floor(&mut self, connections: u32, figures: Figures, sync: Figures) {
+        if let Some(floor) = self.floors.get_mut(&connections) {
+            let beside = Beside { floor: figures, wide_floor: None, sync };
+            floor.rounds.push(Paired { figures, beside });
+        }
+    }
+
+    async fn measure_floor(
+        &mut self,
+        connections: u32,
+        length: Duration,
+    ) -> Result<Figures, BenchError> {
+        let known = self.floors.remove(&connections);
+        let mut floor = known.unwrap_or_else(|| Gathered::new(Load::Floor, connections));
+        let figures = self.measure(&mut floor, length).await;
+        self.floors.insert(connections, floor);
+        figures
     }
 
     /// Runs a load once and keeps what was answered.
@@ -427,15 +494,16 @@ impl Bench<'_> {
         })
     }
 
-    fn report(
-        &self,
-        floor: &Gathered,
-        gathered: &[Gathered],
-        syncs: &[Figures],
-        failures: Vec<String>,
-    ) -> Report {
-        let of = |load| gathered.iter().find(|one| one.load == load);
-        let to_spread = |load| Some(paired_ratio(of(load)?, of(Load::ReserveSpread)?));
+    fn report(&self, gathered: &[Gathered], syncs: &[Figures], failures: Vec<String>) -> Report {
+        let spread = |like: &Gathered| {
+            if !matches!(like.load, Load::ReserveHot | Load::ReserveCommit) {
+                return None;
+            }
+            let is_spread = |one: &&Gathered| one.load == Load::ReserveSpread;
+            let mut all = gathered.iter().filter(is_spread);
+            all.find(|one| one.connections == like.connections)
+        };
+        let floors = self.floors.values().map(|floor| floor.row(None));
         Report {
             setting: Setting {
                 skus: self.options.skus,
@@ -447,9 +515,7 @@ impl Bench<'_> {
                 data_dir: self.scratch.path().display().to_string(),
             },
             disk_sync: Figures::medians(syncs),
-            rows: std::iter::once(floor).chain(gathered).map(Gathered::row).collect(),
-            hot_to_spread: to_spread(Load::ReserveHot),
-            commit_to_spread: to_spread(Load::ReserveCommit),
+            rows: floors.chain(gathered.iter().map(|one| one.row(spread(one)))).collect(),
             failures,
         }
     }

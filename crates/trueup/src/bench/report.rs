@@ -18,12 +18,8 @@ pub struct Report {
     pub setting: Setting,
     /// Append 4 KiB and `fdatasync` on the file system of the data directory.
     pub disk_sync: Figures,
-    /// The empty endpoint first, then each load.
+    /// The empty endpoint first, then each load; fewer connections first.
     pub rows: Vec<Row>,
-    /// Reservations on one SKU ÷ on random SKUs.
-    pub hot_to_spread: Option<f64>,
-    /// Reserve and commit pairs ÷ single reserves.
-    pub commit_to_spread: Option<f64>,
     /// Why the figures do not count; empty = they do.
     pub failures: Vec<String>,
 }
@@ -75,6 +71,13 @@ pub struct Row {
     pub figures: Figures,
     /// The rate ÷ that of the empty endpoint just before and after; the median over the rounds.
     pub to_floor: f64,
+    /// The rate ÷ that of the empty endpoint with 64 connections, for loads with fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_wide_floor: Option<f64>,
+    /// The rate ÷ that of single reservations of random SKUs with as many connections, for other
+    /// reservations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_spread: Option<f64>,
     /// The p99 ÷ (disk sync p99 + empty endpoint p99); the median over the rounds.
     pub p99_to_floor: f64,
     /// Answers by status, over all rounds.
@@ -126,18 +129,45 @@ pub(super) struct Gathered {
     pub(super) example: Option<String>,
 }
 
-/// A measure with the floor of the same moments.
+/// A measure with what it is compared with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paired {
     pub(super) figures: Figures,
+    pub(super) beside: Beside,
+}
+
+/// What the machine could do in the moments of a measure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside {
+    /// The empty endpoint with as many connections.
     pub(super) floor: Figures,
+    /// The empty endpoint with more of them, where that is asked for.
+    pub(super) wide_floor: Option<Figures>,
     pub(super) sync: Figures,
+}
+
+impl Beside {
+    /// Returns the mean of two neighbours.
+    pub(super) fn between(self, other: Self) -> Self {
+        let wide = self.wide_floor.zip(other.wide_floor);
+        Self {
+            floor: self.floor.between(other.floor),
+            wide_floor: wide.map(|(one, other)| one.between(other)),
+            sync: self.sync.between(other.sync),
+        }
+    }
 }
 
 impl Gathered {
     pub(super) fn new(load: Load, connections: u32) -> Self {
         let (rounds, statuses) = (Vec::new(), BTreeMap::new());
         Self { load, connections, rounds, statuses, refused: 0, example: None }
+    }
+
+    /// Returns whether another load is compared with the same measures of the floor.
+    pub(super) fn shares_floor(&self, other: &Self) -> bool {
+        let is_batch = |one: &Self| one.load == Load::ReserveBatch;
+        self.connections == other.connections && is_batch(self) == is_batch(other)
     }
 
     /// Adds what was answered; figures are added when their floor is known.
@@ -149,18 +179,25 @@ impl Gathered {
         self.example = self.example.take().or_else(|| outcome.tally.example.clone());
     }
 
-    /// Makes the line of the report.
-    pub(super) fn row(&self) -> Row {
+    /// Makes the line of the report, beside single reservations with as many connections.
+    pub(super) fn row(&self, spread: Option<&Self>) -> Row {
         let all: Vec<Figures> = self.rounds.iter().map(|round| round.figures).collect();
-        let to_floor = |round: &Paired| ratio(round.figures.per_second, round.floor.per_second);
-        let p99_to_floor =
-            |round: &Paired| ratio(round.figures.p99_ms, round.floor.p99_ms + round.sync.p99_ms);
+        let rate =
+            |round: &Paired, under: Figures| ratio(round.figures.per_second, under.per_second);
+        let p99_to_floor = |round: &Paired| {
+            let Beside { floor, sync, .. } = round.beside;
+            ratio(round.figures.p99_ms, floor.p99_ms + sync.p99_ms)
+        };
+        let wide = |round: &Paired| Some(rate(round, round.beside.wide_floor?));
+        let to_wide: Vec<f64> = self.rounds.iter().filter_map(wide).collect();
         Row {
             name: self.load.name(),
             unit: self.load.unit(),
             connections: self.connections,
             figures: Figures::medians(&all),
-            to_floor: median(self.rounds.iter().map(to_floor)),
+            to_floor: median(self.rounds.iter().map(|round| rate(round, round.beside.floor))),
+            to_wide_floor: (!to_wide.is_empty()).then(|| median(to_wide.into_iter())),
+            to_spread: spread.map(|spread| paired_ratio(self, spread)),
             p99_to_floor: median(self.rounds.iter().map(p99_to_floor)),
             statuses: self.statuses.clone(),
             refused: self.refused,
@@ -180,7 +217,7 @@ impl Gathered {
 }
 
 /// Returns the median over the rounds of one load's rate ÷ another's in the same round.
-pub(super) fn paired_ratio(over: &Gathered, under: &Gathered) -> f64 {
+fn paired_ratio(over: &Gathered, under: &Gathered) -> f64 {
     let pairs = over.rounds.iter().zip(&under.rounds);
     median(pairs.map(|(over, under)| ratio(over.figures.per_second, under.figures.per_second)))
 }
@@ -215,7 +252,7 @@ impl Display for Report {
         writeln!(f, "{}", self.setting)?;
         writeln!(
             f,
-            "{:<16}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>15}",
+            "{:<16}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>10}{:>15}",
             "measure",
             "conns",
             "per second",
@@ -223,6 +260,7 @@ impl Display for Report {
             "p50 ms",
             "p99 ms",
             "÷ empty",
+            "÷ spread",
             "p99 ÷ (s + e)"
         )?;
         self.rows.iter().try_for_each(|row| write!(f, "{row}"))?;
@@ -233,12 +271,13 @@ impl Display for Report {
             "disk sync", 1, "syncs"
         )?;
         writeln!(f)?;
-        if let Some(ratio) = self.hot_to_spread {
-            writeln!(f, "reserve-hot ÷ reserve-spread: {ratio:.2}")?;
+        for row in &self.rows {
+            if let Some(to_wide) = row.to_wide_floor {
+                writeln!(f, "{} ÷ empty endpoint of 64 connections: {to_wide:.2}", row.name)?;
+            }
         }
-        if let Some(ratio) = self.commit_to_spread {
-            writeln!(f, "reserve-commit ÷ reserve-spread: {ratio:.2}")?;
-        }
+        writeln!(f, "÷ empty: ÷ empty endpoint of as many connections")?;
+        writeln!(f, "÷ spread: ÷ reserve-spread of as many connections")?;
         writeln!(f, "p99 ÷ (s + e): p99 ÷ (disk sync p99 + empty endpoint p99)")?;
         self.failures.iter().try_for_each(|words| writeln!(f, "NOT VALID: {words}"))
     }
@@ -248,8 +287,9 @@ impl Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { per_second, p50_ms, p99_ms } = self.figures;
         let Self { name, unit, connections, to_floor, p99_to_floor, .. } = self;
+        let to_spread = self.to_spread.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         write!(f, "{name:<16}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
-        write!(f, "{p99_ms:>10.3}{to_floor:>9.2}{p99_to_floor:>15.2}")?;
+        write!(f, "{p99_ms:>10.3}{to_floor:>9.2}{to_spread:>10}{p99_to_floor:>15.2}")?;
         writeln!(f, "{}", if self.refused == 0 { "" } else { "  NOT VALID" })
     }
 }
@@ -307,10 +347,10 @@ mod tests {
         let mut gathered = Gathered::new(load, 64);
         gathered.rounds = rates
             .iter()
-            .map(|rate| Paired {
-                figures: figures(*rate),
-                floor: figures(100.0),
-                sync: figures(10.0),
+            .map(|rate| {
+                let (floor, wide_floor) = (figures(100.0), Some(figures(200.0)));
+                let beside = Beside { floor, wide_floor, sync: figures(10.0) };
+                Paired { figures: figures(*rate), beside }
             })
             .collect();
         gathered
@@ -332,9 +372,16 @@ mod tests {
     fn ratios_are_medians_of_pairs() {
         let spread = gathered(Load::ReserveSpread, &[10.0, 50.0, 90.0]);
         let hot = gathered(Load::ReserveHot, &[10.0, 25.0, 90.0]);
-        assert!((spread.row().to_floor - 0.5).abs() < 1e-9);
-        assert!((spread.row().p99_to_floor - 0.5).abs() < 1e-9);
-        assert!((paired_ratio(&hot, &spread) - 1.0).abs() < 1e-9);
+        let (row, hot) = (spread.row(None), hot.row(Some(&spread)));
+        assert_eq!(row.to_spread, None);
+        for (found, expected) in [
+            (Some(row.to_floor), 0.5),
+            (row.to_wide_floor, 0.25),
+            (Some(row.p99_to_floor), 0.5),
+            (hot.to_spread, 1.0),
+        ] {
+            assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}: {expected}");
+        }
     }
 
     #[test]

@@ -33,3 +33,39 @@ fn every_answer_of_the_blend_is_as_wanted_with_and_without_keys() {
         assert_eq!(row(&report, "empty endpoint")["refused"], 0);
     }
 }
+
+#[test]
+fn each_number_of_connections_has_a_floor_of_its_own() {
+    let report = bench(&[
+        "--only",
+        "reserve-spread,reserve-commit,reserve-batch",
+        "--seconds",
+        "1",
+        "--skus",
+        "50",
+        "--connections",
+        "3,1,3",
+    ]);
+    let rows = report["rows"].as_array().unwrap();
+    let told = |row: &Value| {
+        let beside = ["toWideFloor", "toSpread"].map(|field| row[field].is_number());
+        format!("{} {} {beside:?}", row["name"].as_str().unwrap(), row["connections"])
+    };
+    let expected = [
+        "empty endpoint 1 [false, false]",
+        "empty endpoint 3 [false, false]",
+        "empty endpoint 16 [false, false]",
+        "empty endpoint 64 [false, false]",
+        "reserve-spread 1 [false, false]",
+        "reserve-commit 1 [false, true]",
+        "reserve-spread 3 [false, false]",
+        "reserve-commit 3 [false, true]",
+        "reserve-batch 16 [true, false]",
+    ];
+    assert_eq!(rows.iter().map(told).collect::<Vec<_>>(), expected, "{report}");
+    for row in rows {
+        for field in ["perSecond", "p50Ms", "p99Ms", "toFloor", "p99ToFloor"] {
+            assert!(row[field].as_f64().unwrap() > 0.0, "{field} of {row}");
+        }
+    }
+}
