@@ -9,30 +9,32 @@
 //! at the end the hot SKU must hold exactly what was acknowledged. Nothing outside loopback is
 //! talked to, and nothing is left behind.
 
+mod ask;
 mod channels;
 mod child;
 mod client;
 mod floor;
 mod load;
+mod postgres;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
 
 pub use channels::{ChannelOptions, ChannelReport, ChannelRow, Direction, run as run_channels};
 use child::{Scratch, Served};
-use client::Connection;
 pub use client::WireError;
 pub use floor::serve_floor;
 pub use load::Load;
 use load::{Outcome, Shape, Target};
+use postgres::{Cluster, Compared, Tools};
+pub use postgres::{Form, PostgresRow};
 use report::{Beside, Gathered, Paired};
 pub use report::{Figures, Report, Row, Setting};
 
@@ -44,8 +46,6 @@ const HOT_SKU: &str = "BENCH-HOT-SKU";
 const STOCK: u64 = 1_000_000_000_000;
 /// How long reservations hold: longer than a run, or expiry would disturb the last check.
 const HOLD_SECONDS: u32 = 86_400;
-/// The most SKUs in one request that creates them.
-const CHUNK_SKUS: u32 = 10_000;
 /// When the token expires: in 2100. Its secret is random and dies with the run.
 const TOKEN_EXPIRES: i64 = 4_102_444_800;
 /// How long each load is asked before anything counts.
@@ -94,12 +94,25 @@ pub struct BenchOptions {
     /// Send an Idempotency-Key with every change.
     #[arg(long)]
     pub idempotency_keys: bool,
+    /// Measure the same reservations in another system too, in the same rounds.
+    #[arg(long, value_name = "SYSTEM")]
+    pub vs: Option<Peer>,
+    /// Where PostgreSQL's programs are [default: where they usually are].
+    #[arg(long, value_name = "DIR", requires = "vs")]
+    pub postgres_bin: Option<PathBuf>,
     /// Where to make the temporary data directory [default: the system's].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What else can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// A cluster made for the run by PostgreSQL's own tools, asked by pgbench.
+    Postgres,
 }
 
 /// Why there is no report.
@@ -169,6 +182,20 @@ pub enum BenchError {
     /// Channels could not be prepared or measured.
     #[error("measure channels: {0}")]
     Channels(Box<crate::cli::market::MarketError>),
+    /// PostgreSQL's tools were not found.
+    #[error("find PostgreSQL's programs: there is no {tool}")]
+    NoPostgres {
+        /// The first that is missing.
+        tool: &'static str,
+    },
+    /// One of PostgreSQL's tools failed.
+    #[error("run {tool}; it said: {said}")]
+    Postgres {
+        /// Which one.
+        tool: &'static str,
+        /// The beginning of what it said.
+        said: String,
+    },
     /// Something took longer than it may.
     #[error("{0}")]
     Late(&'static str),
@@ -180,6 +207,32 @@ pub enum BenchError {
     Signals(#[source] io::Error),
 }
 
+impl BenchError {
+    /// Says what may help.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoPostgres { .. } => Some(
+                "install PostgreSQL's server (Debian: postgresql), or name the directory of \
+                 initdb, pg_ctl, postgres, psql and pgbench with --postgres-bin",
+            ),
+            Self::Dir { .. }
+            | Self::Memory { .. }
+            | Self::Spawn { .. }
+            | Self::NotListening { .. }
+            | Self::Token(_)
+            | Self::Load { .. }
+            | Self::Request { .. }
+            | Self::Refused { .. }
+            | Self::Channels(_)
+            | Self::Postgres { .. }
+            | Self::Late(_)
+            | Self::Interrupted
+            | Self::Signals(_) => None,
+        }
+    }
+}
+
 /// Measures, and returns what was found. Look at [`Report::is_valid`] before believing it.
 ///
 /// # Errors
@@ -187,11 +240,11 @@ pub enum BenchError {
 pub async fn run(options: BenchOptions) -> Result<Report, BenchError> {
     let under = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     // Declared first, dropped last: the processes are gone before their files are.
-    let scratch =
-        Scratch::make(&under).map_err(|source| BenchError::Dir { path: under, source })?;
+    let failed = |source| BenchError::Dir { path: under.clone(), source };
+    let scratch = Scratch::make(&under).map_err(failed)?;
     tokio::select! {
         // The one that loses is dropped, and the processes with it.
-        report = Box::pin(with_processes(&options, &scratch)) => report,
+        report = Box::pin(with_processes(&options, &scratch, &under)) => report,
         ended = interrupted() => Err(ended),
     }
 }
@@ -210,7 +263,19 @@ async fn interrupted() -> BenchError {
     }
 }
 
-async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Report, BenchError> {
+async fn with_processes(
+    options: &BenchOptions,
+    scratch: &Scratch,
+    under: &Path,
+) -> Result<Report, BenchError> {
+    let cluster = match options.vs {
+        Some(Peer::Postgres) => {
+            let tools = Tools::find(options.postgres_bin.as_deref()).await?;
+            let callers = options.connections.iter().copied().max().unwrap_or(1);
+            Some(Cluster::start(tools, under, options.skus, callers).await?)
+        }
+        None => None,
+    };
     let secret = hex::encode(rand::random::<[u8; 32]>());
     let data_dir = scratch.path().join("data");
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir.to_string_lossy()];
@@ -230,6 +295,7 @@ async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Rep
         scratch,
         at_server,
         at_floor,
+        cluster,
         floors: BTreeMap::new(),
         measures: 0,
         accepted_hot: 0,
@@ -265,6 +331,7 @@ struct Bench<'a> {
     scratch: &'a Scratch,
     at_server: Target,
     at_floor: Target,
+    cluster: Option<Cluster>,
     /// The empty endpoint, by how many connections ask.
     floors: BTreeMap<u32, Gathered>,
     /// Measures so far, to keep order ids unique.
@@ -275,7 +342,9 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn measure_all(&mut self) -> Result<Report, BenchError> {
-        self.create_skus().await?;
+        say(format_args!("creating {} SKUs", self.options.skus));
+        self.at_server.count_skus(0, self.options.skus, STOCK).await?;
+        self.at_server.create_hot().await?;
         let mut gathered = self.gather();
         self.warm_up(&mut gathered).await?;
         let mut syncs = Vec::new();
@@ -285,7 +354,10 @@ impl Bench<'_> {
         }
         let mut failures: Vec<String> =
             self.floors.values().chain(&gathered).filter_map(Gathered::failure).collect();
-        failures.extend(self.check_hot().await?);
+        failures.extend(self.at_server.check_hot(self.accepted_hot).await?);
+        if let Some(cluster) = &self.cluster {
+            failures.extend(cluster.check().await?);
+        }
         Ok(self.report(&gathered, &syncs, failures))
     }
 
@@ -300,39 +372,15 @@ impl Bench<'_> {
             }
         }
         let gathered = measured.into_iter();
-        gathered.map(|(_, connections, load)| Gathered::new(load, connections)).collect()
+        let of = |(_, connections, load)| {
+            let compared = self.cluster.as_ref().and_then(|_| Compared::beside(load, connections));
+            Gathered { compared, ..Gathered::new(load, connections) }
+        };
+        gathered.map(of).collect()
     }
 
     fn wants(&self, load: Load) -> bool {
         self.options.only.is_empty() || self.options.only.contains(&load)
-    }
-
-    async fn create_skus(&self) -> Result<(), BenchError> {
-        say(format_args!("creating {} SKUs", self.options.skus));
-        let mut connection = self.connect("connect to the server").await?;
-        for first in (0..self.options.skus).step_by(usize_of(CHUNK_SKUS)) {
-            let end = self.options.skus.min(first + CHUNK_SKUS);
-            let names: Vec<String> = (first..end).map(sku_name).collect();
-            self.create(&mut connection, &names).await?;
-        }
-        self.create(&mut connection, &[HOT_SKU.to_owned()]).await
-    }
-
-    async fn create(
-        &self,
-        connection: &mut Connection,
-        names: &[String],
-    ) -> Result<(), BenchError> {
-        let what = "create SKUs";
-        let items: Vec<Value> =
-            names.iter().map(|name| json!({"sku": name, "quantity": STOCK})).collect();
-        let body = json!({ "items": items }).to_string();
-        let path = "/sales-channel/inventory/bulk/update";
-        let answer = self.ask(connection, what, "PUT", path, &body).await?;
-        if answer["failed"] == json!(0) && answer["updated"] == json!(names.len()) {
-            return Ok(());
-        }
-        Err(BenchError::Refused { what, status: 200, said: excerpt(&answer.to_string()) })
     }
 
     /// Asks each load shortly; the figures are thrown away, refusals and holds are not.
@@ -359,6 +407,9 @@ impl Bench<'_> {
                 let after = self.beside(each, part, sync).await?;
                 each.rounds.push(Paired { figures, beside: before.between(after) });
                 before = after;
+                if let (Some(cluster), Some(into)) = (&mut self.cluster, &mut each.compared) {
+                    cluster.measure(into, self.options.seconds).await?;
+                }
             }
             syncs.push(sync);
         }
@@ -444,56 +495,6 @@ impl Bench<'_> {
         Ok(Figures::of_latencies(&measured.map_err(failed)?))
     }
 
-    /// Returns what is wrong when the hot SKU does not hold exactly what was acknowledged.
-    async fn check_hot(&self) -> Result<Option<String>, BenchError> {
-        let what = "read the hot SKU";
-        let mut connection = self.connect(what).await?;
-        let path = format!("/sales-channel/inventory/{HOT_SKU}");
-        let answer = self.ask(&mut connection, what, "GET", &path, "").await?;
-        let accepted = self.accepted_hot;
-        let holds = answer["reserved"] == json!(accepted) && answer["quantity"] == json!(STOCK);
-        let words = || {
-            let (reserved, quantity) = (&answer["reserved"], &answer["quantity"]);
-            format!(
-                "{HOT_SKU} holds {reserved} of {quantity}, acknowledged were {accepted} of {STOCK}"
-            )
-        };
-        Ok((!holds).then(words))
-    }
-
-    async fn connect(&self, what: &'static str) -> Result<Connection, BenchError> {
-        let failed = |source| BenchError::Request { what, source };
-        Connection::open(self.at_server.addr).await.map_err(failed)
-    }
-
-    /// Sends one request to the server and returns the JSON of its 200.
-    async fn ask(
-        &self,
-        connection: &mut Connection,
-        what: &'static str,
-        method: &str,
-        path: &str,
-        body: &str,
-    ) -> Result<Value, BenchError> {
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\norgid: {ORG}\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            self.at_server.addr,
-            self.at_server.token,
-            body.len(),
-        );
-        let failed = |source| BenchError::Request { what, source };
-        let answer = timeout(REQUEST_WAIT_MAX, connection.exchange(request.as_bytes()));
-        let late = |_| failed(WireError::Malformed("it did not come in time"));
-        let answer = answer.await.map_err(late)?.map_err(failed)?;
-        let value = serde_json::from_slice(answer.body).ok().filter(|_| answer.status == 200);
-        value.ok_or_else(|| BenchError::Refused {
-            what,
-            status: answer.status,
-            said: excerpt(&String::from_utf8_lossy(answer.body)),
-        })
-    }
-
     fn report(&self, gathered: &[Gathered], syncs: &[Figures], failures: Vec<String>) -> Report {
         let spread = |like: &Gathered| {
             if !matches!(like.load, Load::ReserveHot | Load::ReserveCommit) {
@@ -503,6 +504,7 @@ impl Bench<'_> {
             let mut all = gathered.iter().filter(is_spread);
             all.find(|one| one.connections == like.connections)
         };
+        let compared = gathered.iter().filter_map(|one| one.compared.as_ref());
         let floors = self.floors.values().map(|floor| floor.row(None));
         Report {
             setting: Setting {
@@ -516,6 +518,7 @@ impl Bench<'_> {
             },
             disk_sync: Figures::medians(syncs),
             rows: floors.chain(gathered.iter().map(|one| one.row(spread(one)))).collect(),
+            postgres: compared.flat_map(Compared::rows).collect(),
             failures,
         }
     }

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::{Load, Outcome};
+use super::postgres::{Compared, PostgresRow, ratio_to_best};
 
 /// What a run of the benchmark found.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +21,9 @@ pub struct Report {
     pub disk_sync: Figures,
     /// The empty endpoint first, then each load; fewer connections first.
     pub rows: Vec<Row>,
+    /// The same reservations in PostgreSQL, where that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub postgres: Vec<PostgresRow>,
     /// Why the figures do not count; empty = they do.
     pub failures: Vec<String>,
 }
@@ -78,6 +82,9 @@ pub struct Row {
     /// reservations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_spread: Option<f64>,
+    /// The rate ÷ that of PostgreSQL with as many callers, in the better of its forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_postgres: Option<f64>,
     /// The p99 ÷ (disk sync p99 + empty endpoint p99); the median over the rounds.
     pub p99_to_floor: f64,
     /// Answers by status, over all rounds.
@@ -127,6 +134,8 @@ pub(super) struct Gathered {
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) refused: u64,
     pub(super) example: Option<String>,
+    /// The same in PostgreSQL, where that was asked for.
+    pub(super) compared: Option<Compared>,
 }
 
 /// A measure with what it is compared with.
@@ -161,7 +170,7 @@ impl Beside {
 impl Gathered {
     pub(super) fn new(load: Load, connections: u32) -> Self {
         let (rounds, statuses) = (Vec::new(), BTreeMap::new());
-        Self { load, connections, rounds, statuses, refused: 0, example: None }
+        Self { load, connections, rounds, statuses, refused: 0, example: None, compared: None }
     }
 
     /// Returns whether another load is compared with the same measures of the floor.
@@ -190,6 +199,7 @@ impl Gathered {
         };
         let wide = |round: &Paired| Some(rate(round, round.beside.wide_floor?));
         let to_wide: Vec<f64> = self.rounds.iter().filter_map(wide).collect();
+        let rates = || self.rounds.iter().map(|round| round.figures.per_second);
         Row {
             name: self.load.name(),
             unit: self.load.unit(),
@@ -198,6 +208,7 @@ impl Gathered {
             to_floor: median(self.rounds.iter().map(|round| rate(round, round.beside.floor))),
             to_wide_floor: (!to_wide.is_empty()).then(|| median(to_wide.into_iter())),
             to_spread: spread.map(|spread| paired_ratio(self, spread)),
+            to_postgres: self.compared.as_ref().map(|beside| ratio_to_best(rates(), beside)),
             p99_to_floor: median(self.rounds.iter().map(p99_to_floor)),
             statuses: self.statuses.clone(),
             refused: self.refused,
@@ -250,9 +261,10 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.setting)?;
+        let to_postgres = if self.postgres.is_empty() { "" } else { "÷ postgres" };
         writeln!(
             f,
-            "{:<16}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>10}{:>15}",
+            "{:<18}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>10}{:>15}{to_postgres:>12}",
             "measure",
             "conns",
             "per second",
@@ -267,9 +279,10 @@ impl Display for Report {
         let Figures { per_second, p50_ms, p99_ms } = self.disk_sync;
         writeln!(
             f,
-            "{:<16}{:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}",
+            "{:<18}{:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}",
             "disk sync", 1, "syncs"
         )?;
+        self.postgres.iter().try_for_each(|row| write!(f, "{row}"))?;
         writeln!(f)?;
         for row in &self.rows {
             if let Some(to_wide) = row.to_wide_floor {
@@ -279,6 +292,9 @@ impl Display for Report {
         writeln!(f, "÷ empty: ÷ empty endpoint of as many connections")?;
         writeln!(f, "÷ spread: ÷ reserve-spread of as many connections")?;
         writeln!(f, "p99 ÷ (s + e): p99 ÷ (disk sync p99 + empty endpoint p99)")?;
+        if !self.postgres.is_empty() {
+            writeln!(f, "÷ postgres: ÷ PostgreSQL's better form with as many callers")?;
+        }
         self.failures.iter().try_for_each(|words| writeln!(f, "NOT VALID: {words}"))
     }
 }
@@ -288,9 +304,26 @@ impl Display for Row {
         let Figures { per_second, p50_ms, p99_ms } = self.figures;
         let Self { name, unit, connections, to_floor, p99_to_floor, .. } = self;
         let to_spread = self.to_spread.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        write!(f, "{name:<16}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
+        write!(f, "{name:<18}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
         write!(f, "{p99_ms:>10.3}{to_floor:>9.2}{to_spread:>10}{p99_to_floor:>15.2}")?;
+        if let Some(to_postgres) = self.to_postgres {
+            write!(f, "{to_postgres:>12.2}")?;
+        }
         writeln!(f, "{}", if self.refused == 0 { "" } else { "  NOT VALID" })
+    }
+}
+
+impl Display for PostgresRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { per_second, p50_ms, p99_ms } = self.figures;
+        let name = format!("pg {}", self.load);
+        let Self { form, connections, .. } = self;
+        writeln!(
+            f,
+            "{name:<18}{connections:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}  one {}",
+            "reservations",
+            form.name(),
+        )
     }
 }
 
@@ -310,7 +343,7 @@ impl Display for Setting {
 }
 
 /// Returns the middle of some figures, or the mean of the two in the middle; 0 of none.
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = figures.collect();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;
@@ -322,7 +355,7 @@ fn median(figures: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Divides; 0 when there is nothing to divide by, as JSON knows no infinity.
-fn ratio(over: f64, under: f64) -> f64 {
+pub(super) fn ratio(over: f64, under: f64) -> f64 {
     if under > 0.0 { over / under } else { 0.0 }
 }
 

@@ -144,6 +144,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(refused) = error.downcast_ref::<rekey::RekeyRefused>() {
         return refused.hint().map(str::to_owned);
     }
+    if let Some(bench) = error.downcast_ref::<crate::bench::BenchError>() {
+        return bench.hint().map(str::to_owned);
+    }
     if let Some(trueup_sync::RekeyError::Closed { .. }) = error.downcast_ref() {
         return Some("give every key they may have been sealed with; nothing was changed".into());
     }

@@ -1,21 +1,57 @@
 //! `trueup bench` as a user runs it, on a small scale: its figures say nothing here, but every
 //! answer is counted, and what it starts ends with it.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::process::run;
 
+/// How long something may take to come, which is looked for so often.
+const LOOKS_MAX: u32 = 600;
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Runs a benchmark and returns its JSON; it must hold that every answer was as wanted.
 fn bench(args: &[&str]) -> Value {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = open_dir();
     let under = dir.path().to_str().unwrap();
     let args = [&["bench"], args, &["--json", "--dir", under]].concat();
     let output = run(&args);
     let (said, told) = (String::from_utf8(output.stdout).unwrap(), output.stderr);
     assert!(output.status.success(), "{args:?}: {said} {}", String::from_utf8_lossy(&told));
-    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-    assert!(left.is_empty(), "{args:?} left {left:?}");
+    assert_eq!(entries(dir.path()), [""; 0], "{args:?} left something");
     serde_json::from_str(&said).unwrap()
+}
+
+/// Makes a directory that every user may pass: PostgreSQL does not run as root.
+fn open_dir() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().path().display().to_string()).collect()
+}
+
+/// Returns whether PostgreSQL's programs are on this machine; says so where they are not.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn has_postgres() -> bool {
+    let told = Command::new("pg_config").arg("--bindir").output();
+    let told = told.ok().map(|told| String::from_utf8(told.stdout).unwrap());
+    let mut places: Vec<PathBuf> = told.map(|told| told.trim().into()).into_iter().collect();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    places.extend(versions.map(|version| version.unwrap().path().join("bin")));
+    let found = places.iter().any(|place| place.join("initdb").is_file());
+    if !found {
+        println!("SKIPPED: PostgreSQL is not on this machine");
+    }
+    found
 }
 
 fn row<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -68,4 +104,83 @@ fn each_number_of_connections_has_a_floor_of_its_own() {
             assert!(row[field].as_f64().unwrap() > 0.0, "{field} of {row}");
         }
     }
+}
+
+#[test]
+fn postgres_stands_beside_each_reservation() {
+    if !has_postgres() {
+        return;
+    }
+    let report = bench(&[
+        "--vs",
+        "postgres",
+        "--only",
+        "reserve-spread,reserve-hot,read",
+        "--seconds",
+        "1",
+        "--skus",
+        "50",
+        "--connections",
+        "2",
+    ]);
+    let postgres = report["postgres"].as_array().unwrap();
+    let told = |row: &Value| format!("{} {}", row["load"], row["form"]).replace('"', "");
+    let expected = [
+        "reserve-spread transaction",
+        "reserve-spread statement",
+        "reserve-hot transaction",
+        "reserve-hot statement",
+    ];
+    assert_eq!(postgres.iter().map(told).collect::<Vec<_>>(), expected, "{report}");
+    assert!(postgres.iter().all(|row| row["perSecond"].as_f64().unwrap() > 0.0), "{report}");
+    assert!(row(&report, "reserve-hot")["toPostgres"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(row(&report, "read")["toPostgres"].is_null(), "{report}");
+}
+
+#[test]
+fn who_lacks_postgres_is_told_what_helps() {
+    let output = run(&["bench", "--vs", "postgres", "--postgres-bin", "/nowhere"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("there is no initdb\nhint: install PostgreSQL's server"), "{said}");
+}
+
+/// Waits until a file is there whose path ends so, and returns its text.
+async fn appears(dir: &Path, end: &str) -> String {
+    for _ in 0..LOOKS_MAX {
+        for entry in entries(dir) {
+            match std::fs::read_to_string(Path::new(&entry).join(end)) {
+                Ok(text) if !text.is_empty() => return text,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    panic!("no {end} appeared in {}", dir.display());
+}
+
+#[tokio::test]
+async fn who_interrupts_a_benchmark_leaves_nothing_running() {
+    if !has_postgres() {
+        return;
+    }
+    let dir = open_dir();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trueup"))
+        .args(["bench", "--vs", "postgres", "--seconds", "60", "--skus", "50", "--dir"])
+        .arg(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let postmaster = appears(dir.path(), "data/postmaster.pid").await;
+    appears(dir.path(), "data/secret.key").await;
+    let ended = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(ended.success());
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(entries(dir.path()), [""; 0], "something is left");
+    let pid = postmaster.lines().next().unwrap();
+    // One that has ended and was not asked after has no command line.
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    assert!(command.is_empty(), "{pid} runs: {}", String::from_utf8_lossy(&command));
 }
