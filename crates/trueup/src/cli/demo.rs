@@ -1,5 +1,6 @@
 //! `trueup demo`: a server with simulated channels, selling until it is stopped.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use reqwest::Method;
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use trueup_core::Org;
 use trueup_sync::Clock;
 use trueup_testkit::SeedItem;
@@ -247,6 +249,31 @@ fn introduce(running: &Running, token: &str) {
     ));
 }
 
+/// Ctrl-C and SIGTERM, from now on.
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// Begins to listen; until then a signal ends the process at once.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub fn listen() -> io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the first of them.
+    pub async fn first(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// Waits for Ctrl-C, SIGTERM or the end of the time that was given.
 pub async fn stopped(seconds: Option<u64>) {
     let time = async {
@@ -255,16 +282,14 @@ pub async fn stopped(seconds: Option<u64>) {
             None => std::future::pending().await,
         }
     };
-    let terminated = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
+    let signals = async {
+        match StopSignals::listen() {
+            Ok(signals) => signals.first().await,
             Err(_) => std::future::pending().await,
         }
     };
     tokio::select! {
         () = time => {}
-        () = terminated => {}
-        _ = tokio::signal::ctrl_c() => {}
+        () = signals => {}
     }
 }

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use trueup_sync::Clock;
 
 use super::assembly::{Running, ServerOptions, SystemClock};
-use super::demo::stopped;
+use super::demo::StopSignals;
 use super::say::say;
 use crate::config::{self, Config, Log, LogFormat};
 
@@ -61,8 +61,10 @@ pub async fn run(args: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
     };
     let metrics = PrometheusBuilder::new().install_recorder()?;
     let running = Running::start(options, Some(metrics)).await?;
+    // Before anybody is told the address: who knows it may ask us to stop.
+    let signals = StopSignals::listen()?;
     say(format_args!("listening on {}", running.url()));
-    stopped(None).await;
+    signals.first().await;
     say("stopping: requests under way may end");
     running.stop().await?;
     say("stopped");
