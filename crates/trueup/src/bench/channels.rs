@@ -7,7 +7,6 @@
 //! and the change is made and waited for.
 
 use std::fmt::{self, Display};
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +18,8 @@ use trueup_testkit::limits::Rate;
 use trueup_testkit::{AnySimulator, Faults, SeedItem, Vendor, amazon, ebay, shopify};
 
 use super::child::{Scratch, Served};
-use super::{BenchError, ORG, interrupted, token};
+use super::stand::Stand;
+use super::{BenchError, ORG, interrupted, scratch_under};
 use crate::cli::market::{Client, MarketError, Stall};
 use crate::cli::say::say;
 
@@ -125,23 +125,6 @@ impl ChannelReport {
     pub fn is_valid(&self) -> bool {
         self.failures.is_empty()
     }
-
-    /// Writes the report as one JSON object and a line end.
-    ///
-    /// # Errors
-    /// When the output is closed.
-    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
-    }
-
-    /// Writes the report as a table for people.
-    ///
-    /// # Errors
-    /// When the output is closed.
-    pub fn write_table(&self, out: &mut impl io::Write) -> io::Result<()> {
-        write!(out, "{self}")
-    }
 }
 
 impl Display for ChannelReport {
@@ -184,10 +167,8 @@ pub async fn run(
     direction: Direction,
     options: ChannelOptions,
 ) -> Result<ChannelReport, BenchError> {
-    let under = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     // Declared first, dropped last: the processes are gone before their files are.
-    let scratch =
-        Scratch::make(&under).map_err(|source| BenchError::Dir { path: under, source })?;
+    let scratch = scratch_under(options.dir.as_deref())?;
     tokio::select! {
         report = Box::pin(with_channels(direction, &options, &scratch)) => report,
         ended = interrupted() => Err(ended),
@@ -205,8 +186,8 @@ async fn with_channels(
     for vendor in all.into_iter().filter(wanted) {
         stalls.push(open(vendor, options.skus).await?);
     }
-    let secret = hex::encode(rand::random::<[u8; 32]>());
-    let bench = Bench { direction, skus: options.skus, stalls, secret, scratch };
+    let stand = Stand::new(scratch, "data");
+    let bench = Bench { direction, skus: options.skus, stalls, stand };
     let result = Box::pin(bench.measure()).await;
     for stall in bench.stalls {
         stall.close().await;
@@ -360,8 +341,7 @@ struct Bench<'a> {
     direction: Direction,
     skus: u32,
     stalls: Vec<Stall>,
-    secret: String,
-    scratch: &'a Scratch,
+    stand: Stand<'a>,
 }
 
 impl Bench<'_> {
@@ -382,23 +362,12 @@ impl Bench<'_> {
     }
 
     async fn serve(&self) -> Result<Served, BenchError> {
-        let data_dir = self.scratch.path().join("data");
-        let data_dir = data_dir.to_string_lossy();
-        let arguments = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--data-dir",
-            &data_dir,
-            "--allow-private-endpoints",
-        ];
-        let environment = [("TRUEUP_JWT_SECRET", self.secret.as_str())];
-        Served::start("server", &arguments, &environment, self.scratch.path()).await
+        self.stand.serve(&["--allow-private-endpoints"]).await
     }
 
     fn client(&self, server: &Served) -> Result<Client, BenchError> {
         let url = format!("http://{}", server.addr);
-        Ok(Client::new(&url, &token(&self.secret)?, ORG)?)
+        Ok(Client::new(&url, &self.stand.token()?, ORG)?)
     }
 
     /// Makes SKUs, connections and mappings, and waits until every listing was read.

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -16,9 +16,11 @@ use tokio::time::timeout;
 use super::BenchError;
 
 /// How long a process may take until it listens.
-const START_WAIT_MAX: Duration = Duration::from_secs(30);
+const START_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long a killed process may take to be gone.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a process that was asked to end in order may take.
+const ORDERLY_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How much of what a process says is kept.
 const TALK_BYTES_MAX: usize = 8 * 1024;
 /// What a process says before its address.
@@ -103,12 +105,30 @@ impl Served {
             Ok(Err(_)) | Err(_) => String::new(),
         }
     }
+
+    /// Asks the process to end in order, and waits until it has.
+    pub(super) async fn terminate(mut self) -> Result<(), BenchError> {
+        let gone = || BenchError::Late("the server is gone");
+        let id = self.process.id().ok_or_else(gone)?.to_string();
+        let asked = Command::new("kill").args(["-TERM", &id]).status().await;
+        asked.map_err(|source| BenchError::Spawn { name: "kill", source })?;
+        let ended = timeout(ORDERLY_WAIT_MAX, self.process.wait()).await;
+        if matches!(ended, Ok(Ok(status)) if status.success()) {
+            return Ok(());
+        }
+        let how = ended.map_or_else(|_| "not in time".to_owned(), how);
+        Err(BenchError::NotEnded { how, said: self.stop().await })
+    }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.reading.abort();
     }
+}
+
+fn how(ended: io::Result<ExitStatus>) -> String {
+    ended.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 /// What a process says on stderr. It is read to the end, or the process would block.

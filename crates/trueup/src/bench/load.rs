@@ -177,6 +177,15 @@ pub(super) struct Shape {
     pub(super) length: Duration,
     /// Tells this measure's order ids from every other's of the run.
     pub(super) measure: u32,
+    /// The most requests of one connection.
+    pub(super) requests_max: u64,
+}
+
+impl Shape {
+    /// As many requests as fit into the time.
+    pub(super) fn new(connections: u32, length: Duration, measure: u32) -> Self {
+        Self { connections, length, measure, requests_max: REQUESTS_MAX }
+    }
 }
 
 /// What came of a measure.
@@ -257,7 +266,7 @@ pub(super) async fn run(load: Load, target: &Target, shape: Shape) -> Result<Out
     for (number, connection) in (0_u32..).zip(connections) {
         let requests = Requests::new(load, target, shape.measure, number);
         let worker = Worker { load, connection, requests, tally: Tally::new() };
-        workers.spawn(worker.work(stop_at));
+        workers.spawn(worker.work(stop_at, shape.requests_max));
     }
     // Dropping the set on an early return aborts the other workers.
     let mut tally = Tally::new();
@@ -282,9 +291,9 @@ struct Worker {
 impl Worker {
     /// Asks until the time is up; what was asked is always waited for, so that every
     /// acknowledgement is counted.
-    async fn work(mut self, stop_at: Instant) -> Result<Tally, WireError> {
+    async fn work(mut self, stop_at: Instant, requests_max: u64) -> Result<Tally, WireError> {
         let mut before = Instant::now();
-        for _ in 0..REQUESTS_MAX {
+        for _ in 0..requests_max {
             if before >= stop_at {
                 break;
             }

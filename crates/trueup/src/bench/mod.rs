@@ -14,30 +14,32 @@ mod channels;
 mod child;
 mod client;
 mod floor;
+mod growth;
 mod load;
+mod plot;
 mod postgres;
 mod report;
+mod stand;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header};
-use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
-
 pub use channels::{ChannelOptions, ChannelReport, ChannelRow, Direction, run as run_channels};
 use child::{Scratch, Served};
 pub use client::WireError;
 pub use floor::serve_floor;
+pub use growth::{Each, Growing, GrowthOptions, GrowthReport, GrowthRow, run as run_growth};
 pub use load::Load;
 use load::{Outcome, Shape, Target};
 use postgres::{Cluster, Compared, Tools};
 pub use postgres::{Form, PostgresRow};
 use report::{Beside, Gathered, Paired};
 pub use report::{Figures, Report, Row, Setting};
+use stand::Stand;
 
+use crate::cli::demo::StopSignals;
 use crate::cli::say::say;
 
 const ORG: &str = "bench";
@@ -46,8 +48,6 @@ const HOT_SKU: &str = "BENCH-HOT-SKU";
 const STOCK: u64 = 1_000_000_000_000;
 /// How long reservations hold: longer than a run, or expiry would disturb the last check.
 const HOLD_SECONDS: u32 = 86_400;
-/// When the token expires: in 2100. Its secret is random and dies with the run.
-const TOKEN_EXPIRES: i64 = 4_102_444_800;
 /// How long each load is asked before anything counts.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How long a single request outside of the loads may take.
@@ -57,20 +57,22 @@ const WIDE_CONNECTIONS: u32 = 64;
 /// The floor and the disk are measured for this part of a load's time, as there are more of them.
 const FLOOR_PART: u32 = 3;
 
-/// What to measure beside reservations.
+/// What to measure in place of the loads.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum BenchCommand {
     /// Measure how long it takes until a change is on every channel, beside the channels' limits.
     Push(ChannelOptions),
     /// Measure how long reading every listing back takes, beside the channels' limits.
     Pull(ChannelOptions),
+    /// Measure what becomes of cost, memory, start and file when there is more of everything.
+    Growth(GrowthOptions),
 }
 
 /// How to run the benchmark.
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct BenchOptions {
-    /// Channels in place of reservations.
+    /// Something else than the loads.
     #[command(subcommand)]
     pub what: Option<BenchCommand>,
     /// How many connections, each with one request in flight; several are separated by commas,
@@ -106,6 +108,9 @@ pub struct BenchOptions {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Draw the report into an SVG file too.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 /// What else can be measured.
@@ -150,6 +155,14 @@ pub enum BenchError {
         /// The last that it said.
         said: String,
     },
+    /// The server did not end in order when it was asked to.
+    #[error("end the server in order ({how}); it said: {said}")]
+    NotEnded {
+        /// How it ended.
+        how: String,
+        /// The last that it said.
+        said: String,
+    },
     /// The token could not be signed.
     #[error("sign a token")]
     Token(#[source] jsonwebtoken::errors::Error),
@@ -182,6 +195,14 @@ pub enum BenchError {
     /// Channels could not be prepared or measured.
     #[error("measure channels: {0}")]
     Channels(Box<crate::cli::market::MarketError>),
+    /// The plot could not be written.
+    #[error("write {path}: {source}")]
+    Plot {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// PostgreSQL's tools were not found.
     #[error("find PostgreSQL's programs: there is no {tool}")]
     NoPostgres {
@@ -220,11 +241,13 @@ impl BenchError {
             | Self::Memory { .. }
             | Self::Spawn { .. }
             | Self::NotListening { .. }
+            | Self::NotEnded { .. }
             | Self::Token(_)
             | Self::Load { .. }
             | Self::Request { .. }
             | Self::Refused { .. }
             | Self::Channels(_)
+            | Self::Plot { .. }
             | Self::Postgres { .. }
             | Self::Late(_)
             | Self::Interrupted
@@ -238,58 +261,48 @@ impl BenchError {
 /// # Errors
 /// When something could not be started or broke off. Processes and files are gone either way.
 pub async fn run(options: BenchOptions) -> Result<Report, BenchError> {
-    let under = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     // Declared first, dropped last: the processes are gone before their files are.
-    let failed = |source| BenchError::Dir { path: under.clone(), source };
-    let scratch = Scratch::make(&under).map_err(failed)?;
+    let scratch = scratch_under(options.dir.as_deref())?;
     tokio::select! {
         // The one that loses is dropped, and the processes with it.
-        report = Box::pin(with_processes(&options, &scratch, &under)) => report,
+        report = Box::pin(with_processes(&options, &scratch)) => report,
         ended = interrupted() => Err(ended),
     }
 }
 
+/// Makes a directory of our own where it is wanted.
+fn scratch_under(dir: Option<&Path>) -> Result<Scratch, BenchError> {
+    let under = dir.map_or_else(std::env::temp_dir, Path::to_owned);
+    Scratch::make(&under).map_err(|source| BenchError::Dir { path: under, source })
+}
+
 /// Waits until the person or the system asks us to stop.
 async fn interrupted() -> BenchError {
-    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    match (interrupt, terminate) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => BenchError::Interrupted,
-                _ = terminate.recv() => BenchError::Interrupted,
-            }
+    match StopSignals::listen() {
+        Ok(signals) => {
+            signals.first().await;
+            BenchError::Interrupted
         }
-        (Err(error), _) | (_, Err(error)) => BenchError::Signals(error),
+        Err(error) => BenchError::Signals(error),
     }
 }
 
-async fn with_processes(
-    options: &BenchOptions,
-    scratch: &Scratch,
-    under: &Path,
-) -> Result<Report, BenchError> {
+async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Report, BenchError> {
     let cluster = match options.vs {
         Some(Peer::Postgres) => {
             let tools = Tools::find(options.postgres_bin.as_deref()).await?;
             let callers = options.connections.iter().copied().max().unwrap_or(1);
-            Some(Cluster::start(tools, under, options.skus, callers).await?)
+            let dir = options.dir.as_deref();
+            Some(Cluster::start(tools, dir, options.skus, callers).await?)
         }
         None => None,
     };
-    let secret = hex::encode(rand::random::<[u8; 32]>());
-    let data_dir = scratch.path().join("data");
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir.to_string_lossy()];
-    let environment = [("TRUEUP_JWT_SECRET", secret.as_str())];
-    let server = Served::start("server", &arguments, &environment, scratch.path()).await?;
+    let stand = Stand::new(scratch, "data");
+    let server = stand.serve(&[]).await?;
     let floor = Served::start("empty endpoint", &["bench-floor"], &[], scratch.path()).await?;
-    let token = token(&secret)?;
-    let target = |addr| Target {
-        addr,
-        token: token.clone(),
-        skus: options.skus,
-        keyed: options.idempotency_keys,
-    };
-    let (at_server, at_floor) = (target(server.addr), target(floor.addr));
+    let mut at_server = stand.target(&server, options.skus)?;
+    at_server.keyed = options.idempotency_keys;
+    let at_floor = Target { addr: floor.addr, ..at_server.clone() };
     let mut bench = Bench {
         options,
         scratch,
@@ -307,17 +320,6 @@ async fn with_processes(
         say(format_args!("the server said last:\n{said}"));
     }
     result
-}
-
-fn token(secret: &str) -> Result<String, BenchError> {
-    let claims = json!({
-        "sub": "bench",
-        "org": ORG,
-        "scope": "inventory:read inventory:write reservations:write channels:admin",
-        "exp": TOKEN_EXPIRES,
-    });
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::default(), &claims, &key).map_err(BenchError::Token)
 }
 
 /// Returns the name of a SKU; all are as long as [`HOT_SKU`].
@@ -400,7 +402,7 @@ impl Bench<'_> {
         let part = length / FLOOR_PART;
         let mut syncs = Vec::new();
         for group in gathered.chunk_by_mut(Gathered::shares_floor) {
-            let sync = self.measure_syncs(part).await?;
+            let sync = measure_syncs(self.scratch, part).await?;
             let mut before = self.beside(&group[0], part, sync).await?;
             for each in group {
                 let figures = self.measure(each, length).await?;
@@ -468,7 +470,7 @@ impl Bench<'_> {
     ) -> Result<Figures, BenchError> {
         let load = into.load;
         self.measures += 1;
-        let shape = Shape { connections: into.connections, length, measure: self.measures };
+        let shape = Shape::new(into.connections, length, self.measures);
         let target = match load {
             Load::Floor => &self.at_floor,
             Load::ReserveSpread
@@ -485,14 +487,6 @@ impl Bench<'_> {
             self.accepted_hot += outcome.tally.done;
         }
         Ok(Figures::of(&outcome))
-    }
-
-    async fn measure_syncs(&self, length: Duration) -> Result<Figures, BenchError> {
-        let path = self.scratch.path().to_owned();
-        let failed = |source| BenchError::Dir { path: self.scratch.path().to_owned(), source };
-        let measuring = tokio::task::spawn_blocking(move || floor::measure_syncs(&path, length));
-        let measured = measuring.await.map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Figures::of_latencies(&measured.map_err(failed)?))
     }
 
     fn report(&self, gathered: &[Gathered], syncs: &[Figures], failures: Vec<String>) -> Report {
@@ -522,6 +516,15 @@ impl Bench<'_> {
             failures,
         }
     }
+}
+
+/// Measures the disk's sync latency.
+async fn measure_syncs(scratch: &Scratch, length: Duration) -> Result<Figures, BenchError> {
+    let path = scratch.path().to_owned();
+    let failed = |source| BenchError::Dir { path: scratch.path().to_owned(), source };
+    let measuring = tokio::task::spawn_blocking(move || floor::measure_syncs(&path, length));
+    let measured = measuring.await.map_err(|error| failed(io::Error::other(error)))?;
+    Ok(Figures::of_latencies(&measured.map_err(failed)?))
 }
 
 fn usize_of(number: u32) -> usize {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::child::Scratch;
 use super::load::{Load, latencies, note};
 use super::report::{Figures, median};
-use super::{BenchError, STOCK, excerpt};
+use super::{BenchError, STOCK, excerpt, scratch_under};
 
 /// What is needed of PostgreSQL.
 const TOOLS: [&str; 5] = ["initdb", "pg_ctl", "postgres", "psql", "pgbench"];
@@ -239,12 +239,13 @@ impl Cluster {
     /// Makes a cluster with its tables and SKUs, and starts it.
     pub(super) async fn start(
         tools: Tools,
-        under: &Path,
+        dir: Option<&Path>,
         skus: u32,
         connections_max: u32,
     ) -> Result<Self, BenchError> {
-        let failed = |source| BenchError::Dir { path: under.to_owned(), source };
-        let home = Scratch::make(under).map_err(failed)?;
+        let home = scratch_under(dir)?;
+        let path = home.path().to_owned();
+        let failed = |source| BenchError::Dir { path: path.clone(), source };
         let user = server_user().map_err(failed)?;
         if let Some(User { user, group }) = user {
             chown(home.path(), Some(user), Some(group)).map_err(failed)?;

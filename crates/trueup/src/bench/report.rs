@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -240,27 +239,17 @@ impl Report {
         self.failures.is_empty()
     }
 
-    /// Writes the report as one JSON object and a line end.
-    ///
-    /// # Errors
-    /// When the output is closed.
-    pub fn write_json(&self, out: &mut impl io::Write) -> io::Result<()> {
-        serde_json::to_writer_pretty(&mut *out, self)?;
-        writeln!(out)
-    }
-
-    /// Writes the report as a table for people.
-    ///
-    /// # Errors
-    /// When the output is closed.
-    pub fn write_table(&self, out: &mut impl io::Write) -> io::Result<()> {
-        write!(out, "{self}")
+    /// Draws the report as an SVG file that needs nothing else.
+    #[must_use]
+    pub fn plot(&self) -> String {
+        super::plot::render(self)
     }
 }
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.setting)?;
+        writeln!(f, "data in {}", self.setting.data_dir)?;
         let to_postgres = if self.postgres.is_empty() { "" } else { "÷ postgres" };
         writeln!(
             f,
@@ -329,14 +318,14 @@ impl Display for PostgresRow {
 
 impl Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { skus, rounds, seconds, cores, data_dir, .. } = self;
+        let Self { skus, rounds, seconds, cores, .. } = self;
         write!(f, "{skus} SKUs, {rounds} round(s) of {seconds} s per measure, {cores} cores ")?;
-        write!(f, "shared with the load generator, data in {data_dir}")?;
+        write!(f, "shared with the load generator")?;
         if self.idempotency_keys {
             write!(f, ", with idempotency keys")?;
         }
         if !self.optimized {
-            write!(f, "\nthis is a debug build: the figures say little")?;
+            write!(f, "; a debug build, whose figures say little")?;
         }
         Ok(())
     }

@@ -103,21 +103,27 @@ async fn dispatch(command: Command) -> Ended {
 }
 
 async fn bench(mut options: crate::bench::BenchOptions) -> Ended {
-    use crate::bench::{BenchCommand, Direction};
+    use crate::bench::{self, BenchCommand, BenchError, Direction};
     match options.what.take() {
-        Some(BenchCommand::Push(options)) => return bench_channels(Direction::Push, options).await,
-        Some(BenchCommand::Pull(options)) => return bench_channels(Direction::Pull, options).await,
-        None => {}
+        Some(BenchCommand::Push(options)) => bench_channels(Direction::Push, options).await,
+        Some(BenchCommand::Pull(options)) => bench_channels(Direction::Pull, options).await,
+        Some(BenchCommand::Growth(options)) => {
+            let json = options.json;
+            let report = Box::pin(bench::run_growth(options)).await?;
+            tell(&report, json)?;
+            Ok(report.is_valid())
+        }
+        None => {
+            let (json, plot) = (options.json, options.plot.clone());
+            let report = bench::run(options).await?;
+            tell(&report, json)?;
+            if let Some(path) = plot {
+                let written = std::fs::write(&path, report.plot());
+                written.map_err(|source| BenchError::Plot { path, source })?;
+            }
+            Ok(report.is_valid())
+        }
     }
-    let json = options.json;
-    let report = crate::bench::run(options).await?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        report.write_json(&mut out)?
-    } else {
-        report.write_table(&mut out)?
-    }
-    Ok(report.is_valid())
 }
 
 async fn bench_channels(
@@ -126,13 +132,18 @@ async fn bench_channels(
 ) -> Ended {
     let json = options.json;
     let report = Box::pin(crate::bench::run_channels(direction, options)).await?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        report.write_json(&mut out)?
-    } else {
-        report.write_table(&mut out)?
-    }
+    tell(&report, json)?;
     Ok(report.is_valid())
+}
+
+/// Writes a report as a table for people, or as one JSON object for programs.
+fn tell(report: &(impl std::fmt::Display + serde::Serialize), json: bool) -> std::io::Result<()> {
+    use std::io::Write;
+    if json {
+        data(serde_json::to_string_pretty(report)?)
+    } else {
+        write!(std::io::stdout().lock(), "{report}")
+    }
 }
 
 /// Says what may help with an error.

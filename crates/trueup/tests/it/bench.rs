@@ -107,6 +107,58 @@ fn each_number_of_connections_has_a_floor_of_its_own() {
 }
 
 #[test]
+fn a_report_is_drawn_into_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bench.svg");
+    let path = file.to_str().unwrap();
+    let small = ["--only", "read", "--seconds", "1", "--skus", "50", "--connections", "2,4"];
+    bench(&[&small[..], &["--plot", path]].concat());
+    let svg = std::fs::read_to_string(file).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"), "{svg}");
+    assert!(svg.contains(">read, 2<") && svg.contains(">read, 4<"), "{svg}");
+}
+
+#[test]
+fn growth_is_measured_through_a_crash_and_an_end_in_order() {
+    let report = bench(&[
+        "growth",
+        "--skus",
+        "100,2000",
+        "--lines",
+        "0,20500",
+        "--reservations",
+        "0,3",
+        "--connections",
+        "4",
+        "--seconds",
+        "1",
+    ]);
+    let rows = report["rows"].as_array().unwrap();
+    let told = |row: &Value| format!("{} {}", row["growing"].as_str().unwrap(), row["count"]);
+    let told: Vec<String> = rows.iter().map(told).collect();
+    let expected = [
+        "skus 100",
+        "skus 2000",
+        "lines 0",
+        "lines 20500",
+        "reservations 0",
+        "reservations 3000",
+        "pairs 0",
+    ];
+    assert_eq!(told[..7], expected, "{report}");
+    assert!(rows[7]["count"].as_u64().unwrap() > 0, "{report}");
+    for row in rows {
+        for field in ["perSecond", "toFloor", "costToFirst", "startSeconds", "memoryMib"] {
+            assert!(row[field].as_f64().unwrap() > 0.0, "{field} of {row}");
+        }
+    }
+    for each in report["each"].as_array().unwrap() {
+        assert!(each["fileBytes"].as_f64().unwrap() > 0.0, "{each}");
+    }
+    assert_eq!(report["each"].as_array().unwrap().len(), 4, "{report}");
+}
+
+#[test]
 fn postgres_stands_beside_each_reservation() {
     if !has_postgres() {
         return;
