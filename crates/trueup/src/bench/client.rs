@@ -36,12 +36,14 @@ struct Head {
     status: u16,
     head_bytes: usize,
     body_bytes: usize,
+    has_retry_after: bool,
 }
 
 /// An answer; its body lives until the next request.
 #[derive(Debug)]
 pub(super) struct Response<'a> {
     pub(super) status: u16,
+    pub(super) has_retry_after: bool,
     pub(super) body: &'a [u8],
 }
 
@@ -58,6 +60,16 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(BUFFER_BYTES) })
     }
 
+    /// Opens a connection and has an answer over it, whatever it says. One that only waits to be
+    /// taken in may lose its first request where many are opened at once, and repeats it after
+    /// seconds.
+    pub(super) async fn open_answered(addr: SocketAddr) -> Result<Self, WireError> {
+        let mut connection = Self::open(addr).await?;
+        let request = format!("GET /healthz HTTP/1.1\r\nhost: {addr}\r\n\r\n");
+        connection.exchange(request.as_bytes()).await?;
+        Ok(connection)
+    }
+
     /// Sends a request and reads the whole answer. After an error the connection is of no use.
     pub(super) async fn exchange(&mut self, request: &[u8]) -> Result<Response<'_>, WireError> {
         self.stream.write_all(request).await?;
@@ -71,7 +83,8 @@ impl Connection {
         if self.buffer.len() > end {
             return Err(WireError::Malformed("more bytes than content-length says"));
         }
-        Ok(Response { status: head.status, body: &self.buffer[head.head_bytes..end] })
+        let Head { status, head_bytes, has_retry_after, .. } = head;
+        Ok(Response { status, has_retry_after, body: &self.buffer[head_bytes..end] })
     }
 
     async fn read_head(&mut self) -> Result<Head, WireError> {
@@ -103,13 +116,13 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, WireError> {
         .map_err(|_| WireError::Malformed("the head is not UTF-8"))?;
     let mut lines = text.split("\r\n");
     let status = parse_status(lines.next().unwrap_or_default())?;
-    let announced = parse_length(lines)?;
+    let Headers { length: announced, has_retry_after } = parse_headers(lines)?;
     let body_bytes = match (status, announced) {
         (204 | 304, _) => 0,
         (_, Some(bytes)) => bytes,
         (_, None) => return Err(WireError::Malformed("there is no content-length")),
     };
-    Ok(Some(Head { status, head_bytes: end + 4, body_bytes }))
+    Ok(Some(Head { status, head_bytes: end + 4, body_bytes, has_retry_after }))
 }
 
 fn parse_status(line: &str) -> Result<u16, WireError> {
@@ -120,8 +133,15 @@ fn parse_status(line: &str) -> Result<u16, WireError> {
     status.ok_or(WireError::Malformed("the status is not one of 200 to 599"))
 }
 
-fn parse_length<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Option<usize>, WireError> {
-    let mut length = None;
+/// What we look for among headers.
+#[derive(Default)]
+struct Headers {
+    length: Option<usize>,
+    has_retry_after: bool,
+}
+
+fn parse_headers<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Headers, WireError> {
+    let mut found = Headers::default();
     for line in headers {
         let Some((name, value)) = line.split_once(':') else {
             return Err(WireError::Malformed("a header has no colon"));
@@ -129,16 +149,19 @@ fn parse_length<'a>(headers: impl Iterator<Item = &'a str>) -> Result<Option<usi
         if name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(WireError::Malformed("chunked answers are not read here"));
         }
+        if name.eq_ignore_ascii_case("retry-after") {
+            found.has_retry_after = parse_digits(value.trim()).is_some();
+        }
         if !name.eq_ignore_ascii_case("content-length") {
             continue;
         }
         let bytes = parse_digits(value.trim()).filter(|bytes| *bytes <= BODY_BYTES_MAX);
         let bytes = bytes.ok_or(WireError::Malformed("the content-length is illegal"))?;
-        if length.replace(bytes).is_some_and(|before| before != bytes) {
+        if found.length.replace(bytes).is_some_and(|before| before != bytes) {
             return Err(WireError::Malformed("there are two content-lengths"));
         }
     }
-    Ok(length)
+    Ok(found)
 }
 
 /// Reads digits only: `usize::from_str` would also take a sign.
@@ -175,6 +198,15 @@ mod tests {
         check("HTTP/1.1 503 \r\ncontent-length:0\r\n\r\n", Ok(Some((503, 0))));
         let head = parse_head(head.as_bytes()).unwrap().unwrap();
         assert_eq!(head.head_bytes, 63);
+    }
+
+    #[test]
+    fn a_retry_after_is_a_number_of_seconds() {
+        for (value, expected) in [("Retry-After: 1", true), ("retry-after: soon", false)] {
+            let head = format!("HTTP/1.1 503 \r\n{value}\r\ncontent-length:0\r\n\r\n");
+            let head = parse_head(head.as_bytes()).unwrap().unwrap();
+            assert_eq!(head.has_retry_after, expected, "{value}");
+        }
     }
 
     #[test]

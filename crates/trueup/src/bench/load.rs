@@ -28,7 +28,7 @@ const HELD_MAX: usize = 1_024;
 /// The most requests of one connection in one measure.
 const REQUESTS_MAX: u64 = 50_000_000;
 /// How long the last answers of a measure, or all connections, may take.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How much of a refusal is shown.
 const EXAMPLE_CHARS_MAX: usize = 300;
 
@@ -257,7 +257,7 @@ pub(super) async fn run(load: Load, target: &Target, shape: Shape) -> Result<Out
     let late = |_| WireError::Malformed("it did not come in time");
     let mut connections = Vec::new();
     for _ in 0..shape.connections {
-        let opened = timeout(ANSWER_WAIT_MAX, Connection::open(target.addr)).await;
+        let opened = timeout(ANSWER_WAIT_MAX, Connection::open_answered(target.addr)).await;
         connections.push(opened.map_err(late)??);
     }
     let began = Instant::now();
@@ -360,7 +360,7 @@ fn held_in(body: &[u8]) -> u64 {
 }
 
 /// Writes requests into one buffer.
-struct Requests {
+pub(super) struct Requests {
     load: Load,
     /// The headers that all requests share.
     headers: String,
@@ -381,7 +381,7 @@ struct Requests {
 const WRITES: &str = "a Vec takes every byte";
 
 impl Requests {
-    fn new(load: Load, target: &Target, measure: u32, connection: u32) -> Self {
+    pub(super) fn new(load: Load, target: &Target, measure: u32, connection: u32) -> Self {
         let headers = format!(
             "host: {}\r\nauthorization: Bearer {}\r\norgid: {ORG}\r\n",
             target.addr, target.token
@@ -399,6 +399,12 @@ impl Requests {
             body: Vec::new(),
             request: Vec::new(),
         }
+    }
+
+    /// Returns the next request and the only status that it may be answered with.
+    pub(super) fn next(&mut self) -> (&[u8], u16) {
+        let step = self.draw();
+        (self.write(step), step.status_wanted())
     }
 
     /// Decides what is asked next. Where nothing is held that could be ended, more is held.
@@ -522,15 +528,10 @@ mod tests {
         Requests::new(load, &target, 7, 3)
     }
 
-    fn next(requests: &mut Requests) -> Vec<u8> {
-        let step = requests.draw();
-        requests.write(step).to_vec()
-    }
-
     #[test]
     fn a_request_says_how_long_its_body_is() {
         let mut requests = requests(Load::ReserveHot);
-        let text = String::from_utf8(next(&mut requests)).unwrap();
+        let text = String::from_utf8(requests.next().0.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let lines: Vec<&str> = head.lines().collect();
         assert_eq!(lines[0], "POST /sales-channel/inventory/reserve HTTP/1.1");
@@ -546,7 +547,7 @@ mod tests {
     #[test]
     fn a_batch_holds_different_orders() {
         let mut requests = requests(Load::ReserveBatch);
-        let text = String::from_utf8(next(&mut requests)).unwrap();
+        let text = String::from_utf8(requests.next().0.to_vec()).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let orders = body["reservations"].as_array().unwrap();

@@ -16,6 +16,7 @@ mod client;
 mod floor;
 mod growth;
 mod load;
+mod overload;
 mod plot;
 mod postgres;
 mod report;
@@ -33,6 +34,7 @@ pub use floor::serve_floor;
 pub use growth::{Each, Growing, GrowthOptions, GrowthReport, GrowthRow, run as run_growth};
 pub use load::Load;
 use load::{Outcome, Shape, Target};
+pub use overload::{OverloadOptions, OverloadReport, OverloadRow, run as run_overload};
 use postgres::{Cluster, Compared, Tools};
 pub use postgres::{Form, PostgresRow};
 use report::{Beside, Gathered, Paired};
@@ -66,6 +68,8 @@ pub enum BenchCommand {
     Pull(ChannelOptions),
     /// Measure what becomes of cost, memory, start and file when there is more of everything.
     Growth(GrowthOptions),
+    /// Measure what becomes of answers when more is asked than can be done.
+    Overload(OverloadOptions),
 }
 
 /// How to run the benchmark.
@@ -163,11 +167,19 @@ pub enum BenchError {
         /// The last that it said.
         said: String,
     },
+    /// Not as many connections may be opened as are wanted.
+    #[error("open {needed} files: this process may have {allowed}")]
+    Files {
+        /// How many are needed.
+        needed: u64,
+        /// How many are allowed.
+        allowed: u64,
+    },
     /// The token could not be signed.
     #[error("sign a token")]
     Token(#[source] jsonwebtoken::errors::Error),
     /// A load broke off.
-    #[error("run {name}")]
+    #[error("run {name}: {source}")]
     Load {
         /// Which one.
         name: &'static str,
@@ -237,6 +249,9 @@ impl BenchError {
                 "install PostgreSQL's server (Debian: postgresql), or name the directory of \
                  initdb, pg_ctl, postgres, psql and pgbench with --postgres-bin",
             ),
+            Self::Files { .. } => {
+                Some("raise the limit with ulimit -n, or ask for fewer --connections")
+            }
             Self::Dir { .. }
             | Self::Memory { .. }
             | Self::Spawn { .. }

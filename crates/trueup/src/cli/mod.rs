@@ -113,6 +113,12 @@ async fn bench(mut options: crate::bench::BenchOptions) -> Ended {
             tell(&report, json)?;
             Ok(report.is_valid())
         }
+        Some(BenchCommand::Overload(options)) => {
+            let json = options.json;
+            let report = Box::pin(bench::run_overload(options)).await?;
+            tell(&report, json)?;
+            Ok(report.is_valid())
+        }
         None => {
             let (json, plot) = (options.json, options.plot.clone());
             let report = bench::run(options).await?;

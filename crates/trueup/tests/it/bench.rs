@@ -159,6 +159,21 @@ fn growth_is_measured_through_a_crash_and_an_end_in_order() {
 }
 
 #[test]
+fn more_than_can_be_done_is_asked_at_a_steady_rate() {
+    let small = ["overload", "--times", "0.2,3", "--connections", "32", "--seconds", "1"];
+    let report = bench(&small);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{report}");
+    for row in rows {
+        let statuses = row["statuses"].as_object().unwrap();
+        assert_eq!(statuses.keys().collect::<Vec<_>>(), ["201"], "so few are never refused: {row}");
+        for field in ["sentPerSecond", "perSecond", "latestMs", "boundMs", "floorPerSecond"] {
+            assert!(row[field].as_f64().unwrap() > 0.0, "{field} of {row}");
+        }
+    }
+}
+
+#[test]
 fn postgres_stands_beside_each_reservation() {
     if !has_postgres() {
         return;
