@@ -30,7 +30,7 @@ use crate::cli::say::say;
 
 /// How many SKUs there are beside the one that everybody wants.
 const SKUS: u32 = 10_000;
-/// How many connections find out what can be done.
+/// How many connections at most find out what can be done.
 const CAPACITY_CONNECTIONS: u32 = 256;
 /// How long the server may take to open all connections.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -64,6 +64,12 @@ pub struct OverloadOptions {
     pub json: bool,
 }
 
+impl OverloadOptions {
+    fn capacity_connections(&self) -> u32 {
+        self.load.connections(self.connections.min(CAPACITY_CONNECTIONS))
+    }
+}
+
 fn times(word: &str) -> Result<f64, String> {
     let times = word.parse().ok().filter(|times| (0.1..=64.0).contains(times));
     times.ok_or_else(|| "must be a number from 0.1 to 64".to_owned())
@@ -94,6 +100,8 @@ pub struct OverloadReport {
     pub optimized: bool,
     /// Requests per second over connections that wait for their answers.
     pub capacity: Figures,
+    /// How many connections these were.
+    pub capacity_connections: u32,
     /// One line for each multiple.
     pub rows: Vec<OverloadRow>,
     /// Why the figures do not count; empty = they do.
@@ -148,9 +156,10 @@ impl Display for OverloadReport {
             writeln!(f, "this is a debug build: the figures say little")?;
         }
         let Figures { per_second, p50_ms, p99_ms } = self.capacity;
+        let waiting = self.capacity_connections;
         writeln!(
             f,
-            "what can be done: {per_second:.0} requests/s over {CAPACITY_CONNECTIONS} connections, \
+            "what can be done: {per_second:.0} requests/s over {waiting} connections, \
              p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms"
         )?;
         writeln!(
@@ -255,6 +264,7 @@ async fn measure_all(
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         optimized: !cfg!(debug_assertions),
         capacity,
+        capacity_connections: options.capacity_connections(),
         rows,
         failures: overload.failures,
     })
@@ -297,7 +307,7 @@ impl Overload<'_> {
 
     async fn capacity(&mut self) -> Result<Figures, BenchError> {
         let load = self.options.load;
-        let connections = load.connections(self.options.connections.min(CAPACITY_CONNECTIONS));
+        let connections = self.options.capacity_connections();
         self.measures += 1;
         let shape = Shape::new(connections, self.length(), self.measures);
         let failed = |source| BenchError::Load { name: load.name(), source };

@@ -162,6 +162,7 @@ fn growth_is_measured_through_a_crash_and_an_end_in_order() {
 fn more_than_can_be_done_is_asked_at_a_steady_rate() {
     let small = ["overload", "--times", "0.2,3", "--connections", "32", "--seconds", "1"];
     let report = bench(&small);
+    assert_eq!(report["capacityConnections"], 32, "{report}");
     let rows = report["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2, "{report}");
     for row in rows {
