@@ -7,18 +7,18 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params};
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde_json::json;
-use smallvec::SmallVec;
 use trueup_core::{
-    Delta, Event, Item, Level, Location, Movement, OrderId, Org, Part, Quantity, Reservation,
-    ReservationId, ReservationStatus, Sku, SkuState, Timestamp, book::apply_movement,
+    Delta, Event, Location, OrderId, Org, Part, Quantity, Reservation, ReservationId,
+    ReservationStatus, Sku, SkuState, Timestamp, book::apply_movement,
 };
 
 use super::behind::{Behind, Keys, Upto};
 use super::files::OpenError;
 use super::memory::{Active, Kept, Memory};
-use super::rows::{self, Digested, RowsError, Text, holds};
-use super::{codec, digests, lines};
+use super::rows::{self, Digested, RowsError};
+use super::{digests, lines};
+use crate::encoding::events::{Told, told};
+use crate::encoding::{self, codec, holds, items, levels, parse_name, parts};
 use crate::port::{Page, ReservationQuery, SkuQuery};
 
 // --- Writing -----------------------------------------------------------------------------
@@ -60,19 +60,10 @@ pub(super) fn write_state(
         state.low_since.map(Timestamp::micros),
         totals.on_hand.get(),
         totals.reserved.delta().get(),
-        levels_text(&state.levels)?,
+        levels::write(&state.levels)?,
         line,
     ])?;
     Ok(())
-}
-
-/// Returns levels as they are kept: `[[location, on hand, reserved], …]`.
-fn levels_text(levels: &[Level]) -> Result<String, RowsError> {
-    let levels: SmallVec<[_; 4]> = levels
-        .iter()
-        .map(|level| (level.location.as_str(), level.on_hand.get(), level.reserved.get()))
-        .collect();
-    serde_json::to_string(&levels[..]).map_err(corrupt)
 }
 
 /// Writes what a bundle is made of from a version on.
@@ -83,23 +74,17 @@ pub(super) fn write_bundle(
     version: u64,
     parts: &[Part],
 ) -> Result<(), RowsError> {
-    let parts: Vec<_> = parts.iter().map(|p| json!([p.sku.as_str(), p.quantity.get()])).collect();
     conn.prepare_cached("INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?)")?.execute(params![
         org.as_str(),
         sku.as_str(),
         version.cast_signed(),
-        serde_json::Value::Array(parts).to_string(),
+        parts::write(parts)?,
     ])?;
     Ok(())
 }
 
 /// Writes a reservation that holds.
 pub(super) fn write_held(conn: &Connection, org: &Org, r: &Reservation) -> Result<(), RowsError> {
-    let items: SmallVec<[_; 4]> = r
-        .items
-        .iter()
-        .map(|i| (i.sku.as_str(), i.location.as_ref().map(Location::as_str), i.quantity.get()))
-        .collect();
     conn.prepare_cached(
         "INSERT INTO reservation_active
          VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -110,7 +95,7 @@ pub(super) fn write_held(conn: &Connection, org: &Org, r: &Reservation) -> Resul
         org.as_str(),
         r.id.0.to_be_bytes(),
         r.order.as_str(),
-        serde_json::to_string(&items[..]).map_err(corrupt)?,
+        items::write(&r.items)?,
         holds::write(&r.holds)?,
         r.created_at.micros(),
         r.expires_at.micros(),
@@ -240,11 +225,11 @@ impl Names {
         Ok(org)
     }
 
-    fn location(&mut self, text: &str) -> Result<Location, RowsError> {
+    fn location(&mut self, text: &str) -> encoding::Result<Location> {
         if let Some(known) = self.locations.get(text) {
             return Ok(known.clone());
         }
-        let location = location_of(text)?;
+        let location: Location = parse_name(text)?;
         self.locations.insert(text.to_owned(), location.clone());
         Ok(location)
     }
@@ -297,13 +282,7 @@ fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Resul
         state.low_stock_threshold = row.get::<_, Option<i64>>(6)?.map(units).transpose()?;
         state.backorder_limit = units(row.get(7)?)?;
         state.low_since = row.get::<_, Option<i64>>(8)?.map(Timestamp::from_micros);
-        let levels: Vec<(Text<'_>, i64, i64)> =
-            serde_json::from_str(text(row, 9)?).map_err(corrupt)?;
-        for (location, on_hand, reserved) in levels {
-            let location = names.location(&location.0)?;
-            let (on_hand, reserved) = (change(on_hand)?, units(reserved)?);
-            state.levels.push(Level { location, on_hand, reserved });
-        }
+        state.levels = levels::read(text(row, 9)?, |name| names.location(name))?;
         let org = names.org(text(row, 0)?)?;
         memory.put(&org, sku_of(text(row, 1)?)?, Kept { state, line: row.get(10)? });
     }
@@ -369,7 +348,7 @@ fn parts_ever(conn: &Connection, names: &mut Names) -> Result<FxHashSet<(Org, Sk
     let mut ever = FxHashSet::default();
     while let Some(row) = found.next()? {
         let org = names.org(text(row, 0)?)?;
-        let parts = parts_of(text(row, 1)?)?;
+        let parts = parts::read(text(row, 1)?)?;
         ever.extend(parts.into_iter().map(|part| (org.clone(), part.sku)));
     }
     Ok(ever)
@@ -388,7 +367,7 @@ fn load_bundles(
     )?;
     let mut found = query.query([])?;
     while let Some(row) = found.next()? {
-        let parts = parts_of(text(row, 2)?)?;
+        let parts = parts::read(text(row, 2)?)?;
         let (org, bundle) = (names.org(text(row, 0)?)?, sku_of(text(row, 1)?)?);
         for part in &parts {
             match memory.sku_mut(&org, &part.sku) {
@@ -417,15 +396,6 @@ pub(super) fn active(conn: &Connection) -> Result<Active, RowsError> {
     Ok(Active::of(active))
 }
 
-pub(super) fn parts_of(text: &str) -> Result<Vec<Part>, RowsError> {
-    let parts: Vec<(String, u64)> = serde_json::from_str(text).map_err(corrupt)?;
-    let part = |(sku, units): (String, u64)| {
-        let quantity = Quantity::new(units).ok_or_else(|| corrupt("a part is out of range"))?;
-        Ok(Part { sku: sku_of(&sku)?, quantity })
-    };
-    parts.into_iter().map(part).collect()
-}
-
 /// The reservations that hold, with the columns of all.
 const RESERVATIONS_ACTIVE: &str =
     "(SELECT *, 1 AS status, NULL AS ended_at FROM reservation_active)";
@@ -434,21 +404,11 @@ const RESERVATION_COLUMNS: &str =
     "org, id, order_id, status, items, holds, created_at, expires_at, ended_at";
 
 fn reservation_of(row: &Row<'_>) -> Result<Reservation, RowsError> {
-    let items: Vec<(Text<'_>, Option<Text<'_>>, u64)> =
-        serde_json::from_str(text(row, 4)?).map_err(corrupt)?;
-    let quantity = |units| Quantity::new(units).ok_or_else(|| corrupt("an item is out of range"));
-    let item = |(sku, location, units): (Text<'_>, Option<Text<'_>>, u64)| {
-        Ok::<_, RowsError>(Item {
-            sku: sku_of(&sku.0)?,
-            location: location.map(|location| location_of(&location.0)).transpose()?,
-            quantity: quantity(units)?,
-        })
-    };
     Ok(Reservation {
         id: ReservationId(u128::from_be_bytes(row.get(1)?)),
         order: OrderId::new(text(row, 2)?).map_err(corrupt)?,
         status: codec::status_of(row.get(3)?)?,
-        items: items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?,
+        items: items::read(text(row, 4)?)?,
         holds: holds::read(text(row, 5)?)?,
         created_at: Timestamp::from_micros(row.get(6)?),
         expires_at: Timestamp::from_micros(row.get(7)?),
@@ -598,7 +558,7 @@ impl Filter {
 pub(super) fn skus(conn: &Connection, org: &Org, query: &SkuQuery) -> Result<Page<Sku>, RowsError> {
     let mut filter = Filter::new(org);
     if let Some(search) = &query.search {
-        filter.and("sku LIKE ? ESCAPE '\\'", super::rows::containing(search));
+        filter.and("sku LIKE ? ESCAPE '\\'", encoding::containing(search));
     }
     match query.low_stock {
         Some(true) => filter.and_plain("low_since IS NOT NULL"),
@@ -648,64 +608,9 @@ pub(super) fn write_deliveries(
     events: &[Event],
     ids: &mut dyn FnMut() -> String,
 ) -> Result<(), RowsError> {
-    let mut updated: FxHashMap<&Sku, &Movement> = FxHashMap::default();
-    for event in events {
-        if let Event::Moved(movement) = event {
-            updated.insert(&movement.sku, movement);
-        }
-        if let Event::Ended { id, status: ReservationStatus::Expired, at } = event {
-            let order = reservation(conn, org, *id)?.map(|found| found.order);
-            let body = json!({
-                "reservationId": id.to_string(),
-                "orderId": order.as_ref().map(OrderId::as_str),
-            });
-            rows::deliveries::add_event(conn, org, "reservation.expired", &body, *at, ids)?;
-        }
-        if let Some((name, body, at)) = outgoing(event) {
-            rows::deliveries::add_event(conn, org, name, &body, at, ids)?;
-        }
-    }
-    for movement in updated.into_values() {
-        let body = json!({
-            "sku": movement.sku.as_str(),
-            "quantity": movement.quantity_after.get(),
-            "reserved": movement.reserved_after.get(),
-            "version": movement.seq,
-            "kind": movement.kind.as_str(),
-            "delta": movement.delta.get(),
-            "reservedDelta": movement.reserved_delta.get(),
-            "reason": movement.reason.as_deref(),
-        });
-        rows::deliveries::add_event(conn, org, "inventory.updated", &body, movement.at, ids)?;
+    let order_of = |id| reservation(conn, org, id).map(|found| Some(found?.order));
+    for Told { event, body, at } in told(events, order_of)? {
+        rows::deliveries::add_event(conn, org, event, &body, at, ids)?;
     }
     Ok(())
-}
-
-fn outgoing(event: &Event) -> Option<(&'static str, serde_json::Value, Timestamp)> {
-    match event {
-        Event::LowStock { sku, quantity, threshold, at } => Some((
-            "inventory.low_stock",
-            json!({
-                "sku": sku.as_str(),
-                "quantity": quantity.get(),
-                "lowStockThreshold": threshold.get(),
-            }),
-            *at,
-        )),
-        Event::Oversold { sku, by, at } => {
-            let body = json!({ "sku": sku.as_str(), "oversoldBy": by.get() });
-            Some(("inventory.oversold", body, *at))
-        }
-        Event::Ended { .. }
-        | Event::Moved(_)
-        | Event::BundleDefined { .. }
-        | Event::BundleTouched { .. }
-        | Event::PublishAsked { .. }
-        | Event::Held(_)
-        | Event::Extended { .. }
-        | Event::Listing(_)
-        | Event::LineBooked { .. }
-        | Event::ConflictFlagged(_)
-        | Event::ConflictClosed { .. } => None,
-    }
 }

@@ -13,9 +13,9 @@ use trueup_core::{
     Timestamp, book::Since,
 };
 
-use super::codec;
-use super::ledger::{change, corrupt, location_of, parts_of, sku_of, text, units, version_of};
+use super::ledger::{change, corrupt, location_of, sku_of, text, units, version_of};
 use super::rows::RowsError;
+use crate::encoding::{codec, parts};
 use crate::port::{MovementQuery, Page, SkuAt};
 
 /// One line of a SKU in so many has a mark. A part of the file format: marks of other numbers
@@ -320,7 +320,7 @@ fn state_at(
         .query_row(params![org.as_str(), sku.as_str(), last.seq.cast_signed()], |row| row.get(0))
         .optional()?;
     if let Some(parts) = parts {
-        state.parts = parts_of(&parts)?;
+        state.parts = parts::read(&parts)?;
     }
     Ok(Some((state, last.seq)))
 }

@@ -5,7 +5,6 @@
 
 mod behind;
 mod checkpoint;
-mod codec;
 mod digests;
 mod durable;
 mod files;

@@ -8,8 +8,9 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use trueup_core::{Org, Timestamp};
 
-use super::{Digested, PURGED_AT_ONCE_MAX, Result, all, execute, first, json};
+use super::{Digested, PURGED_AT_ONCE_MAX, Result, all, execute, first};
 use crate::RecordedAnswer;
+use crate::encoding::json;
 
 /// An answer with the fingerprint of its request.
 pub(crate) type Recorded = ([u8; 32], RecordedAnswer);

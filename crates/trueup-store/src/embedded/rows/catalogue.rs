@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
-use super::columns::{Columns, parse_name};
-use super::rules::RulesColumn;
-use super::words::Word;
-use super::{List, Result, all, at_most, containing, execute, json, text};
+use super::columns::Columns;
+use super::{List, Result, all, execute, text};
+use crate::encoding::words::Word;
+use crate::encoding::{at_most, containing, json, parse_skus};
 use crate::{
     CatalogueFilter, CatalogueQuery, ChannelListing, ChannelListingView, Mapping, MatchNote, Page,
     SUGGESTIONS_MAX,
@@ -227,7 +227,7 @@ fn read(columns: &mut Columns<'_, '_>, channel: &ChannelId) -> Result<ChannelLis
         quantity: columns.take()?,
         channel_fulfilled: columns.take()?,
         found: columns.word()?,
-        suggestions: read_skus(columns)?,
+        suggestions: columns.kept(parse_skus)?,
         was_mapped: columns.take()?,
         run: columns.take()?,
         seen_at: columns.instant()?,
@@ -235,16 +235,11 @@ fn read(columns: &mut Columns<'_, '_>, channel: &ChannelId) -> Result<ChannelLis
     Ok(ChannelListingView { listing, mapping: read_mapping(columns, channel)? })
 }
 
-fn read_skus(columns: &mut Columns<'_, '_>) -> Result<Vec<Sku>> {
-    let names: Vec<String> = columns.json()?;
-    names.iter().map(|name| parse_name(name)).collect()
-}
-
 fn read_mapping(columns: &mut Columns<'_, '_>, channel: &ChannelId) -> Result<Option<Mapping>> {
     let (key, sku) = (columns.optional_name()?, columns.optional_name()?);
     let fields = columns.optional_json()?;
     let strategy = columns.optional_word()?;
-    let rules = columns.optional_json::<RulesColumn>()?.map(TryInto::try_into).transpose()?;
+    let rules = columns.optional_rules()?;
     let channel_fulfilled: Option<bool> = columns.take()?;
     let enabled: Option<bool> = columns.take()?;
     let (Some(key), Some(sku), Some(fields), Some(rules)) = (key, sku, fields, rules) else {

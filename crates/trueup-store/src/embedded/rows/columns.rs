@@ -8,10 +8,12 @@ use std::str::FromStr;
 use rusqlite::Row;
 use rusqlite::types::FromSql;
 use serde::de::DeserializeOwned;
-use trueup_core::{Delta, NameError, Quantity, Timestamp};
+use trueup_core::{Delta, NameError, Timestamp};
 
-use super::words::{Word, parse_word};
 use super::{Result, RowsError};
+use crate::RuleSettings;
+use crate::encoding::words::{Word, parse_word};
+use crate::encoding::{self, parse_count, parse_delta, parse_json, parse_name, rules};
 
 /// A row and the column that is read next.
 pub(super) struct Columns<'row, 'statement> {
@@ -39,32 +41,47 @@ impl<'row, 'statement> Columns<'row, 'statement> {
 
     /// Takes a name, such as a SKU.
     pub(super) fn name<T: FromStr<Err = NameError>>(&mut self) -> Result<T> {
-        parse_name(self.text()?)
+        Ok(parse_name(self.text()?)?)
     }
 
     /// Takes a name that may be absent.
     pub(super) fn optional_name<T: FromStr<Err = NameError>>(&mut self) -> Result<Option<T>> {
-        self.optional_text()?.map(parse_name).transpose()
+        Ok(self.optional_text()?.map(parse_name).transpose()?)
     }
 
     /// Takes an enumeration's word.
     pub(super) fn word<T: Word>(&mut self) -> Result<T> {
-        parse_word(self.text()?)
+        Ok(parse_word(self.text()?)?)
     }
 
     /// Takes an enumeration's word that may be absent.
     pub(super) fn optional_word<T: Word>(&mut self) -> Result<Option<T>> {
-        self.optional_text()?.map(parse_word).transpose()
+        Ok(self.optional_text()?.map(parse_word).transpose()?)
     }
 
     /// Takes JSON.
     pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        parse_json(self.text()?)
+        Ok(parse_json(self.text()?)?)
     }
 
     /// Takes JSON that may be absent.
     pub(super) fn optional_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        self.optional_text()?.map(parse_json).transpose()
+        Ok(self.optional_text()?.map(parse_json).transpose()?)
+    }
+
+    /// Takes what is kept by a function of [`crate::encoding`].
+    pub(super) fn kept<T>(&mut self, read: impl FnOnce(&str) -> encoding::Result<T>) -> Result<T> {
+        Ok(read(self.text()?)?)
+    }
+
+    /// Takes publishing rules.
+    pub(super) fn rules(&mut self) -> Result<RuleSettings> {
+        self.kept(rules::read)
+    }
+
+    /// Takes publishing rules that may be absent.
+    pub(super) fn optional_rules(&mut self) -> Result<Option<RuleSettings>> {
+        Ok(self.optional_text()?.map(rules::read).transpose()?)
     }
 
     /// Takes an instant.
@@ -79,19 +96,17 @@ impl<'row, 'statement> Columns<'row, 'statement> {
 
     /// Takes a number that is never below zero.
     pub(super) fn count(&mut self) -> Result<u64> {
-        parse_count(self.take()?)
+        Ok(parse_count(self.take()?)?)
     }
 
     /// Takes a number that is never below zero and may be absent.
     pub(super) fn optional_count(&mut self) -> Result<Option<u64>> {
-        self.take::<Option<i64>>()?.map(parse_count).transpose()
+        Ok(self.take::<Option<i64>>()?.map(parse_count).transpose()?)
     }
 
     /// Takes a signed number of units.
     pub(super) fn delta(&mut self) -> Result<Delta> {
-        let units = self.take()?;
-        Delta::new(units)
-            .ok_or_else(|| RowsError::Corrupt(format!("{units} is not a number of units")))
+        Ok(parse_delta(self.take()?)?)
     }
 
     fn text(&mut self) -> Result<&'row str> {
@@ -105,29 +120,4 @@ impl<'row, 'statement> Columns<'row, 'statement> {
         self.next += 1;
         value.as_str_or_null().map_err(|error| RowsError::Corrupt(format!("read text: {error}")))
     }
-}
-
-/// Returns a quantity that was kept as a number.
-pub(super) fn parse_quantity(units: u64) -> Result<Quantity> {
-    Quantity::new(units).ok_or_else(|| RowsError::Corrupt(format!("{units} is not a quantity")))
-}
-
-/// Returns a count that was kept as a signed number.
-pub(super) fn parse_count(number: i64) -> Result<u64> {
-    u64::try_from(number).map_err(|_| RowsError::Corrupt(format!("the count {number} is negative")))
-}
-
-/// Returns a name that was kept as text.
-pub(super) fn parse_name<T: FromStr<Err = NameError>>(text: &str) -> Result<T> {
-    text.parse().map_err(|error| RowsError::Corrupt(format!("the name {text:?} {error}")))
-}
-
-/// Returns a value that was kept as JSON and borrows from it.
-pub(super) fn borrow_json<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| RowsError::Corrupt(format!("read JSON: {error}")))
-}
-
-/// Returns a value that was kept as JSON.
-pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| RowsError::Corrupt(format!("read JSON: {error}")))
 }

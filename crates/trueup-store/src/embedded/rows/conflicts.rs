@@ -8,13 +8,10 @@ use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ConflictFacts, ListingKey, Org, Timestamp};
 
 use super::columns::Columns;
-use super::{List, Result, count, execute, first, stored, text};
+use super::{List, Result, count, execute, first, text};
+use crate::encoding::conflicts::resolved;
+use crate::encoding::{parse_count, stored};
 use crate::{Conflict, Page, Resolved};
-
-/// Who closed a conflict of which nothing is noted (yet).
-pub(crate) const BY_NOBODY: &str = "unknown";
-/// How a conflict was closed of which nothing is noted (yet).
-pub(crate) const HOW_UNKNOWN: &str = "unknown";
 
 /// What became of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +91,7 @@ fn open(conn: &Connection, org: &Org, facts: &ConflictFacts) -> Result<u64> {
         ":at": facts.at.micros(),
     };
     execute(conn, SQL, params)?;
-    super::columns::parse_count(conn.last_insert_rowid())
+    Ok(parse_count(conn.last_insert_rowid())?)
 }
 
 /// Closes a listing's open conflict; returns its id, where there was one.
@@ -225,19 +222,11 @@ fn read(columns: &mut Columns<'_, '_>) -> Result<Conflict> {
         observed: columns.take()?,
         opened_at: columns.instant()?,
         seen_at: columns.instant()?,
-        resolved: read_resolved(columns)?,
+        resolved: resolved(
+            columns.optional_instant()?,
+            columns.take()?,
+            columns.take()?,
+            columns.take()?,
+        ),
     })
-}
-
-fn read_resolved(columns: &mut Columns<'_, '_>) -> Result<Option<Resolved>> {
-    let closed_at = columns.optional_instant()?;
-    let by: Option<String> = columns.take()?;
-    let resolution: Option<String> = columns.take()?;
-    let note = columns.take()?;
-    Ok(closed_at.map(|at| Resolved {
-        at,
-        by: by.unwrap_or_else(|| BY_NOBODY.to_owned()),
-        resolution: resolution.unwrap_or_else(|| HOW_UNKNOWN.to_owned()),
-        note,
-    }))
 }

@@ -4,9 +4,9 @@ use rusqlite::{Connection as Sql, named_params};
 use trueup_core::{ChannelId, Org};
 
 use super::columns::Columns;
-use super::rules::RulesColumn;
-use super::words::Word;
-use super::{Result, all as all_rows, execute, first, json};
+use super::{Result, all as all_rows, execute, first};
+use crate::encoding::words::Word;
+use crate::encoding::{json, rules};
 use crate::{Connection, Reason};
 
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
@@ -96,7 +96,7 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
         ":sync_inventory": row.sync_inventory,
         ":sync_orders": row.sync_orders,
         ":strategy": row.strategy.map(Word::word),
-        ":rules": json(&RulesColumn::from(&row.rules))?,
+        ":rules": rules::write(&row.rules)?,
         ":poll_interval_minutes": row.poll_interval_minutes,
         ":dry_run": row.dry_run,
         ":endpoint": row.endpoint,
@@ -151,7 +151,7 @@ fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
         sync_inventory: columns.take()?,
         sync_orders: columns.take()?,
         strategy: columns.optional_word()?,
-        rules: columns.json::<RulesColumn>()?.try_into()?,
+        rules: columns.rules()?,
         poll_interval_minutes: columns.take()?,
         dry_run: columns.take()?,
         endpoint: columns.take()?,

@@ -4,8 +4,9 @@ use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
 use super::columns::Columns;
-use super::words::Word;
-use super::{List, Result, all, at_most, execute, first, json, text};
+use super::{List, Result, all, execute, first, text};
+use crate::encoding::words::Word;
+use crate::encoding::{at_most, json};
 use crate::{Delivery, Page, Subscription};
 
 /// Lists an org's subscriptions by id.

@@ -4,7 +4,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 use trueup_core::{ChannelId, Org, Sku};
 
-use super::{List, Result, execute, json, stored, text};
+use super::{List, Result, execute, text};
+use crate::encoding::{json, stored};
 use crate::{HistoryEntry, HistoryQuery, Page};
 
 /// Adds entries; their ids are given here.

@@ -3,7 +3,8 @@
 use rusqlite::{Connection, params};
 use trueup_core::{Org, Timestamp};
 
-use super::{PURGED_AT_ONCE_MAX, Result, all, at_most, execute, stored};
+use super::{PURGED_AT_ONCE_MAX, Result, all, execute};
+use crate::encoding::{at_most, stored};
 use crate::{InboxItem, InboxSettled};
 
 /// Keeps a webhook; returns false when its delivery id was there already.

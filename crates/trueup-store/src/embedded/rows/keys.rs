@@ -4,8 +4,9 @@ use rusqlite::{Connection, named_params};
 use trueup_core::Org;
 
 use super::columns::Columns;
-use super::{Result, RowsError, all, execute, first, json};
+use super::{Result, RowsError, all, execute, first};
 use crate::ApiKey;
+use crate::encoding::json;
 
 /// Returns a key by its id, with its org: the one read that learns the org from the row.
 pub(crate) fn get(conn: &Connection, id: &str) -> Result<Option<(Org, ApiKey)>> {

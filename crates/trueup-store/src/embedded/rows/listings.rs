@@ -6,18 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, named_params, params};
-use trueup_core::{
-    ChannelId, ListingKey, ListingState, Location, Observed, Org, Sent, Sku, Strategy,
-};
+use trueup_core::{ChannelId, ListingKey, ListingState, Observed, Org, Sent, Sku};
 
-use super::columns::{Columns, parse_name};
-use super::rules::{RulesColumn, in_force};
-use super::words::Word;
-use super::{List, Result, count, execute, first, json, stored, text};
-use crate::{
-    AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, Revised, RevisionsNote,
-    RuleSettings,
-};
+use super::columns::Columns;
+use super::{List, Result, count, execute, first, text};
+use crate::encoding::listings::Settings;
+use crate::encoding::words::Word;
+use crate::encoding::{json, parse_name, rules, stored};
+use crate::scopes::Member;
+use crate::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, Revised, RevisionsNote};
 
 /// A listing without its SKU, whose state the caller keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +132,7 @@ fn put_mapping(conn: &Connection, org: &Org, mapping: &Mapping) -> Result<()> {
         ":sku": mapping.sku.as_str(),
         ":fields": json(&mapping.fields)?,
         ":strategy": mapping.strategy.map(Word::word),
-        ":rules": json(&RulesColumn::from(&mapping.rules))?,
+        ":rules": rules::write(&mapping.rules)?,
         ":channel_fulfilled": mapping.channel_fulfilled,
         ":enabled": mapping.enabled,
     };
@@ -160,7 +157,7 @@ pub(crate) fn delete_mappings(
           AND channel = ?
           AND sku = ?
           AND listing_key NOT IN (SELECT value FROM json_each(?))";
-    let goes = |row: &super::scopes::Member| row.sku == *sku && !but.contains(&row.key);
+    let goes = |row: &Member| row.sku == *sku && !but.contains(&row.key);
     super::scopes::hand_over(conn, org, channel, Some(sku), goes)?;
     let but: Vec<&str> = but.iter().map(ListingKey::as_str).collect();
     execute(conn, SQL, params![org.as_str(), channel.as_str(), sku.as_str(), json(&but)?])
@@ -439,30 +436,6 @@ pub(crate) fn count_pending(conn: &Connection, org: &Org, channel: &ChannelId) -
     count(conn, SQL, [org.as_str(), channel.as_str()])
 }
 
-/// What the merchant set, of the listing and of its connection.
-struct Settings {
-    channel: ChannelId,
-    key: ListingKey,
-    sku: Sku,
-    channel_fulfilled: bool,
-    follows: bool,
-    strategy: Option<Strategy>,
-    rules: RuleSettings,
-    channel_strategy: Option<Strategy>,
-    channel_rules: RuleSettings,
-}
-
-impl Settings {
-    /// Returns where adopted differences are booked.
-    fn home(&self) -> Location {
-        if self.channel_fulfilled {
-            return Location::of_channel(&self.channel);
-        }
-        let fed_by = self.rules.locations.as_deref().unwrap_or_default();
-        fed_by.first().cloned().unwrap_or_else(Location::main)
-    }
-}
-
 fn read_settings(columns: &mut Columns<'_, '_>) -> Result<Settings> {
     Ok(Settings {
         channel: columns.name()?,
@@ -471,9 +444,9 @@ fn read_settings(columns: &mut Columns<'_, '_>) -> Result<Settings> {
         channel_fulfilled: columns.take()?,
         follows: columns.take()?,
         strategy: columns.optional_word()?,
-        rules: columns.json::<RulesColumn>()?.try_into()?,
+        rules: columns.rules()?,
         channel_strategy: columns.optional_word()?,
-        channel_rules: columns.optional_json::<RulesColumn>()?.unwrap_or_default().try_into()?,
+        channel_rules: columns.optional_rules()?.unwrap_or_default(),
     })
 }
 
@@ -482,8 +455,8 @@ fn read_state(columns: &mut Columns<'_, '_>, settings: &Settings) -> Result<List
         channel: settings.channel.clone(),
         key: settings.key.clone(),
         sku: settings.sku.clone(),
-        rules: in_force(&settings.rules, &settings.channel_rules),
-        strategy: settings.strategy.or(settings.channel_strategy).unwrap_or_default(),
+        rules: settings.rules(),
+        strategy: settings.strategy(),
         channel_fulfilled: settings.channel_fulfilled,
         follows: settings.follows,
         home: settings.home(),

@@ -18,16 +18,13 @@ pub(crate) mod consents;
 pub(crate) mod deliveries;
 pub(crate) mod feeds;
 pub(crate) mod history;
-pub(crate) mod holds;
 pub(crate) mod inbox;
 pub(crate) mod keys;
 pub(crate) mod listings;
 pub(crate) mod order_lines;
-mod rules;
 pub(crate) mod runs;
 pub(crate) mod scopes;
 pub(crate) mod sealed;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +34,7 @@ use rusqlite::{Connection, Params, Row};
 use trueup_core::Org;
 
 use crate::Page;
+use crate::encoding::{Corrupt, at_most};
 use columns::Columns;
 
 /// The tables of this folder with their indexes; may be run again.
@@ -59,13 +57,14 @@ pub(crate) enum RowsError {
     Corrupt(String),
 }
 
+impl From<Corrupt> for RowsError {
+    fn from(Corrupt(why): Corrupt) -> Self {
+        Self::Corrupt(why)
+    }
+}
+
 /// What the functions of this folder return.
 pub(crate) type Result<T> = std::result::Result<T, RowsError>;
-
-/// A text in JSON, borrowed where it has no escapes.
-#[derive(serde::Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) std::borrow::Cow<'a, str>);
 
 /// What a digest is of, besides the org and the text.
 #[derive(Debug, Clone, Copy)]
@@ -198,26 +197,4 @@ impl List {
 /// Returns a text as a value of a statement.
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
-}
-
-/// Returns a pattern of `LIKE … ESCAPE '\'` for texts that contain this one.
-pub(crate) fn containing(search: &str) -> String {
-    let escaped = search.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{escaped}%")
-}
-
-/// Returns a limit as SQL counts.
-fn at_most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-/// Returns a counter as SQL keeps it.
-fn stored(count: u64) -> Result<i64> {
-    i64::try_from(count)
-        .map_err(|_| RowsError::Corrupt(format!("the number {count} is too large to keep")))
-}
-
-/// Returns a value as JSON.
-fn json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| RowsError::Corrupt(format!("write JSON: {error}")))
 }

@@ -4,7 +4,8 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, LineBooked, Org, Sku, Timestamp};
 
-use super::{List, Result, all, at_most, count, execute, first, holds, json, stored, text};
+use super::{List, Result, all, count, execute, first, text};
+use crate::encoding::{at_most, holds, json, stored, stored_cancelled};
 use crate::{HeldLine, OrderLineId, Page, UnmappedLine};
 
 /// The place of a line: connection, the vendor's order, the vendor's line.
@@ -43,8 +44,7 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: LineId<'_>) -> Result<Option
     first(conn, SQL, [org.as_str(), id.channel.as_str(), id.order, id.line], |columns| {
         let (sold, restocked) = (columns.count()?, columns.count()?);
         let (voided, held) = (columns.count()?, columns.count()?);
-        let holds: String = columns.take()?;
-        Ok(LineBooked { sold, restocked, voided, held, holds: holds::read(&holds)? })
+        Ok(LineBooked { sold, restocked, voided, held, holds: columns.kept(holds::read)? })
     })
 }
 
@@ -209,7 +209,7 @@ pub(crate) fn put_unmapped(
             stored(line.sold)?,
             stored(line.restocked)?,
             stored(line.held)?,
-            kept_cancelled(line),
+            stored_cancelled(line),
             line.placed_at.map(Timestamp::micros),
             line.updated_at.map(Timestamp::micros),
             line.since.micros(),
@@ -278,16 +278,11 @@ pub(crate) fn delete_unmapped(
             stored(line.sold)?,
             stored(line.restocked)?,
             stored(line.held)?,
-            kept_cancelled(line),
+            stored_cancelled(line),
         ];
         execute(conn, SQL, params)?;
     }
     Ok(())
-}
-
-/// The line as a whole is told as the largest number there is.
-fn kept_cancelled(line: &UnmappedLine) -> i64 {
-    line.cancelled.min(i64::MAX.unsigned_abs()).cast_signed()
 }
 
 fn narrow(list: &mut List, channel: &ChannelId, after: Option<&OrderLineId>) {

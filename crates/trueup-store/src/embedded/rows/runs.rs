@@ -3,9 +3,10 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
-use super::words::Word;
-use super::{Result, execute, first, json};
+use super::{Result, execute, first};
 use crate::Run;
+use crate::encoding::json;
+use crate::encoding::words::Word;
 
 /// Makes or replaces a run.
 pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {

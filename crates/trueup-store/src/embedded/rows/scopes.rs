@@ -1,28 +1,15 @@
-//! Listings on several connections that show one number: which of them is told it.
-//!
-//! The one that leads stays until it goes or another may be told and it may not. What is known
-//! of the number goes from one to the next in the transaction that changes them.
+//! Listings on several connections that show one number, in rows: who leads is decided by
+//! [`crate::scopes`], and what is known of the number goes from one to the next in the transaction
+//! that changes them.
 
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
 use super::columns::Columns;
-use super::{List, Result, all, execute, json, text};
+use super::{List, Result, all, execute, text};
+use crate::encoding::json;
+use crate::scopes::{self, Member, TakeOver};
 use crate::{ListingScope, Page, ScopeLeader};
-
-/// A listing of a scope with others.
-#[derive(Debug, Clone)]
-pub(crate) struct Member {
-    scope: String,
-    channel: ChannelId,
-    pub(crate) key: ListingKey,
-    pub(crate) sku: Sku,
-    follows: bool,
-    rank: u8,
-}
-
-/// The ranks of listings that may be told a number by themselves, and when asked.
-const GONE: u8 = 3;
 
 /// Notes the scopes of listings and settles who leads.
 pub(crate) fn set<'a>(
@@ -154,20 +141,8 @@ fn elect(
           )
         ORDER BY l.scope, l.rowid";
     let members = all(conn, SQL, params![org.as_str(), json(&scopes)?], read)?;
-    let mut members = members.as_slice();
-    while let Some(first) = members.first() {
-        let count = members.iter().take_while(|member| member.scope == first.scope).count();
-        let (scope, rest) = members.split_at(count);
-        members = rest;
-        let rank = |member: &&Member| {
-            let rank = if goes(member) { GONE } else { member.rank };
-            (rank, member.follows)
-        };
-        let Some(best) = scope.iter().min_by_key(rank) else { continue };
-        if best.follows && !goes(best) {
-            let leader = scope.iter().find(|member| !member.follows);
-            take_over(conn, org, leader, best)?;
-        }
+    for TakeOver { from, to } in scopes::elect(&members, goes) {
+        take_over(conn, org, from, to)?;
     }
     Ok(())
 }

@@ -1198,7 +1198,7 @@ fn a_closed_conflict_stays_and_the_next_is_another() {
     assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 0);
     assert_eq!(conflicts::count_open(&conn, &other(), &channel("a")).unwrap(), 1);
     let unnoted = conflict(&conn, first.id).resolved.expect("it is closed");
-    assert_eq!((unnoted.at, unnoted.by.as_str()), (at(7), conflicts::BY_NOBODY));
+    assert_eq!((unnoted.at, unnoted.by.as_str()), (at(7), crate::encoding::conflicts::BY_NOBODY));
 
     let next = conflicts::flag(&conn, &org(), &facts("a", "1", 9)).unwrap();
     assert!(next.is_new && next.id > first.id);
@@ -1225,7 +1225,10 @@ fn a_resolution_may_be_noted_before_or_after_the_ledger_closes() {
         } else {
             close();
             note(&other());
-            assert_eq!(conflict(&conn, id).resolved.unwrap().by, conflicts::BY_NOBODY);
+            assert_eq!(
+                conflict(&conn, id).resolved.unwrap().by,
+                crate::encoding::conflicts::BY_NOBODY
+            );
             note(&org());
         }
         assert_eq!(conflict(&conn, id).resolved, Some(resolved.clone()));

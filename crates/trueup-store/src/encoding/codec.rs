@@ -2,9 +2,9 @@
 
 use trueup_core::{MovementKind, ReservationStatus, Source};
 
-use super::rows::RowsError;
+use super::{Corrupt, Result};
 
-// The numbers below are part of the file format: never renumber, only add.
+// The numbers below are part of the stores' formats: never renumber, only add.
 
 const KINDS: [(MovementKind, u8); 11] = [
     (MovementKind::Count, 1),
@@ -40,37 +40,37 @@ fn code_in<T: PartialEq>(table: &[(T, u8)], value: &T) -> u8 {
     table.iter().find(|(known, _)| known == value).map_or(0, |(_, code)| *code)
 }
 
-fn value_in<T: Copy>(table: &[(T, u8)], code: u8) -> Result<T, RowsError> {
+fn value_in<T: Copy>(table: &[(T, u8)], code: u8) -> Result<T> {
     let found = table.iter().find(|(_, known)| *known == code);
-    found.map(|(value, _)| *value).ok_or_else(|| RowsError::Corrupt(format!("unknown code {code}")))
+    found.map(|(value, _)| *value).ok_or_else(|| Corrupt(format!("unknown code {code}")))
 }
 
 /// Returns the number of a kind.
-pub(super) fn kind_code(kind: MovementKind) -> u8 {
+pub(crate) fn kind_code(kind: MovementKind) -> u8 {
     code_in(&KINDS, &kind)
 }
 
 /// Returns the kind of a number.
-pub(super) fn kind_of(code: u8) -> Result<MovementKind, RowsError> {
+pub(crate) fn kind_of(code: u8) -> Result<MovementKind> {
     value_in(&KINDS, code)
 }
 
 /// Returns the number of a source.
-pub(super) fn source_code(source: Source) -> u8 {
+pub(crate) fn source_code(source: Source) -> u8 {
     code_in(&SOURCES, &source)
 }
 
 /// Returns the source of a number.
-pub(super) fn source_of(code: u8) -> Result<Source, RowsError> {
+pub(crate) fn source_of(code: u8) -> Result<Source> {
     value_in(&SOURCES, code)
 }
 
 /// Returns the number of a status.
-pub(super) fn status_code(status: ReservationStatus) -> u8 {
+pub(crate) fn status_code(status: ReservationStatus) -> u8 {
     code_in(&STATUSES, &status)
 }
 
 /// Returns the status of a number.
-pub(super) fn status_of(code: u8) -> Result<ReservationStatus, RowsError> {
+pub(crate) fn status_of(code: u8) -> Result<ReservationStatus> {
     value_in(&STATUSES, code)
 }

@@ -3,14 +3,13 @@
 use serde::{Deserialize, Serialize};
 use trueup_core::{Location, Quantity, Rules};
 
-use super::columns::{parse_name, parse_quantity};
-use super::{Result, RowsError};
+use super::{Corrupt, Result, borrow_json, json, parse_name, parse_quantity};
 use crate::RuleSettings;
 
 /// [`RuleSettings`] as a column keeps them; what is not set is not written.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct RulesColumn {
+struct RulesColumn {
     #[serde(skip_serializing_if = "Option::is_none")]
     buffer: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +39,7 @@ impl From<&RuleSettings> for RulesColumn {
 }
 
 impl TryFrom<RulesColumn> for RuleSettings {
-    type Error = RowsError;
+    type Error = Corrupt;
 
     fn try_from(column: RulesColumn) -> Result<Self> {
         let quantity = |units: Option<u64>| units.map(parse_quantity).transpose();
@@ -56,10 +55,20 @@ impl TryFrom<RulesColumn> for RuleSettings {
     }
 }
 
+/// Returns rules as they are kept.
+pub(crate) fn write(settings: &RuleSettings) -> Result<String> {
+    json(&RulesColumn::from(settings))
+}
+
+/// Reads rules as they are kept.
+pub(crate) fn read(text: &str) -> Result<RuleSettings> {
+    borrow_json::<RulesColumn>(text)?.try_into()
+}
+
 /// Returns the rules in force: the mapping's over the connection's over the defaults.
 ///
 /// Units per listing and locations are a mapping's alone: they say what the listing is made of.
-pub(super) fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rules {
+pub(crate) fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rules {
     let default = Rules::default();
     Rules {
         locations: mapping.locations.clone(),

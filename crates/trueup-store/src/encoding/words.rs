@@ -4,11 +4,11 @@
 
 use trueup_core::{RestockPolicy, Strategy};
 
-use super::{Result, RowsError};
+use super::{Corrupt, Result};
 use crate::{ConnectionState, DeliveryState, Match, RunStatus};
 
 /// An enumeration that is kept as a word.
-pub(super) trait Word: Copy + 'static {
+pub(crate) trait Word: Copy + 'static {
     /// Every value.
     const ALL: &'static [Self];
 
@@ -17,9 +17,9 @@ pub(super) trait Word: Copy + 'static {
 }
 
 /// Returns the value of a word.
-pub(super) fn parse_word<T: Word>(text: &str) -> Result<T> {
+pub(crate) fn parse_word<T: Word>(text: &str) -> Result<T> {
     let found = T::ALL.iter().copied().find(|value| value.word() == text);
-    found.ok_or_else(|| RowsError::Corrupt(format!("the word {text:?} is unknown")))
+    found.ok_or_else(|| Corrupt(format!("the word {text:?} is unknown")))
 }
 
 impl Word for Strategy {

@@ -5,8 +5,7 @@
 use smallvec::SmallVec;
 use trueup_core::Hold;
 
-use super::columns::{parse_name, parse_quantity};
-use super::{Result, Text, json};
+use super::{Result, Text, borrow_json, json, parse_name, parse_quantity};
 
 /// Returns holds as they are kept.
 pub(crate) fn write(holds: &[Hold]) -> Result<String> {
@@ -26,6 +25,6 @@ pub(crate) fn read(text: &str) -> Result<SmallVec<[Hold; 1]>> {
             quantity: parse_quantity(units)?,
         })
     };
-    let holds: Vec<(Text<'_>, Text<'_>, u64)> = super::columns::borrow_json(text)?;
+    let holds: Vec<(Text<'_>, Text<'_>, u64)> = borrow_json(text)?;
     holds.into_iter().map(hold).collect()
 }
