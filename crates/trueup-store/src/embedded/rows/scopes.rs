@@ -65,7 +65,7 @@ fn of_listing(
     Ok(super::first(conn, SQL, params, |columns| columns.take())?.flatten())
 }
 
-/// Settles who leads in the scopes that a connection shares with others.
+/// Settles who leads in the scopes of a connection that are shared.
 pub(crate) fn settle(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<()> {
     let scopes = shared_by(conn, org, channel, None)?;
     elect(conn, org, &scopes, |_| false)
@@ -100,7 +100,7 @@ fn shared_by(
             FROM listing o
             WHERE o.org = l.org
               AND o.scope = l.scope
-              AND o.channel <> l.channel
+              AND o.rowid <> l.rowid
           )
           AND l.org = ?";
     let mut list = List::of(org, SQL);
