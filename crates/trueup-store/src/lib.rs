@@ -3,6 +3,7 @@
 pub mod embedded;
 mod encoding;
 pub mod port;
+pub mod postgres;
 mod scopes;
 
 pub use port::*;

@@ -18,7 +18,8 @@ use trueup_core::{
     RestockPolicy, Sku, SkuAnswer, Source, Strategy, Timestamp,
 };
 
-/// Why the store could not do as asked. Nothing was acknowledged.
+/// Why the store could not do as asked. Nothing was acknowledged, and but for
+/// [`StoreError::Unknown`] nothing was done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// More is waiting than the queue takes; nothing was begun.
@@ -27,6 +28,10 @@ pub enum StoreError {
     /// The disk refused; nothing is acknowledged until a commit goes through again.
     #[error("the store is read-only: {0}")]
     ReadOnly(String),
+    /// Whether it was done could not be found out: the database went away in the moment of the
+    /// commit. Ask again with the same idempotency key.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
     /// The store is shutting down.
     #[error("the store is shutting down")]
     Closed,

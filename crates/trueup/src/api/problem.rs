@@ -311,6 +311,12 @@ impl From<StoreError> for Problem {
                 let detail = "the store cannot make changes durable; nothing was done";
                 Self::new(unavailable, "store_failing", detail).retry_after(30)
             }
+            StoreError::Unknown(why) => {
+                tracing::error!(why, "the store does not know what became of a change");
+                let detail = "whether it was done is not known: the database went away in the \
+                    moment of the commit; ask again with the same Idempotency-Key, or look";
+                Self::new(unavailable, "outcome_unknown", detail).retry_after(5)
+            }
             StoreError::Closed => {
                 Self::new(unavailable, "shutting_down", "the server is shutting down")
                     .retry_after(5)

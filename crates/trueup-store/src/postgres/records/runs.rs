@@ -1,0 +1,98 @@
+//! Pushes and pulls over a channel.
+
+use trueup_core::{Org, Timestamp};
+
+use crate::Run;
+use crate::encoding::json;
+use crate::encoding::words::Word;
+use crate::postgres::error::Result;
+use crate::postgres::shard::{self, shard_of};
+use crate::postgres::sql::{Conn, Param, Plain, all, counted, execute, first};
+
+/// Makes or replaces a run.
+pub(in crate::postgres) async fn put(conn: &Conn, org: &Org, run: &Run) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO run (
+          shard, org, id, operation, channel, status, dry_run, counters, warnings, items, error,
+          started_at, finished_at
+        )
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        ON CONFLICT (shard, org, id) DO UPDATE
+        SET operation = excluded.operation,
+          channel = excluded.channel,
+          status = excluded.status,
+          dry_run = excluded.dry_run,
+          counters = excluded.counters,
+          warnings = excluded.warnings,
+          items = excluded.items,
+          error = excluded.error,
+          started_at = excluded.started_at,
+          finished_at = excluded.finished_at";
+    let params: [Param<'_>; 13] = [
+        &shard_of(org),
+        &org.as_str(),
+        &Plain(&run.id),
+        &Plain(&run.operation),
+        &run.channel.as_str(),
+        &run.status.word(),
+        &run.dry_run,
+        &json(&run.counters)?,
+        &json(&run.warnings)?,
+        &json(&run.items)?,
+        &run.error.as_deref().map(Plain),
+        &run.started_at.micros(),
+        &run.finished_at.map(Timestamp::micros),
+    ];
+    execute(conn, SQL, &params).await?;
+    Ok(())
+}
+
+/// Returns a run.
+pub(in crate::postgres) async fn get(conn: &Conn, org: &Org, id: &str) -> Result<Option<Run>> {
+    const SQL: &str = "
+        SELECT id, operation, channel, status, dry_run, counters, warnings, items, error,
+          started_at, finished_at
+        FROM run
+        WHERE shard = $1
+          AND org = $2
+          AND id = $3";
+    first(conn, SQL, &[&shard_of(org), &org.as_str(), &Plain(id)], |columns| {
+        Ok(Run {
+            id: columns.take()?,
+            operation: columns.take()?,
+            channel: columns.name()?,
+            status: columns.word()?,
+            dry_run: columns.take()?,
+            counters: columns.json()?,
+            warnings: columns.json()?,
+            items: columns.json()?,
+            error: columns.take()?,
+            started_at: columns.instant()?,
+            finished_at: columns.optional_instant()?,
+        })
+    })
+    .await
+}
+
+/// Returns which shards have runs under way.
+pub(in crate::postgres) async fn running(conn: &Conn) -> Result<Vec<i16>> {
+    const SQL: &str = "
+        SELECT DISTINCT shard
+        FROM run
+        WHERE shard = ANY($1)
+          AND status = 'running'
+        ORDER BY shard";
+    all(conn, SQL, &[&shard::all()], |columns| columns.take()).await
+}
+
+/// Ends the runs of every org of a shard that a crash left running; returns how many.
+pub(in crate::postgres) async fn abandon(conn: &Conn, shard: i16, now: Timestamp) -> Result<usize> {
+    const SQL: &str = "
+        UPDATE run
+        SET status = 'failed',
+          error = 'interrupted by a restart',
+          finished_at = $2
+        WHERE shard = $1
+          AND status = 'running'";
+    Ok(counted(execute(conn, SQL, &[&shard, &now.micros()]).await?))
+}

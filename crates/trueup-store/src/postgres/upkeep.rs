@@ -1,0 +1,177 @@
+//! What is done when nobody asks: retiring what is due, hearing what other nodes published, having
+//! tables looked at that have grown, and forgetting what is too old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use trueup_core::{Org, Sku, Timestamp};
+
+use super::Shared;
+use super::error::{Cure, PgError, Result};
+use super::ledger::gate::Job;
+use super::pool::{MICROS_NOW, Pool};
+use super::records::{PURGED_AT_ONCE_MAX, answers, consents, inbox};
+use super::shard;
+use super::sql::{self, Conn, Param};
+use super::statistics;
+use crate::encoding::at_most;
+use crate::port::Health;
+
+/// How often it is looked whether something is due or was published elsewhere.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The most SKUs that are taken from the doorbell at once.
+const TAKEN_AT_ONCE_MAX: usize = 10_000;
+/// How long a node leaves on the doorbell what it has published itself.
+const OWN_KEPT_MICROS: i64 = 10_000_000;
+/// How long recorded answers are kept: the contract says at least 24 hours.
+const ANSWERS_KEPT_SECONDS: i64 = 26 * 3_600;
+/// How long webhooks that are done are remembered, so that late repeats are known.
+const INBOX_KEPT_SECONDS: i64 = 7 * 86_400;
+/// How long receipts of transactions are kept: far longer than anybody asks for one.
+const RECEIPTS_KEPT_SECONDS: i64 = 900;
+const PURGE_EVERY_SECONDS: i64 = 120;
+
+/// Returns what the database's clock says, in microseconds.
+pub(super) async fn clock(pool: &Pool) -> Result<i64> {
+    clock_of(&*pool.client().await?).await
+}
+
+/// Looks again and again until it is to stop.
+pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut purged = Timestamp::EPOCH;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        tokio::select! {
+            () = look(&shared, &mut purged) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn look(shared: &Shared, purged: &mut Timestamp) {
+    let pool = &shared.pool;
+    if pool.health() != Health::Ready {
+        // Only a commit shows that the database takes part again; that it does not is known.
+        drop(pool.transact(0, |_| async { Ok(()) }).await);
+    }
+    let given = shared.time.given();
+    let due = pool.read(|client| async move { shards_due(&client, given).await }).await;
+    for shard in due.unwrap_or_default() {
+        let (reply, _) = oneshot::channel();
+        if let Some(gate) = shared.gate(shard) {
+            // A gate that is full has work that retires what is due, too.
+            drop(gate.push(Job::Sweep(reply)));
+        }
+    }
+    if let Err(error) = listen(shared).await {
+        match error.cure() {
+            Cure::NoWrites => drop(pool.fail(error)),
+            // One connection that broke says nothing of the next.
+            Cure::Again | Cure::Reconnect | Cure::None => {
+                tracing::debug!(%error, "listen to the doorbell");
+            }
+        }
+    }
+    if let Err(error) = pool.read(|client| async move { statistics::refresh(&client).await }).await
+    {
+        tracing::warn!(%error, "look at tables that have grown");
+    }
+    let now = shared.time.now();
+    if now.micros_since(*purged) < PURGE_EVERY_SECONDS * 1_000_000 {
+        return;
+    }
+    match pool.read(|client| async move { purge(&client, now).await }).await {
+        // There may be more of it.
+        Ok(true) => {}
+        Ok(false) => *purged = now,
+        Err(error) => {
+            *purged = now;
+            tracing::warn!(%error, "purge what is too old");
+        }
+    }
+}
+
+/// Returns the shards in which a reservation is due.
+async fn shards_due(conn: &Conn, now: Option<Timestamp>) -> Result<Vec<i16>> {
+    let sql = format!(
+        "SELECT given.shard
+         FROM unnest($1::smallint[]) AS given (shard)
+         WHERE EXISTS (
+           SELECT 1
+           FROM reservation r
+           WHERE r.shard = given.shard
+             AND r.status = 1
+             AND r.expires_at <= coalesce($2::bigint, {MICROS_NOW})
+         )"
+    );
+    let now = now.map(Timestamp::micros);
+    sql::all(conn, &sql, &[&shard::all(), &now], |columns| columns.take()).await
+}
+
+/// Takes from the doorbell what other nodes have published, and tells those who wait here; told
+/// before it is taken, so that nothing is lost in between. What this node has published, and told
+/// by itself, it leaves there for a while for others to take.
+async fn listen(shared: &Shared) -> Result<()> {
+    let take = format!(
+        "DELETE FROM doorbell d
+         USING (
+           SELECT shard, org, sku
+           FROM doorbell
+           WHERE shard = ANY($1)
+             AND (node <> $3::text::uuid OR at < {MICROS_NOW} - {OWN_KEPT_MICROS})
+           ORDER BY shard, org, sku
+           LIMIT $2
+           FOR UPDATE SKIP LOCKED
+         ) taken
+         WHERE d.shard = taken.shard
+           AND d.org = taken.org
+           AND d.sku = taken.sku
+         RETURNING d.org, d.sku, d.node::text"
+    );
+    let node = shared.node.to_string();
+    let tx = shared.pool.open(0).await?;
+    tx.begin().await?;
+    let params: [Param<'_>; 3] = [&shard::all(), &at_most(TAKEN_AT_ONCE_MAX), &node];
+    let taken = sql::all(&tx, &take, &params, |columns| {
+        let (org, sku): (Org, Sku) = (columns.name()?, columns.name()?);
+        Ok((org, sku, columns.take::<String>()?))
+    });
+    let taken = match taken.await {
+        Ok(taken) => taken,
+        Err(error) => return Err(tx.give_up(error).await),
+    };
+    let of_others = taken.into_iter().filter(|(_, _, by)| *by != node);
+    shared.bell.ring(of_others.map(|(org, sku, _)| (org, sku)));
+    tx.commit_unmarked().await
+}
+
+/// Removes a bounded number of what is too old; returns whether there may be more.
+async fn purge(conn: &Conn, now: Timestamp) -> Result<bool> {
+    const RECEIPTS: &str = "
+        DELETE FROM receipt
+        WHERE shard = ANY($1)
+          AND at < $2";
+    let before = |seconds: i64| Timestamp::from_micros(now.micros() - seconds * 1_000_000);
+    let mut most = 0;
+    for shard in shard::all() {
+        most = most.max(consents::purge_before(conn, shard, now).await?);
+        let answers = answers::purge_before(conn, shard, before(ANSWERS_KEPT_SECONDS)).await?;
+        let inbox = inbox::purge_done_before(conn, shard, before(INBOX_KEPT_SECONDS)).await?;
+        most = most.max(answers).max(inbox);
+    }
+    // By the database's own clock, as they were made.
+    let receipts = clock_of(conn).await? - RECEIPTS_KEPT_SECONDS * 1_000_000;
+    sql::execute(conn, RECEIPTS, &[&shard::all(), &receipts]).await?;
+    Ok(most >= PURGED_AT_ONCE_MAX)
+}
+
+async fn clock_of(conn: &Conn) -> Result<i64> {
+    let sql = format!("SELECT {MICROS_NOW}");
+    let said = sql::first(conn, &sql, &[], |columns| columns.take()).await?;
+    said.ok_or_else(|| PgError::Corrupt("the database has no clock".to_owned()))
+}
