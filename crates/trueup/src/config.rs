@@ -12,6 +12,7 @@ use trueup_sync::SecretKey;
 
 use crate::auth::{KeySource, KeySourceError, SECRET_BYTES_MIN, TokenSettings};
 use crate::cli::keys::KeySettings;
+use crate::cli::place::StoreUrl;
 
 /// The environment variable of the shared secret for tokens.
 pub const JWT_SECRET: &str = "TRUEUP_JWT_SECRET";
@@ -21,6 +22,10 @@ pub const SECRET_KEY: &str = "TRUEUP_SECRET_KEY";
 pub const SECRET_KEY_PREVIOUS: &str = "TRUEUP_SECRET_KEY_PREVIOUS";
 /// The most earlier keys.
 pub const SECRET_KEYS_PREVIOUS_MAX: usize = 16;
+/// The environment variable of the directory of the embedded store.
+pub const DATA_DIR: &str = "TRUEUP_DATA_DIR";
+/// The environment variable of the URL of a store in a database.
+pub const STORE: &str = "TRUEUP_STORE";
 /// The environment variable of the log filter.
 const LOG_FILTER: &str = "TRUEUP_LOG";
 
@@ -85,10 +90,14 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The directory of the embedded store.
     pub data_dir: Option<PathBuf>,
+    /// The URL of a PostgreSQL database that the store is in, without a password: `TRUEUP_STORE`
+    /// takes one with it.
+    pub store: Option<StoreUrl>,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
     /// The file that holds the key that secrets are encrypted with; by default it is kept in
-    /// the data directory. `TRUEUP_SECRET_KEY` stands over it.
+    /// the data directory. `TRUEUP_SECRET_KEY` stands over it. With a database one of the two
+    /// must be given.
     pub secret_key_file: Option<PathBuf>,
     /// Whether channel endpoints and webhook addresses may be private or loopback.
     pub allow_private_endpoints: bool,
@@ -216,11 +225,19 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let words = error.to_string();
             let hint = hint(error.message());
             ConfigError::Parse { path: path.to_owned(), words, hint }
-        })
+        })?;
+        if config.store.as_ref().is_some_and(StoreUrl::has_password) {
+            let hint = format!("put the URL into {STORE} instead");
+            return Err(value("store", "holds a password, which no file should", Some(&hint)));
+        }
+        if config.store.is_some() && config.data_dir.is_some() {
+            return Err(value("store", "and data_dir are two stores; name one", None));
+        }
+        Ok(config)
     }
 
     fn overlay(
@@ -234,8 +251,15 @@ impl Config {
             };
             self.listen = Some(listen.parse().map_err(refused)?);
         }
-        if let Some(dir) = environment("TRUEUP_DATA_DIR")? {
-            self.data_dir = Some(PathBuf::from(dir));
+        match (environment(DATA_DIR)?, environment(STORE)?) {
+            (Some(_), Some(_)) => {
+                return Err(value(STORE, format!("and {DATA_DIR} are two stores; set one"), None));
+            }
+            (Some(dir), None) => {
+                (self.data_dir, self.store) = (Some(PathBuf::from(dir)), None);
+            }
+            (None, Some(url)) => (self.data_dir, self.store) = (None, Some(StoreUrl::from(url))),
+            (None, None) => {}
         }
         if let Some(url) = environment("TRUEUP_PUBLIC_URL")? {
             self.public_url = Some(url);
@@ -408,6 +432,22 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_in_one_place() {
+        let url = |text: &str| Some(StoreUrl::from(text.to_owned()));
+        let in_file = "store = \"postgres://u@db/a\"";
+        assert_eq!(load(in_file, &[]).unwrap().store, url("postgres://u@db/a"));
+        let (dir, store) = ((DATA_DIR, "/b"), (STORE, "postgres://u:p@db/b"));
+        let in_directory = load(in_file, &[dir]).unwrap();
+        assert_eq!((in_directory.store, in_directory.data_dir), (None, Some("/b".into())));
+        let in_database = load("data_dir = \"/a\"", &[store]).unwrap();
+        assert_eq!((in_database.store, in_database.data_dir), (url("postgres://u:p@db/b"), None));
+        assert!(load("", &[dir, store]).is_err());
+        let refused = load("store = \"postgres://u:hunter2@db/a\"", &[store]).unwrap_err();
+        assert!(!format!("{refused} {refused:?}").contains("hunter2"));
+        assert!(refused.hint().is_some_and(|hint| hint.contains(STORE)));
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_a_hint() {
         let error = load("lisen = \"x\"", &[]).unwrap_err();
         assert_eq!(error.hint(), Some("did you mean `listen`?"));
@@ -423,6 +463,8 @@ mod tests {
             "public_url = \"ftp://example.com\"",
             "listen = \"here\"",
             "[limits]\nchannel_timeout_seconds = 0",
+            "store = \"postgres://u:hunter2@db/trueup\"",
+            "store = \"postgres://db/trueup\"\ndata_dir = \"/var/lib/trueup\"",
         ] {
             assert!(load(text, &[]).is_err(), "{text}");
         }

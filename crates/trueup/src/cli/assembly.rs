@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +11,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_core::Timestamp;
 use trueup_store::Store;
-use trueup_store::embedded::{Embedded, OpenError};
 use trueup_sync::{Clock, Engine, EngineError, EngineOptions};
 
 use crate::api::{ApiOptions, App, Parts, router};
 use crate::auth::Auth;
 use crate::auth::TokenSettings;
 use crate::cli::keys::{KeyError, KeySettings};
+use crate::cli::place::{OpenError, Opened, Place};
 use crate::web;
 
 /// How long requests under way may take to end when the server stops.
@@ -39,8 +38,8 @@ impl Clock for SystemClock {
 pub struct ServerOptions {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The store's directory.
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    pub place: Place,
     /// How tokens are checked; `None` = API keys only.
     pub tokens: Option<TokenSettings>,
     /// Where the keys are that secrets are encrypted with.
@@ -58,7 +57,7 @@ pub struct ServerOptions {
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data directory was refused.
+    /// The data directory or the database was refused.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The address is taken or not ours.
@@ -93,14 +92,13 @@ impl Running {
         options: ServerOptions,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
-        let store = open_store(&options.data_dir)?;
+        let Opened { store, clock } = options.place.open().await?;
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(|error| StartError::Listen(options.listen, error))?;
         let addr =
             listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
-        let keys = options.keys.ring(&options.data_dir)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let keys = options.keys.ring(&options.place)?;
         let engine_options = EngineOptions {
             allow_private_endpoints: options.allow_private_endpoints,
             keys,
@@ -152,13 +150,4 @@ impl Running {
         self.engine.stop().await;
         self.store.close().await
     }
-}
-
-/// Opens the embedded store of a directory with the system's clock.
-///
-/// # Errors
-/// [`OpenError`] when the directory is in use or refused.
-pub fn open_store(data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
-    let now: trueup_store::embedded::Now = Arc::new(|| SystemClock.now());
-    Ok(Arc::new(Embedded::open(data_dir, now)?))
 }

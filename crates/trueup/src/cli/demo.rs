@@ -17,6 +17,7 @@ use trueup_testkit::SeedItem;
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
 use super::keys::KeySettings;
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};
+use super::place::Place;
 use super::say::say;
 use crate::auth::{Mint, Scope, TokenSettings, mint};
 
@@ -78,7 +79,7 @@ async fn run_in(args: &DemoArgs, dir: &std::path::Path) -> Result<(), DemoError>
     let running = Running::start(
         ServerOptions {
             listen: args.listen,
-            data_dir: dir.to_owned(),
+            place: Place::Directory(dir.to_owned()),
             tokens: Some(TokenSettings::shared_secret(&secret)),
             keys: KeySettings::default(),
             public_url: None,

@@ -1,5 +1,5 @@
-//! `trueup import` and `trueup export`: stock as CSV, on a data directory that no server has
-//! open.
+//! `trueup import` and `trueup export`: stock as CSV, on a database or on a data directory that no
+//! server has open.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use clap::Args;
 use trueup_core::{Answer, Command, Org, SetOnHand, Source};
 use trueup_store::{Outcome, SkuQuery, Store, Submission};
 
-use super::assembly::open_store;
+use super::place::{Opened, PlaceArgs};
 use super::say::{Progress, say};
 use crate::api::{csv_in, csv_out};
 
@@ -23,9 +23,9 @@ const PAGE_SKUS: usize = 1_000;
 pub struct ImportArgs {
     /// `sku,quantity[,location,reason,low_stock_threshold,safety_stock]`, or Shopify's own.
     pub file: PathBuf,
-    /// The store's directory.
-    #[arg(long)]
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// The org.
     #[arg(long)]
     pub org: Org,
@@ -34,9 +34,9 @@ pub struct ImportArgs {
 /// Writes stock as CSV to stdout.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The store's directory.
-    #[arg(long)]
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// The org.
     #[arg(long)]
     pub org: Org,
@@ -52,7 +52,7 @@ pub async fn import(args: ImportArgs) -> Result<bool, Failure> {
     let body = std::fs::read(&args.file)
         .map_err(|error| format!("read {}: {error}", args.file.display()))?;
     let read = csv_in::read(&body).map_err(|problem| problem.detail().to_owned())?;
-    let store = open_store(&args.data_dir)?;
+    let Opened { store, .. } = args.place.named()?.open().await?;
     let mut wrong = read.errors.len();
     for error in &read.errors {
         say(format_args!("line {}: {}: {}", error.line, error.code, error.detail));
@@ -93,7 +93,7 @@ pub async fn import(args: ImportArgs) -> Result<bool, Failure> {
 /// # Errors
 /// When the store could not be read or stdout is closed.
 pub async fn export(args: ExportArgs) -> Result<(), Failure> {
-    let store = open_store(&args.data_dir)?;
+    let Opened { store, .. } = args.place.named()?.open().await?;
     let written = write_all(&*store, &args.org).await;
     store.close().await?;
     written

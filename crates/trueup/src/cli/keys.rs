@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use trueup_sync::{KeyRing, SecretKey};
 
+use super::place::Place;
+
 /// The file of the data directory that holds the key, when none is configured.
 pub const KEY_FILE: &str = "secret.key";
 /// What the file is called that holds the next key while `rekey` is at work.
@@ -21,6 +23,23 @@ pub enum KeyError {
     /// The file does not hold a key.
     #[error("{} does not hold a key of 32 bytes in hexadecimal", .0.display())]
     NotAKey(PathBuf),
+    /// The store is in a database, which has no directory where a key could be made and kept.
+    #[error("no key is configured that secrets in a database could be encrypted with")]
+    NotConfigured,
+}
+
+impl KeyError {
+    /// Returns what to try, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotConfigured => Some(
+                "make one with: openssl rand -hex 32; set TRUEUP_SECRET_KEY or secret_key_file to \
+                 it, and keep it",
+            ),
+            Self::File(..) | Self::NotAKey(_) => None,
+        }
+    }
 }
 
 /// What is configured of keys.
@@ -37,11 +56,11 @@ pub struct KeySettings {
 impl KeySettings {
     /// Returns the file that holds the key, where it is in a file.
     #[must_use]
-    pub fn path(&self, data_dir: &Path) -> Option<PathBuf> {
+    pub fn path(&self, place: &Place) -> Option<PathBuf> {
         match (&self.given, &self.file) {
             (Some(_), _) => None,
             (None, Some(file)) => Some(file.clone()),
-            (None, None) => Some(data_dir.join(KEY_FILE)),
+            (None, None) => own_file(place),
         }
     }
 
@@ -51,26 +70,29 @@ impl KeySettings {
     ///
     /// # Errors
     /// A file that cannot be read or made, or that holds something else. A configured file is
-    /// never made: when it is missing, something is not where it should be.
-    pub fn ring(&self, data_dir: &Path) -> Result<KeyRing, KeyError> {
-        let own = data_dir.join(KEY_FILE);
+    /// never made: when it is missing, something is not where it should be. For a database one
+    /// must be configured: every node needs the same.
+    pub fn ring(&self, place: &Place) -> Result<KeyRing, KeyError> {
+        let own = own_file(place);
         let mut older = self.previous.clone();
         let active = match &self.given {
             Some(key) => key.clone(),
             None => {
-                let path = self.file.as_ref().unwrap_or(&own);
+                let path = self.file.as_ref().or(own.as_ref()).ok_or(KeyError::NotConfigured)?;
                 older.extend(read(&next(path))?);
                 match read(path)? {
                     Some(key) => key,
-                    None if *path == own => make(path)?,
+                    None if Some(path) == own.as_ref() => make(path)?,
                     None => {
                         return Err(KeyError::File(path.clone(), io::ErrorKind::NotFound.into()));
                     }
                 }
             }
         };
-        older.extend(read(&own)?);
-        older.extend(read(&next(&own))?);
+        if let Some(own) = &own {
+            older.extend(read(own)?);
+            older.extend(read(&next(own))?);
+        }
         let mut seen = vec![active.clone()];
         older.retain(|key| {
             let is_new = !seen.contains(key);
@@ -79,6 +101,11 @@ impl KeySettings {
         });
         Ok(KeyRing { active, older })
     }
+}
+
+/// Returns the file of a data directory that holds the key when none is configured.
+fn own_file(place: &Place) -> Option<PathBuf> {
+    place.directory().map(|dir| dir.join(KEY_FILE))
 }
 
 /// Returns the name of the file that holds the next key.
@@ -152,28 +179,46 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_only_where_none_is_configured() {
         let dir = tempfile::tempdir().unwrap();
-        let made = KeySettings::default().ring(dir.path()).unwrap();
-        assert_eq!(KeySettings::default().ring(dir.path()).unwrap(), made);
+        let place = Place::Directory(dir.path().to_owned());
+        let made = KeySettings::default().ring(&place).unwrap();
+        assert_eq!(KeySettings::default().ring(&place).unwrap(), made);
         assert_eq!(made.older, []);
         let missing = KeySettings { file: Some(dir.path().join("none")), ..Default::default() };
-        assert!(matches!(missing.ring(dir.path()), Err(KeyError::File(..))));
+        assert!(matches!(missing.ring(&place), Err(KeyError::File(..))));
         fs::write(dir.path().join("none"), "not a key").unwrap();
-        assert!(matches!(missing.ring(dir.path()), Err(KeyError::NotAKey(_))));
+        assert!(matches!(missing.ring(&place), Err(KeyError::NotAKey(_))));
+    }
+
+    #[test]
+    fn for_a_database_a_key_is_configured_and_never_made() {
+        let database = Place::Database("postgres://db/trueup".to_owned().into());
+        let none = KeySettings::default();
+        assert!(matches!(none.ring(&database), Err(KeyError::NotConfigured)));
+        assert_eq!(none.path(&database), None);
+        let given = KeySettings { given: Some(key(1)), ..KeySettings::default() };
+        assert_eq!(given.ring(&database).unwrap(), KeyRing { active: key(1), older: vec![] });
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_new(&path, &key(2)).unwrap();
+        let in_file = KeySettings { file: Some(path.clone()), ..KeySettings::default() };
+        assert_eq!(in_file.ring(&database).unwrap(), KeyRing { active: key(2), older: vec![] });
+        assert_eq!(in_file.path(&database), Some(path));
     }
 
     #[test]
     fn every_key_that_may_have_sealed_something_is_in_the_ring() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join(KEY_FILE);
+        let place = Place::Directory(dir.path().to_owned());
         write_new(&own, &key(1)).unwrap();
         write_new(&next(&own), &key(2)).unwrap();
-        let ring = KeySettings::default().ring(dir.path()).unwrap();
+        let ring = KeySettings::default().ring(&place).unwrap();
         assert_eq!(ring, KeyRing { active: key(1), older: vec![key(2)] });
         let given = KeySettings { given: Some(key(3)), previous: vec![key(4)], file: None };
-        let ring = given.ring(dir.path()).unwrap();
+        let ring = given.ring(&place).unwrap();
         assert_eq!(ring, KeyRing { active: key(3), older: vec![key(4), key(1), key(2)] });
         take_over(&own).unwrap();
-        let ring = KeySettings::default().ring(dir.path()).unwrap();
+        let ring = KeySettings::default().ring(&place).unwrap();
         assert_eq!(ring, KeyRing { active: key(2), older: vec![] });
     }
 }

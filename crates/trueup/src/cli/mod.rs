@@ -5,6 +5,7 @@ pub mod demo;
 pub mod files;
 pub mod keys;
 pub mod market;
+pub mod place;
 pub mod rekey;
 pub mod replay;
 pub mod say;
@@ -154,7 +155,6 @@ fn tell(report: &(impl std::fmt::Display + serde::Serialize), json: bool) -> std
 
 /// Says what may help with an error.
 fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    use trueup_store::embedded::OpenError;
     if let Some(config) = error.downcast_ref::<crate::config::ConfigError>() {
         return config.hint().map(str::to_owned);
     }
@@ -167,21 +167,37 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(trueup_sync::RekeyError::Closed { .. }) = error.downcast_ref() {
         return Some("give every key they may have been sealed with; nothing was changed".into());
     }
-    let open = error.downcast_ref::<OpenError>().or_else(|| {
-        match error.downcast_ref::<assembly::StartError>() {
-            Some(assembly::StartError::Open(open)) => Some(open),
-            Some(_) | None => None,
+    let words = match error.downcast_ref::<assembly::StartError>() {
+        Some(assembly::StartError::Open(open)) => hint_to_open(open),
+        Some(assembly::StartError::Key(key)) => key.hint(),
+        Some(assembly::StartError::Listen(..) | assembly::StartError::Engine(_)) => None,
+        None => {
+            let open = error.downcast_ref().and_then(hint_to_open);
+            open.or_else(|| error.downcast_ref::<keys::KeyError>()?.hint())
         }
-    });
-    let words = match open {
-        Some(OpenError::InUse(_)) => {
-            Some("stop the other process, or name another directory with --data-dir")
-        }
-        Some(OpenError::Refused { .. }) => {
-            Some("nothing was changed; restore the directory from a backup, or name another")
-        }
-        Some(OpenError::Newer { .. }) => Some("use the newer program that wrote it"),
-        Some(OpenError::Io { .. } | OpenError::Sql { .. }) | None => None,
     };
     words.map(str::to_owned)
+}
+
+/// Says what may help where a store was not opened.
+fn hint_to_open(error: &place::OpenError) -> Option<&'static str> {
+    use trueup_store::{embedded, postgres};
+    match error {
+        place::OpenError::Directory(embedded::OpenError::InUse(_)) => {
+            Some("stop the other process, or name another directory with --data-dir")
+        }
+        place::OpenError::Directory(embedded::OpenError::Refused { .. }) => {
+            Some("nothing was changed; restore the directory from a backup, or name another")
+        }
+        place::OpenError::Directory(embedded::OpenError::Newer { .. }) => {
+            Some("use the newer program that wrote it")
+        }
+        place::OpenError::Directory(
+            embedded::OpenError::Io { .. } | embedded::OpenError::Sql { .. },
+        )
+        | place::OpenError::Database(postgres::OpenError::Database(_)) => None,
+        place::OpenError::Database(postgres::OpenError::Address(_)) => {
+            Some("it is like postgres://user:password@host:5432/database?sslmode=verify-full")
+        }
+    }
 }

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::json;
 use trueup_sync::{KeyRing, RekeyError, SecretKey, rekey};
 
-use super::assembly::open_store;
 use super::keys::{self, KeySettings};
+use super::place::{Opened, Place, PlaceArgs};
 use super::say::{data, say};
 use crate::config::{Config, ConfigError, SECRET_KEY};
 
@@ -18,9 +18,9 @@ use crate::config::{Config, ConfigError, SECRET_KEY};
 /// `TRUEUP_SECRET_KEY` to the new one and `TRUEUP_SECRET_KEY_PREVIOUS` to the one before.
 #[derive(Debug, Args)]
 pub struct RekeyArgs {
-    /// The store's directory [default: trueup-data].
-    #[arg(long)]
-    pub data_dir: Option<PathBuf>,
+    /// Where the store is [default: the directory trueup-data].
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// The TOML file of the server's settings.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -66,12 +66,11 @@ impl RekeyRefused {
 /// the new key cannot be kept.
 pub async fn run(args: RekeyArgs) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::load(args.config.as_deref())?;
-    let data_dir = args.data_dir.or_else(|| config.data_dir.clone());
-    let data_dir = data_dir.unwrap_or_else(|| PathBuf::from("trueup-data"));
+    let place = args.place.place(&config).unwrap_or_else(Place::usual);
     let settings = config.keys()?;
-    // The lock comes first: a server that runs would go on sealing with the key before.
-    let store = open_store(&data_dir)?;
-    let plan = Plan::make(&settings, &data_dir, args.new_key_file.as_deref())?;
+    // A directory's lock comes first: a server that runs would go on sealing with the key before.
+    let Opened { store, .. } = place.open().await?;
+    let plan = Plan::make(&settings, &place, args.new_key_file.as_deref())?;
     let done = rekey(&*store, &plan.ring).await;
     store.close().await?;
     if let (Err(RekeyError::Closed { .. }), Some(made)) = (&done, &plan.made) {
@@ -118,12 +117,12 @@ impl Plan {
     /// secret is sealed with it.
     fn make(
         settings: &KeySettings,
-        data_dir: &Path,
+        place: &Place,
         named: Option<&Path>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let ring = settings.ring(data_dir)?;
+        let ring = settings.ring(place)?;
         // With an earlier key at hand, the configured one is the new one, wherever it is kept.
-        let path = settings.path(data_dir).filter(|_| settings.previous.is_empty());
+        let path = settings.path(place).filter(|_| settings.previous.is_empty());
         let Some(path) = path else {
             if named.is_some() {
                 return Err(RekeyRefused::KeyIsGiven.into());

@@ -21,10 +21,11 @@ use trueup_store::{ListingQuery, Outcome, SkuQuery, StoreError, Submission};
 use trueup_testkit::{SeedItem, Shop, ShopError};
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
-use super::keys::KeySettings;
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};
+use super::place::PlaceArgs;
 use super::say::{Progress, data, say};
 use crate::auth::{Mint, TokenSettings, mint};
+use crate::config::{Config, ConfigError};
 
 /// How many invoices are under way at once.
 const IN_FLIGHT_MAX: usize = 64;
@@ -44,9 +45,9 @@ const FAULT_SEED: u64 = 20_101_201;
 pub struct ReplayArgs {
     /// The history: `at,invoice,sku,quantity,country` as .csv or .csv.gz.
     pub file: PathBuf,
-    /// The store's directory.
-    #[arg(long)]
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// The org to replay into.
     #[arg(long, default_value = "demo")]
     pub org: Org,
@@ -80,6 +81,9 @@ pub enum ReplayError {
     /// An option is out of its range.
     #[error("--{0}: {1}")]
     Option(&'static str, String),
+    /// Nothing says where the store is, or the environment does not make sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The server did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -187,9 +191,9 @@ pub async fn run(args: ReplayArgs) -> Result<bool, ReplayError> {
     let running = Running::start(
         ServerOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            data_dir: args.data_dir.clone(),
+            place: args.place.named()?,
             tokens: Some(TokenSettings::shared_secret(&secret)),
-            keys: KeySettings::default(),
+            keys: Config::load(None)?.keys()?,
             public_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(10),

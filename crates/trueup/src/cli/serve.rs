@@ -10,6 +10,7 @@ use trueup_sync::Clock;
 
 use super::assembly::{Running, ServerOptions, SystemClock};
 use super::demo::StopSignals;
+use super::place::{Place, PlaceArgs};
 use super::say::say;
 use crate::config::{self, Config, Log, LogFormat};
 
@@ -22,9 +23,9 @@ pub struct ServeArgs {
     /// Where to listen [default: 127.0.0.1:4620].
     #[arg(long)]
     pub listen: Option<SocketAddr>,
-    /// The store's directory; made when it is missing [default: trueup-data].
-    #[arg(long)]
-    pub data_dir: Option<PathBuf>,
+    /// Where the store is [default: the directory trueup-data].
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// A TOML file with the other settings.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -48,10 +49,9 @@ pub async fn run(args: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
         keys.load(SystemClock.now()).await?;
     }
     let default_listen = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let data_dir = args.data_dir.or_else(|| config.data_dir.clone());
     let options = ServerOptions {
         listen: args.listen.or(config.listen).unwrap_or(default_listen),
-        data_dir: data_dir.unwrap_or_else(|| PathBuf::from("trueup-data")),
+        place: args.place.place(&config).unwrap_or_else(Place::usual),
         tokens: Some(tokens),
         keys: config.keys()?,
         public_url: args.public_url.or_else(|| config.public_url.clone()),

@@ -1,14 +1,12 @@
 //! `trueup verify`: adds the ledger up, and compares channels with what they should show.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 use trueup_core::Org;
 use trueup_core::publish::Stock;
 use trueup_store::{ListingQuery, ListingView, Mapping, Store, StoreError};
 
-use super::assembly::open_store;
+use super::place::{Opened, PlaceArgs};
 use super::say::data;
 
 /// The most listings read at once.
@@ -17,9 +15,9 @@ const PAGE: usize = 1_000;
 /// Recomputes every level from the ledger and compares channels with what they should show.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The store's directory.
-    #[arg(long)]
-    pub data_dir: PathBuf,
+    /// Where the store is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// The org.
     #[arg(long)]
     pub org: Org,
@@ -33,7 +31,7 @@ pub struct VerifyArgs {
 /// # Errors
 /// When the store cannot be opened or read, or the answer cannot be written.
 pub async fn run(args: VerifyArgs) -> Result<bool, Box<dyn std::error::Error>> {
-    let store = open_store(&args.data_dir)?;
+    let Opened { store, .. } = args.place.named()?.open().await?;
     let found = store.verify(&args.org).await?;
     let (listings, drifted) = compare(&*store, &args.org).await?;
     store.close().await?;

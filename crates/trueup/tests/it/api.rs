@@ -16,8 +16,8 @@ use trueup::api::{ApiOptions, App, Parts, openapi, router};
 use trueup::auth::{Auth, KeySource, Mint, Scope, TokenSettings, mint};
 use trueup_core::{Org, Timestamp};
 use trueup_store::Store;
-use trueup_store::embedded::Embedded;
 use trueup_sync::{Clock, Engine, EngineOptions};
+use trueup_test_store::TestStore;
 
 const SECRET: &[u8] = b"a secret of the tests that is long enough";
 /// 2026-04-25T10:00:00Z.
@@ -39,7 +39,7 @@ pub(super) struct Api {
     clock: TestClock,
     engine: Engine,
     store: Arc<dyn Store>,
-    _dir: tempfile::TempDir,
+    _place: TestStore,
 }
 
 /// An answer with its body read.
@@ -113,11 +113,10 @@ impl Api {
     }
 
     async fn start_as(tokens: TokenSettings, public_url: Option<String>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let place = TestStore::new().await;
         let clock = TestClock(Arc::new(AtomicI64::new(START)));
         let now = clock.clone();
-        let store: Arc<dyn Store> =
-            Arc::new(Embedded::open(dir.path(), Arc::new(move || now.now())).unwrap());
+        let store = place.open(Arc::new(move || now.now())).await;
         let options = EngineOptions {
             orders_overlap: trueup_sync::ORDERS_OVERLAP,
             allow_private_endpoints: true,
@@ -136,7 +135,7 @@ impl Api {
             options: ApiOptions { public_url },
             stopping: tokio_util::sync::CancellationToken::new(),
         });
-        Self { router: router(app), clock, engine, store, _dir: dir }
+        Self { router: router(app), clock, engine, store, _place: place }
     }
 
     /// Opens a socket for vendors that call us; returns its address.

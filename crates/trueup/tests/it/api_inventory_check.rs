@@ -144,6 +144,8 @@ async fn a_checkout_that_asks_does_not_sell_what_is_sold_elsewhere() {
     let api = Api::start().await;
     api.stock("A", 10).await;
     let (sim, _server) = connected(&api).await;
+    // What the new mapping owes is told; nothing after it is.
+    api.settle().await;
     sim.set_quantity("A", 7).unwrap();
     let check = ebay::Check {
         url: format!("{}{PATH}", api.listen().await),

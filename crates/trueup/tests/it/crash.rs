@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use trueup_test_store::TestStore;
 
-use crate::process::{Client, Server, token};
+use crate::process::{Client, Server, place, run, token};
 
 const BUYERS: u64 = 12;
 const CYCLES: u64 = 20;
@@ -82,12 +83,12 @@ async fn statuses(client: &Client) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twelve_buyers_of_a_hot_sku_lose_nothing_through_twenty_power_cuts() {
-    let dir = tempfile::tempdir().unwrap();
+    let store = TestStore::new().await;
     let token = token("acme");
     let orders = Arc::new(AtomicU64::new(0));
     let mut told: Vec<(String, Told)> = Vec::new();
     for cycle in 0..=CYCLES {
-        let server = Server::start(dir.path());
+        let server = Server::start_at(&store);
         let client = Client::new(&server.url, &token);
         if cycle == 0 {
             let body = json!({ "quantity": STOCK });
@@ -123,7 +124,7 @@ async fn twelve_buyers_of_a_hot_sku_lose_nothing_through_twenty_power_cuts() {
         }
     }
     assert!(told.len() as u64 > CYCLES * BUYERS, "the buyers were busy: {}", told.len());
-    let dir = dir.path().to_str().unwrap();
-    let verified = crate::process::run(&["verify", "--data-dir", dir, "--org", "acme"]);
+    let [flag, place] = &place(&store);
+    let verified = run(&["verify", flag, place, "--org", "acme"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }

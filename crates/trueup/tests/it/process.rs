@@ -7,8 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
+use trueup_test_store::TestStore;
 
 pub(crate) const SECRET: &str = "a secret of the tests that is long enough";
+/// The key of secrets, where one must be given.
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const START_MAX: Duration = Duration::from_secs(30);
 
 /// A server as a child process; killed when it is dropped.
@@ -27,11 +30,21 @@ impl Drop for Server {
 impl Server {
     /// Starts `trueup serve` on a free port and waits until it listens.
     pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_with(&["--data-dir", data_dir.to_str().unwrap()], &[])
+    }
+
+    /// Starts it on a store of the kind that is being tested.
+    pub(crate) fn start_at(store: &TestStore) -> Self {
+        let place = place(store);
+        Self::start_with(&place.each_ref().map(String::as_str), &[("TRUEUP_SECRET_KEY", KEY)])
+    }
+
+    fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_trueup"))
             .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-endpoints"])
-            .arg("--data-dir")
-            .arg(data_dir)
+            .args(arguments)
             .env("TRUEUP_JWT_SECRET", SECRET)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
             .spawn()
@@ -66,6 +79,14 @@ fn listening(child: &mut Child) -> String {
         }
     });
     url.recv_timeout(START_MAX).expect("the program says where it listens")
+}
+
+/// Says in arguments where a store is.
+pub(crate) fn place(store: &TestStore) -> [String; 2] {
+    match store.dir() {
+        Some(dir) => ["--data-dir".to_owned(), dir.to_str().unwrap().to_owned()],
+        None => ["--store".to_owned(), store.url().unwrap()],
+    }
 }
 
 /// Runs a command of the program to its end.
