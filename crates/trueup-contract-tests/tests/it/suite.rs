@@ -11,14 +11,12 @@ use axum::body::Bytes;
 use axum::routing::post;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::time::Instant;
 use trueup_channels::{Capabilities, Missing, Secret, Settings};
 use trueup_core::{
     ChannelId, Command, Location, Org, Quantity, RestockPolicy, SetOnHand, Sku, SkuSettings,
     Source, Strategy, Timestamp,
 };
-use trueup_store::embedded::Embedded;
 use trueup_store::{
     Connection, ListingQuery, ListingView, RuleSettings, RunStatus, Store, Submission, UnmappedLine,
 };
@@ -26,6 +24,7 @@ use trueup_sync::{
     Clock, Enable, Engine, EngineError, EngineOptions, MappingDraft, PullRequest, PushScope,
     SecretKey,
 };
+use trueup_test_store::TestStore;
 use trueup_testkit::{
     AnySimulator, Chance, Down, FaultKind, Faults, FulfilledBy, SeedItem, SimServer, amazon, ebay,
     limits, shopify,
@@ -436,7 +435,7 @@ struct Stand {
     capabilities: Capabilities,
     enable: Enable,
     _server: SimServer,
-    _dir: TempDir,
+    _place: TestStore,
 }
 
 fn batch_name(nth: usize) -> String {
@@ -504,9 +503,9 @@ fn enable_of(vendor: &str, config: &Value) -> Enable {
 
 impl Stand {
     async fn open(vendor: &'static str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let place = TestStore::new().await;
         let now = Arc::new(|| WallClock.now());
-        let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path(), now).unwrap());
+        let store = place.open(now).await;
         let options = EngineOptions {
             allow_private_endpoints: true,
             keys: SecretKey::new([5; 32]).into(),
@@ -563,7 +562,7 @@ impl Stand {
             capabilities,
             enable: enable.clone(),
             _server: server,
-            _dir: dir,
+            _place: place,
         };
         for name in &names {
             stand.count(name, SEEDED).await;

@@ -4,6 +4,7 @@
 
 mod harness;
 mod model;
+mod naive;
 mod orders;
 mod publishing;
 mod pull;

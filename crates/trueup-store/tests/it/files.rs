@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use trueup_core::{Command, ReservationId, ReservationStatus, Timestamp};
+use trueup_core::{Command, ReservationId, ReservationStatus, SetOnHand, Timestamp};
 use trueup_store::embedded::{Embedded, FILE_NAME, OpenError};
-use trueup_store::{Health, MovementQuery, ReservationQuery, Store, StoreError};
+use trueup_store::{Health, MovementQuery, Outcome, ReservationQuery, Store, StoreError};
+use trueup_test_store::TestStore;
 
-use crate::harness::{Fixture, org, set, sku, submit};
+use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku, submit};
 
 fn refused(path: &Path, fixture: &Fixture) -> String {
     match Embedded::open(path, fixture.clock()) {
@@ -18,7 +19,7 @@ fn refused(path: &Path, fixture: &Fixture) -> String {
 
 /// A directory with a closed store of some SKUs.
 async fn filled() -> Fixture {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::embedded().await;
     for number in 0..200 {
         fixture.put(&format!("SKU-{number}"), number).await;
     }
@@ -29,15 +30,15 @@ async fn filled() -> Fixture {
 
 #[tokio::test]
 async fn a_second_process_is_told_so() {
-    let fixture = Fixture::new();
-    let error = Embedded::open(fixture.dir.path(), fixture.clock()).unwrap_err();
+    let fixture = Fixture::embedded().await;
+    let error = Embedded::open(fixture.dir(), fixture.clock()).unwrap_err();
     assert!(matches!(error, OpenError::InUse(_)), "{error}");
 }
 
 #[tokio::test]
 async fn a_missing_directory_is_made() {
-    let fixture = Fixture::new();
-    let deep = fixture.dir.path().join("a/b");
+    let fixture = Fixture::embedded().await;
+    let deep = fixture.dir().join("a/b");
     let store = Embedded::open(&deep, fixture.clock()).unwrap();
     assert_eq!(store.orgs().await, Ok(Vec::new()));
 }
@@ -45,7 +46,7 @@ async fn a_missing_directory_is_made() {
 #[tokio::test]
 async fn foreign_torn_and_damaged_files_are_refused_and_left_alone() {
     let fixture = filled().await;
-    let path = fixture.dir.path().join(FILE_NAME);
+    let path = fixture.dir().join(FILE_NAME);
     let whole = fs::read(&path).unwrap();
     let foreign = {
         let other = tempfile::tempdir().unwrap();
@@ -70,36 +71,36 @@ async fn foreign_torn_and_damaged_files_are_refused_and_left_alone() {
     ];
     for (why, bytes) in cases {
         fs::write(&path, &bytes).unwrap();
-        let error = refused(fixture.dir.path(), &fixture);
+        let error = refused(fixture.dir(), &fixture);
         assert!(error.contains(why), "{why}: {error}");
         assert!(fs::read(&path).unwrap() == bytes, "{why}: the file was touched");
     }
     fs::write(&path, &whole).unwrap();
-    assert!(Embedded::open(fixture.dir.path(), fixture.clock()).is_ok());
+    assert!(Embedded::open(fixture.dir(), fixture.clock()).is_ok());
 }
 
 #[tokio::test]
 async fn a_later_version_is_refused() {
     let fixture = filled().await;
-    let path = fixture.dir.path().join(FILE_NAME);
+    let path = fixture.dir().join(FILE_NAME);
     let conn = rusqlite::Connection::open(&path).unwrap();
     conn.pragma_update(None, "user_version", 999).unwrap();
     drop(conn);
-    let error = refused(fixture.dir.path(), &fixture);
+    let error = refused(fixture.dir(), &fixture);
     assert!(error.contains("schema version 999"), "{error}");
 }
 
 #[tokio::test]
 async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     let mut fixture = filled().await;
-    fixture.open();
+    fixture.open().await;
     for id in 1..=3 {
         fixture.reserve(id, "SKU-100", 1).await.unwrap();
     }
     fixture.run(Command::Release { id: ReservationId(2) }).await.unwrap();
     fixture.store().close().await.unwrap();
     fixture.store = None;
-    let path = fixture.dir.path().join(FILE_NAME);
+    let path = fixture.dir().join(FILE_NAME);
     let conn = rusqlite::Connection::open(&path).unwrap();
     let shape = |conn: &rusqlite::Connection| -> Vec<String> {
         let sql = "SELECT m.type || ' ' || m.name || ' ' || coalesce(c.name || ' ' || c.type || ' '
@@ -206,7 +207,7 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
     conn.execute_batch(undone).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     drop(conn);
-    fixture.open();
+    fixture.open().await;
     let conn = rusqlite::Connection::open(&path).unwrap();
     assert_eq!(shape(&conn), fresh, "a file brought forward is as a new one");
     drop(conn);
@@ -244,42 +245,42 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
 #[tokio::test]
 async fn an_earlier_version_that_was_not_stopped_is_refused() {
     let fixture = filled().await;
-    let path = fixture.dir.path().join(FILE_NAME);
+    let path = fixture.dir().join(FILE_NAME);
     let conn = rusqlite::Connection::open(&path).unwrap();
     let unfinished = "CREATE TABLE journal (seq INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT;
         INSERT INTO journal VALUES (8, x'00')";
     conn.execute_batch(unfinished).unwrap();
     conn.pragma_update(None, "user_version", 9).unwrap();
     drop(conn);
-    let error = refused(fixture.dir.path(), &fixture);
+    let error = refused(fixture.dir(), &fixture);
     assert!(error.contains("start and stop that version"), "{error}");
 }
 
 #[tokio::test]
 async fn a_line_that_was_changed_is_refused() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::embedded().await;
     fixture.put("A", 1).await;
     let changes =
         ["delta = delta + 1", "quantity_after = 0", "reserved_delta = 1", "sku = 'another'"];
     for (nth, change) in (0..).zip(changes) {
         let crashed = crashed_with_a_line_to_apply(&fixture, nth * 100).await;
-        let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
+        let conn = rusqlite::Connection::open(crashed.dir().unwrap().join(FILE_NAME)).unwrap();
         let newest = "line = (SELECT max(line) FROM movement)";
         let sql = format!("UPDATE movement SET {change} WHERE {newest}");
         assert_eq!(conn.execute(&sql, []).unwrap(), 1);
         drop(conn);
-        let error = refused(crashed.path(), &fixture);
+        let error = refused(crashed.dir().unwrap(), &fixture);
         assert!(error.contains("damaged"), "{change}: {error}");
     }
 }
 
 /// A copy of the files while the row of the SKU is behind its newest line; a busy machine may
 /// have to try a few times.
-async fn crashed_with_a_line_to_apply(fixture: &Fixture, from: u64) -> tempfile::TempDir {
+async fn crashed_with_a_line_to_apply(fixture: &Fixture, from: u64) -> TestStore {
     for units in from + 5..from + 55 {
         fixture.put("A", units).await;
-        let crashed = fixture.crashed_copy();
-        let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
+        let crashed = fixture.place.crashed();
+        let conn = rusqlite::Connection::open(crashed.dir().unwrap().join(FILE_NAME)).unwrap();
         let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let upto = number("SELECT value FROM meta WHERE name = 'upto_line'");
         if upto < number("SELECT max(line) FROM movement") {
@@ -291,17 +292,17 @@ async fn crashed_with_a_line_to_apply(fixture: &Fixture, from: u64) -> tempfile:
 
 #[tokio::test]
 async fn a_log_without_its_file_is_refused() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::embedded().await;
     fixture.put("A", 1).await;
-    let crashed = fixture.crashed_copy();
-    fs::remove_file(crashed.path().join(FILE_NAME)).unwrap();
-    let error = refused(crashed.path(), &fixture);
+    let crashed = fixture.place.crashed();
+    fs::remove_file(crashed.dir().unwrap().join(FILE_NAME)).unwrap();
+    let error = refused(crashed.dir().unwrap(), &fixture);
     assert!(error.contains("missing"), "{error}");
 }
 
 #[tokio::test]
 async fn a_crash_while_the_file_is_made_leaves_nothing_that_looks_like_a_store() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::embedded().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("trueup.db.new"), b"half").unwrap();
     let store = Embedded::open(dir.path(), fixture.clock()).unwrap();
@@ -313,8 +314,8 @@ async fn a_crash_while_the_file_is_made_leaves_nothing_that_looks_like_a_store()
 #[tokio::test]
 async fn a_flush_that_fails_is_final_until_the_next_start() {
     let mut fixture = filled().await;
-    fixture.open();
-    let log = fixture.dir.path().join(format!("{FILE_NAME}-wal"));
+    fixture.open().await;
+    let log = fixture.dir().join(format!("{FILE_NAME}-wal"));
     assert!(log.exists());
     // The log cannot be opened to be flushed.
     fs::remove_file(&log).unwrap();
@@ -329,7 +330,109 @@ async fn a_flush_that_fails_is_final_until_the_next_start() {
     let rows = store.movements(&org("acme"), &sku("SKU-1"), MovementQuery::default()).await;
     assert!(rows.is_err(), "rows may show what is not durable");
     assert!(store.close().await.is_err());
-    fixture.open();
+    fixture.open().await;
     fixture.put("SKU-1", 78).await;
     assert_eq!(fixture.numbers("SKU-1").await, (78, 0));
+}
+
+/// Rows of SKUs are written behind, a piece with each commit; a crash in between leaves some of
+/// them newer than the line after which lines are applied.
+#[tokio::test]
+async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
+    const SKUS: usize = 12_000;
+    let fixture = Fixture::embedded().await;
+    let names: Vec<String> = (0..SKUS).map(|nth| format!("SKU-{nth:05}")).collect();
+    let items = names.iter().map(|name| set(name, 10)).collect();
+    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+    let mut partly = 0;
+    for round in 0..40 {
+        let items = names.iter().step_by(2).map(|name| set(name, 11 + round)).collect();
+        fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+        let id = u128::from(round);
+        fixture.reserve(id, "SKU-00000", 1).await.unwrap();
+        fixture.run(commit(id)).await.unwrap();
+        let counted_at = fixture.now();
+        fixture.run(adjust("SKU-00001", 1)).await.unwrap();
+        let mut copies = Vec::new();
+        while fixture.store().figures().behind > 0 {
+            copies.push(fixture.place.crashed());
+        }
+        for crashed in copies.iter().filter(|crashed| is_partly_in_rows(crashed)) {
+            partly += 1;
+            let again = crashed.open(fixture.clock()).await;
+            for name in ["SKU-00000", "SKU-00001", "SKU-00002", "SKU-11998", "SKU-11999"] {
+                let found = again.sku(&org("acme"), &sku(name)).await.unwrap();
+                let live = fixture.store().sku(&org("acme"), &sku(name)).await.unwrap();
+                assert_eq!(found, live, "round {round}");
+            }
+            let count = SetOnHand { counted_at: Some(counted_at), ..set("SKU-00001", 100) };
+            let counted = submit(&*again, "acme", Command::SetOnHand(count)).await.unwrap();
+            assert!(matches!(counted, Outcome::Decided(Ok(_))));
+            let found = again.sku(&org("acme"), &sku("SKU-00001")).await.unwrap().unwrap();
+            assert_eq!(found.state.totals().on_hand.get(), 101, "the line after it counts once");
+            assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
+        }
+        if partly > 0 {
+            return;
+        }
+    }
+    panic!("no copy was taken between two pieces");
+}
+
+/// Returns whether a crash left rows that are newer than the line after which lines are applied.
+fn is_partly_in_rows(crashed: &TestStore) -> bool {
+    let copy = crashed.crashed();
+    let conn = rusqlite::Connection::open(copy.dir().unwrap().join(FILE_NAME)).unwrap();
+    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let line = number("SELECT coalesce(max(line), 0) FROM sku WHERE sku = 'SKU-00000'");
+    let upto = number("SELECT value FROM meta WHERE name = 'upto_line'");
+    line > upto
+}
+
+/// Digests of many reservations at once are appended in packs, a piece with each commit.
+#[tokio::test]
+async fn many_reservations_at_once_are_found_before_during_and_after_their_round() {
+    const MANY: u128 = 9_000;
+    let fixture = Fixture::embedded().await;
+    let names: Vec<String> = (0..30).map(|nth| format!("SKU-{nth:02}")).collect();
+    let items = names.iter().map(|name| set(name, 1_000)).collect();
+    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
+    let name_of = |id: u128| names[usize::try_from(id % 30).unwrap()].as_str();
+    let many = (0..MANY).map(|id| reserve(id, name_of(id), 1)).collect();
+    fixture.run(Command::ReserveBatch(many)).await.unwrap();
+
+    let by_sku: Vec<u128> = (0..MANY).rev().filter(|id| id % 30 == 7).collect();
+    let are_found = async |store: &dyn Store| {
+        let found = async |query: ReservationQuery| -> Vec<u128> {
+            let query = ReservationQuery { limit: 1_000, ..query };
+            let page = store.reservations(&org("acme"), query).await.unwrap();
+            page.items.iter().map(|found| found.id.0).collect()
+        };
+        for id in (0..MANY).step_by(499) {
+            let order = Some(reserve(id, "any", 1).order);
+            assert_eq!(found(ReservationQuery { order, ..Default::default() }).await, [id]);
+        }
+        let asked = ReservationQuery { sku: Some(sku("SKU-07")), ..Default::default() };
+        assert_eq!(found(asked).await, by_sku);
+    };
+    // Its copy is taken before anybody asks for what is behind, which has it written.
+    let mut copies = vec![fixture.place.crashed()];
+    while fixture.store().figures().behind > 0 {
+        copies.push(fixture.place.crashed());
+    }
+    copies.push(fixture.place.crashed());
+    assert!(has_packs(copies.last().unwrap()), "nothing went into packs");
+    are_found(fixture.store()).await;
+    for copy in &copies {
+        let again = copy.open(fixture.clock()).await;
+        are_found(&*again).await;
+        assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
+    }
+}
+
+fn has_packs(crashed: &TestStore) -> bool {
+    let copy = crashed.crashed();
+    let conn = rusqlite::Connection::open(copy.dir().unwrap().join(FILE_NAME)).unwrap();
+    let sql = "SELECT EXISTS (SELECT 1 FROM reservation_pack)";
+    conn.query_row(sql, [], |row| row.get(0)).unwrap()
 }

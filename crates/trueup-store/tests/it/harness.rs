@@ -1,20 +1,21 @@
-//! A store in a temporary directory with a clock that only the test moves.
+//! A store in a place of its own with a clock that only the test moves.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tempfile::TempDir;
 use trueup_core::{
-    Answer, Command, Item, Location, OrderId, Org, Quantity, Rejection, ReservationId, Reserve,
-    SetOnHand, Sku, SkuSettings, Source, Timestamp,
+    Adjust, Answer, Command, Delta, Item, Location, OrderId, Org, Quantity, Rejection,
+    ReservationId, Reserve, SetOnHand, Sku, SkuSettings, Source, Timestamp,
 };
-use trueup_store::embedded::{Embedded, Now};
+use trueup_store::embedded::Now;
 use trueup_store::{Outcome, Store, StoreError, Submission};
+use trueup_test_store::TestStore;
 
 pub(crate) struct Fixture {
-    pub(crate) dir: TempDir,
+    pub(crate) place: TestStore,
     pub(crate) time: Arc<AtomicI64>,
-    pub(crate) store: Option<Embedded>,
+    pub(crate) store: Option<Arc<dyn Store>>,
 }
 
 pub(crate) fn org(name: &str) -> Org {
@@ -26,11 +27,21 @@ pub(crate) fn sku(name: &str) -> Sku {
 }
 
 impl Fixture {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    /// A store of the kind that is being tested.
+    pub(crate) async fn new() -> Self {
+        Self::at(TestStore::new().await).await
+    }
+
+    /// An embedded store, whatever is being tested.
+    pub(crate) async fn embedded() -> Self {
+        Self::at(TestStore::embedded()).await
+    }
+
+    /// A store in a place.
+    pub(crate) async fn at(place: TestStore) -> Self {
         let time = Arc::new(AtomicI64::new(1_700_000_000_000_000));
-        let mut fixture = Self { dir, time, store: None };
-        fixture.open();
+        let mut fixture = Self { place, time, store: None };
+        fixture.open().await;
         fixture
     }
 
@@ -47,23 +58,27 @@ impl Fixture {
         self.time.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
-    pub(crate) fn open(&mut self) {
+    /// Ends the store and opens it again.
+    pub(crate) async fn open(&mut self) {
         self.store = None;
-        self.store = Some(Embedded::open(self.dir.path(), self.clock()).unwrap());
+        self.store = Some(self.place.open(self.clock()).await);
     }
 
-    pub(crate) fn store(&self) -> &Embedded {
-        self.store.as_ref().unwrap()
+    pub(crate) fn store(&self) -> &dyn Store {
+        self.store.as_deref().unwrap()
     }
 
-    /// A copy of the files as they are on disk this instant: what a crash would leave.
-    pub(crate) fn crashed_copy(&self) -> TempDir {
-        let copy = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
-        copy
+    /// The store as a crash at this instant would leave it, started again.
+    pub(crate) async fn crashed(&self) -> Self {
+        let mut crashed =
+            Self { place: self.place.crashed(), time: self.time.clone(), store: None };
+        crashed.open().await;
+        crashed
+    }
+
+    /// The directory of an embedded store.
+    pub(crate) fn dir(&self) -> &Path {
+        self.place.dir().expect("the store is embedded")
     }
 
     pub(crate) async fn run(&self, command: Command) -> Result<Answer, Rejection> {
@@ -98,7 +113,7 @@ impl Fixture {
 }
 
 pub(crate) async fn submit(
-    store: &Embedded,
+    store: &dyn Store,
     name: &str,
     command: Command,
 ) -> Result<Outcome, StoreError> {
@@ -136,4 +151,19 @@ pub(crate) fn reserve(id: u128, name: &str, quantity: u64) -> Reserve {
         }],
         ttl_seconds: 900,
     }
+}
+
+pub(crate) fn commit(id: u128) -> Command {
+    Command::Commit { id: ReservationId(id), reacquire: false }
+}
+
+pub(crate) fn adjust(name: &str, units: i64) -> Command {
+    Command::Adjust(Adjust {
+        sku: sku(name),
+        delta: Delta::new(units).unwrap(),
+        location: Location::main(),
+        reason: None,
+        if_version: None,
+        publish: true,
+    })
 }

@@ -5,21 +5,16 @@ use std::sync::Arc;
 use trueup_core::{
     Answer, Command, MovementKind, Quantity, ReservationId, ReservationStatus, SetOnHand, Source,
 };
-use trueup_store::embedded::{Embedded, FILE_NAME};
 use trueup_store::{
-    Idempotency, MovementQuery, Outcome, RecordedAnswer, ReservationQuery, SkuQuery, Store,
-    StoreError, Submission,
+    Idempotency, MovementQuery, Outcome, RecordedAnswer, ReservationQuery, SkuQuery, StoreError,
+    Submission,
 };
 
-use crate::harness::{Fixture, org, reserve, set, sku, submit};
-
-fn commit(id: u128) -> Command {
-    Command::Commit { id: ReservationId(id), reacquire: false }
-}
+use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku};
 
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().await;
     fixture.put("A", 10).await;
     for id in 0..4 {
         fixture.reserve(id, "A", 1).await.unwrap();
@@ -28,8 +23,8 @@ async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
     fixture.run(Command::Release { id: ReservationId(1) }).await.unwrap();
     assert_eq!(fixture.numbers("A").await, (9, 2));
 
-    let crashed = fixture.crashed_copy();
-    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+    let crashed = fixture.crashed().await;
+    let again = crashed.store();
     let found = again.sku(&org("acme"), &sku("A")).await.unwrap().unwrap();
     assert_eq!(found, fixture.store().sku(&org("acme"), &sku("A")).await.unwrap().unwrap());
     for (id, status) in [
@@ -42,7 +37,7 @@ async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
     }
     assert_eq!(again.verify(&org("acme")).await.unwrap().faults, Vec::<String>::new());
 
-    fixture.open();
+    fixture.open().await;
     assert_eq!(fixture.numbers("A").await, (9, 2));
     fixture.run(commit(2)).await.unwrap();
     assert_eq!(fixture.numbers("A").await, (8, 1));
@@ -52,7 +47,7 @@ async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
 
 #[tokio::test]
 async fn a_crash_at_any_moment_of_a_busy_time_leaves_a_ledger_that_adds_up() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     for name in ["A", "B"] {
         fixture.put(name, 1_000).await;
     }
@@ -66,8 +61,8 @@ async fn a_crash_at_any_moment_of_a_busy_time_leaves_a_ledger_that_adds_up() {
             }
             acknowledged += 1;
         }
-        let crashed = fixture.crashed_copy();
-        let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+        let crashed = fixture.crashed().await;
+        let again = crashed.store();
         assert_eq!(again.verify(&org("acme")).await.unwrap().faults, Vec::<String>::new());
         let query = ReservationQuery { limit: 1_000, ..ReservationQuery::default() };
         let kept = again.reservations(&org("acme"), query).await.unwrap();
@@ -77,7 +72,7 @@ async fn a_crash_at_any_moment_of_a_busy_time_leaves_a_ledger_that_adds_up() {
 
 #[tokio::test]
 async fn history_is_newest_first_with_sums_after_each_line() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 10).await;
     fixture.reserve(1, "A", 3).await.unwrap();
     fixture.run(commit(1)).await.unwrap();
@@ -98,7 +93,7 @@ async fn history_is_newest_first_with_sums_after_each_line() {
 
 #[tokio::test]
 async fn a_sku_can_be_seen_as_it_stood() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     let before = fixture.now();
     fixture.pass(10);
     fixture.put("A", 10).await;
@@ -120,7 +115,7 @@ async fn a_sku_can_be_seen_as_it_stood() {
 
 #[tokio::test]
 async fn a_count_taken_before_movements_keeps_them() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 100).await;
     fixture.pass(10);
     let counted = fixture.now();
@@ -141,7 +136,7 @@ async fn a_count_taken_before_movements_keeps_them() {
 /// A clock that was set back while the store was closed hides no movement from a late count.
 #[tokio::test]
 async fn a_count_taken_before_the_clock_was_set_back_keeps_movements() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().await;
     fixture.put("A", 100).await;
     fixture.pass(10);
     let counted = fixture.now();
@@ -150,16 +145,19 @@ async fn a_count_taken_before_the_clock_was_set_back_keeps_movements() {
     fixture.run(commit(1)).await.unwrap();
     fixture.store().close().await.unwrap();
     fixture.pass(-1_000);
-    fixture.open();
+    fixture.open().await;
     fixture.run(adjust("A", -1)).await.unwrap();
     let late = SetOnHand { counted_at: Some(counted), ..set("A", 90) };
     fixture.run(Command::SetOnHand(late)).await.unwrap();
-    assert_eq!(fixture.numbers("A").await, (85, 0), "the sale counts, the adjustment does not");
+    // In a database the lines of a SKU never go back in time, so that the adjustment is after the
+    // count, too.
+    let left = if fixture.place.is_embedded() { 85 } else { 84 };
+    assert_eq!(fixture.numbers("A").await, (left, 0), "the sale counts");
 }
 
 #[tokio::test]
 async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 1).await;
     fixture.reserve(1, "A", 1).await.unwrap();
     assert_eq!(fixture.numbers("A").await, (1, 1));
@@ -173,7 +171,7 @@ async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
 
 #[tokio::test]
 async fn two_buyers_of_the_last_unit_are_one_sale_and_one_refusal() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 25).await;
     let store = fixture.store();
     let buyers = (0..100)
@@ -204,13 +202,13 @@ fn keyed(key: &str, fingerprint: u8, command: Command) -> Submission {
 
 #[tokio::test]
 async fn an_idempotency_key_gives_the_first_answer_again_even_after_a_restart() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().await;
     fixture.put("A", 5).await;
     let first = keyed("k", 1, Command::Reserve(reserve(1, "A", 5)));
     let Outcome::Recorded(Ok(_), answer) = fixture.store().submit(first).await.unwrap() else {
         panic!("it is new")
     };
-    fixture.open();
+    fixture.open().await;
     let again = keyed("k", 1, Command::Reserve(reserve(2, "A", 5)));
     assert_eq!(fixture.store().submit(again).await, Ok(Outcome::Replayed(answer)));
     let other = keyed("k", 2, Command::Reserve(reserve(2, "A", 5)));
@@ -227,7 +225,7 @@ async fn an_idempotency_key_gives_the_first_answer_again_even_after_a_restart() 
 /// A key is known from the answer on: in the batch, behind, after a crash and after a round.
 #[tokio::test]
 async fn an_idempotency_key_is_known_at_once() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 100).await;
     let store = fixture.store();
     let of = |round: u8, id: u128| {
@@ -242,13 +240,13 @@ async fn an_idempotency_key_is_known_at_once() {
         assert_eq!(again.count(), 3, "{outcomes:?}");
     }
     assert_eq!(fixture.numbers("A").await, (100, 20));
-    let crashed = fixture.crashed_copy();
-    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
+    let crashed = fixture.crashed().await;
+    let again = crashed.store();
     while store.figures().behind > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let kept = RecordedAnswer { status: 200, headers: Vec::new(), body: Vec::new() };
-    for store in [store, &again] {
+    for store in [store, again] {
         for round in 0..20 {
             let outcome = store.submit(of(round, 1_000)).await.unwrap();
             assert!(matches!(outcome, Outcome::Replayed(answer) if answer.status == 201));
@@ -262,7 +260,7 @@ async fn an_idempotency_key_is_known_at_once() {
 
 #[tokio::test]
 async fn what_is_of_another_org_is_not_there() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 5).await;
     fixture.reserve(1, "A", 1).await.unwrap();
     let other = org("other");
@@ -283,7 +281,7 @@ async fn what_is_of_another_org_is_not_there() {
 
 #[tokio::test]
 async fn lists_page_by_sku_and_search() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     for name in ["APPLE", "apple pie", "B_1", "B%1", "Bx1"] {
         fixture.put(name, 1).await;
     }
@@ -306,7 +304,7 @@ async fn lists_page_by_sku_and_search() {
 
 #[tokio::test]
 async fn an_order_that_was_sold_is_known_from_rows_too() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new().await;
     fixture.put("A", 10).await;
     let of_order = |id| trueup_core::Reserve {
         order: trueup_core::OrderId::new("order").unwrap(),
@@ -317,133 +315,17 @@ async fn an_order_that_was_sold_is_known_from_rows_too() {
     fixture.run(Command::Reserve(of_order(2))).await.unwrap();
     fixture.run(commit(2)).await.unwrap();
     fixture.store().close().await.unwrap();
-    fixture.open();
+    fixture.open().await;
     let again = Command::Commit { id: ReservationId(1), reacquire: true };
     let refused = fixture.run(again).await.unwrap_err();
     assert_eq!(refused.code(), "reservation_expired");
     assert_eq!(fixture.numbers("A").await, (8, 0));
 }
 
-/// Rows of SKUs are written behind, a piece with each commit; a crash in between leaves some of
-/// them newer than the line after which lines are applied.
-#[tokio::test]
-async fn a_crash_between_two_pieces_of_rows_leaves_a_whole_ledger() {
-    const SKUS: usize = 12_000;
-    let fixture = Fixture::new();
-    let names: Vec<String> = (0..SKUS).map(|nth| format!("SKU-{nth:05}")).collect();
-    let items = names.iter().map(|name| set(name, 10)).collect();
-    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
-    let mut partly = 0;
-    for round in 0..40 {
-        let items = names.iter().step_by(2).map(|name| set(name, 11 + round)).collect();
-        fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
-        let id = u128::from(round);
-        fixture.reserve(id, "SKU-00000", 1).await.unwrap();
-        fixture.run(commit(id)).await.unwrap();
-        let counted_at = fixture.now();
-        fixture.run(adjust("SKU-00001", 1)).await.unwrap();
-        let mut copies = Vec::new();
-        while fixture.store().figures().behind > 0 {
-            copies.push(fixture.crashed_copy());
-        }
-        for crashed in copies.iter().filter(|crashed| is_partly_in_rows(crashed)) {
-            partly += 1;
-            let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
-            for name in ["SKU-00000", "SKU-00001", "SKU-00002", "SKU-11998", "SKU-11999"] {
-                let found = again.sku(&org("acme"), &sku(name)).await.unwrap();
-                let live = fixture.store().sku(&org("acme"), &sku(name)).await.unwrap();
-                assert_eq!(found, live, "round {round}");
-            }
-            let count = SetOnHand { counted_at: Some(counted_at), ..set("SKU-00001", 100) };
-            let counted = submit(&again, "acme", Command::SetOnHand(count)).await.unwrap();
-            assert!(matches!(counted, Outcome::Decided(Ok(_))));
-            let found = again.sku(&org("acme"), &sku("SKU-00001")).await.unwrap().unwrap();
-            assert_eq!(found.state.totals().on_hand.get(), 101, "the line after it counts once");
-            assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
-        }
-        if partly > 0 {
-            return;
-        }
-    }
-    panic!("no copy was taken between two pieces");
-}
-
-/// Digests of many reservations at once are appended in packs, a piece with each commit.
-#[tokio::test]
-async fn many_reservations_at_once_are_found_before_during_and_after_their_round() {
-    const MANY: u128 = 9_000;
-    let fixture = Fixture::new();
-    let names: Vec<String> = (0..30).map(|nth| format!("SKU-{nth:02}")).collect();
-    let items = names.iter().map(|name| set(name, 1_000)).collect();
-    fixture.run(Command::Bulk { items, atomic: true }).await.unwrap();
-    let name_of = |id: u128| names[usize::try_from(id % 30).unwrap()].as_str();
-    let many = (0..MANY).map(|id| reserve(id, name_of(id), 1)).collect();
-    fixture.run(Command::ReserveBatch(many)).await.unwrap();
-
-    let by_sku: Vec<u128> = (0..MANY).rev().filter(|id| id % 30 == 7).collect();
-    let are_found = async |store: &Embedded| {
-        let found = async |query: ReservationQuery| -> Vec<u128> {
-            let query = ReservationQuery { limit: 1_000, ..query };
-            let page = store.reservations(&org("acme"), query).await.unwrap();
-            page.items.iter().map(|found| found.id.0).collect()
-        };
-        for id in (0..MANY).step_by(499) {
-            let order = Some(reserve(id, "any", 1).order);
-            assert_eq!(found(ReservationQuery { order, ..Default::default() }).await, [id]);
-        }
-        let asked = ReservationQuery { sku: Some(sku("SKU-07")), ..Default::default() };
-        assert_eq!(found(asked).await, by_sku);
-    };
-    // Its copy is taken before anybody asks for what is behind, which has it written.
-    let mut copies = vec![fixture.crashed_copy()];
-    while fixture.store().figures().behind > 0 {
-        copies.push(fixture.crashed_copy());
-    }
-    copies.push(fixture.crashed_copy());
-    assert!(has_packs(copies.last().unwrap()), "nothing went into packs");
-    are_found(fixture.store()).await;
-    for copy in &copies {
-        let again = Embedded::open(copy.path(), fixture.clock()).unwrap();
-        are_found(&again).await;
-        assert_eq!(again.verify(&org("acme")).await.unwrap().faults, [""; 0]);
-    }
-}
-
-fn has_packs(crashed: &tempfile::TempDir) -> bool {
-    let conn = rusqlite::Connection::open(crashed.path().join(FILE_NAME)).unwrap();
-    let sql = "SELECT EXISTS (SELECT 1 FROM reservation_pack)";
-    conn.query_row(sql, [], |row| row.get(0)).unwrap()
-}
-
-/// Returns whether a crash left rows that are newer than the line after which lines are applied.
-fn is_partly_in_rows(crashed: &tempfile::TempDir) -> bool {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(crashed.path()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    let conn = rusqlite::Connection::open(copy.path().join(FILE_NAME)).unwrap();
-    let number = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    let line = number("SELECT coalesce(max(line), 0) FROM sku WHERE sku = 'SKU-00000'");
-    let upto = number("SELECT value FROM meta WHERE name = 'upto_line'");
-    line > upto
-}
-
-fn adjust(name: &str, units: i64) -> Command {
-    Command::Adjust(trueup_core::Adjust {
-        sku: sku(name),
-        delta: trueup_core::Delta::new(units).unwrap(),
-        location: trueup_core::Location::main(),
-        reason: None,
-        if_version: None,
-        publish: true,
-    })
-}
-
 /// A history is entered by number or by time, wherever that is, and read from there on.
 #[tokio::test]
 async fn history_is_read_from_anywhere() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     let mut instants = Vec::new();
     for units in 0..300 {
         instants.push(fixture.now());
@@ -490,7 +372,7 @@ async fn history_is_read_from_anywhere() {
 /// what reservations are found by, which SKUs there are and which are low.
 #[tokio::test]
 async fn a_crash_right_after_the_answer_leaves_everything_to_be_found() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::new().await;
     fixture.put("A", 10).await;
     fixture.put("B", 10).await;
     let parts = vec![trueup_core::Part { sku: sku("A"), quantity: Quantity::new(2).unwrap() }];
@@ -510,9 +392,9 @@ async fn a_crash_right_after_the_answer_leaves_everything_to_be_found() {
     low.settings.low_stock_threshold = Some(Quantity::new(5));
     fixture.run(Command::SetOnHand(low)).await.unwrap();
     fixture.run(commit(1)).await.unwrap();
-    let crashed = fixture.crashed_copy();
-    let again = Embedded::open(crashed.path(), fixture.clock()).unwrap();
-    for store in [fixture.store(), &again] {
+    let crashed = fixture.crashed().await;
+    let again = crashed.store();
+    for store in [fixture.store(), again] {
         let acme = org("acme");
         for name in ["A", "B", "SET"] {
             let live = fixture.store().sku(&acme, &sku(name)).await.unwrap();

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use sha2::Digest as _;
 use trueup_channels::{CatalogueEntry, Reading, Secret};
-use trueup_store::Store;
 use trueup_sync::{Enable, Engine, EngineError, STATUS_LISTINGS_MAX};
 
 use crate::fake;

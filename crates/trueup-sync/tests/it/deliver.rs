@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use trueup_channels::Secret;
-use trueup_store::{DeliveryState, Store, Subscription};
+use trueup_store::{DeliveryState, Subscription};
 use trueup_sync::{EngineError, sign};
 
 use crate::house::{House, until};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use trueup_channels::Secret;
 use trueup_core::ChannelId;
-use trueup_store::{RevisionsNote, Store as _};
+use trueup_store::RevisionsNote;
 use trueup_sync::{Clock, PullRequest, PushScope};
 use trueup_testkit::{SeedItem, Shop, ebay, spawn};
 

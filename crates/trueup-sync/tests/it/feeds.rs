@@ -9,7 +9,7 @@ use http::HeaderMap;
 use serde_json::json;
 use trueup_channels::Secret;
 use trueup_core::{ChannelId, Command, Location, SetOnHand, SkuSettings, Source};
-use trueup_store::{Feed, Outcome, RunStatus, Store, Submission};
+use trueup_store::{Feed, Outcome, RunStatus, Submission};
 use trueup_sync::{Engine, PushScope, listing_status};
 use trueup_testkit::{Chance, Faults, SeedItem, Shop, SimClock, SimServer, amazon, spawn};
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tempfile::TempDir;
 use trueup_channels::Secret;
 use trueup_core::{
     ChannelId, Command, Location, Org, Quantity, SetOnHand, Sku, SkuSettings, Source, Strategy,
@@ -13,11 +12,12 @@ use trueup_core::{
 };
 use trueup_store::{
     HistoryEntry, HistoryQuery, ListingQuery, ListingView, Outcome, RuleSettings, Run, Store,
-    Submission, embedded::Embedded,
+    Submission,
 };
 use trueup_sync::{
     Clock, Enable, Engine, EngineOptions, MappingDraft, PullRequest, PushScope, SecretKey,
 };
+use trueup_test_store::TestStore;
 
 use crate::fake::{self, FakeShop};
 
@@ -52,10 +52,10 @@ impl Clock for AheadClock {
 }
 
 pub(crate) struct House {
-    pub(crate) store: Arc<Embedded>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) engine: Engine,
     pub(crate) org: Org,
-    _dir: TempDir,
+    _place: TestStore,
 }
 
 pub(crate) fn sku(text: &str) -> Sku {
@@ -124,11 +124,11 @@ impl House {
     }
 
     pub(crate) async fn open_as(kinds: trueup_sync::KindFinder, options: EngineOptions) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let place = TestStore::new().await;
         let clock = options.clock.clone();
-        let store = Arc::new(Embedded::open(dir.path(), Arc::new(move || clock.now())).unwrap());
+        let store = place.open(Arc::new(move || clock.now())).await;
         let engine = Engine::start_with(store.clone(), options, kinds).await.unwrap();
-        Self { store, engine, org: Org::new("acme").unwrap(), _dir: dir }
+        Self { store, engine, org: Org::new("acme").unwrap(), _place: place }
     }
 
     /// Counts a SKU; with `publish`, its channels are told.

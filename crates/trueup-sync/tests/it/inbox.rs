@@ -3,7 +3,6 @@
 use http::HeaderMap;
 use trueup_channels::WebhookError;
 use trueup_core::ChannelId;
-use trueup_store::Store;
 use trueup_sync::{EngineError, Received};
 
 use crate::house::{House, channel, draft};

@@ -1,7 +1,6 @@
 //! Orders that are not paid for, that are cancelled, and what comes back of them.
 
 use trueup_core::{ChannelId, RestockPolicy};
-use trueup_store::Store;
 
 use crate::house::{House, sku};
 use crate::inbox::headers;

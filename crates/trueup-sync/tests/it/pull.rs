@@ -1,7 +1,7 @@
 //! Pulls: base, expected and observed; strategies; orders that come late.
 
 use trueup_core::{Resolution, Strategy};
-use trueup_store::{RunStatus, Store};
+use trueup_store::RunStatus;
 use trueup_sync::{Clock, EngineError, PullRequest};
 
 use crate::fake::order_of;

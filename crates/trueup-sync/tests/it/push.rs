@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use trueup_core::Strategy;
-use trueup_store::{ConnectionState, RunStatus, Store};
+use trueup_store::{ConnectionState, RunStatus};
 use trueup_sync::{EngineError, PushScope, listing_status};
 
 use crate::house::{House, action, counter, quantity, sku, until};

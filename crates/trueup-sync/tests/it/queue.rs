@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trueup_core::{ChannelId, Timestamp};
-use trueup_store::Store;
 use trueup_sync::HealthState;
 
 use crate::fake::FakeShop;

@@ -66,7 +66,6 @@ async fn one_number_is_told_once_and_settled_where_it_is_told() {
     assert_eq!(twice.shop.sent_to("a"), [9]);
     assert_eq!(twice.leader().await, "first");
     let view = twice.view(&twice.second).await;
-    use trueup_store::Store;
     let row = house.store.connection(&house.org, &twice.second).await.unwrap().unwrap();
     assert_eq!((listing_status(&view, &row), view.is_dirty()), ("shared", false));
     let status = house.engine.status(&house.org, &twice.second).await.unwrap();
