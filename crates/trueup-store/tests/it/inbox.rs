@@ -71,6 +71,11 @@ async fn a_webhook_waits_until_its_time_and_until_it_is_settled() {
     let (id, attempts) = (all[1].1.id, 1);
     assert_eq!(again, [(org(), InboxItem { id, attempts, ..webhook("a", "2") })]);
     assert!(!here.inbox_put(&org(), webhook("a", "1")).await.unwrap(), "a done one is known");
+    // A done one loses its body, which may name customers; the others keep theirs.
+    let lengths = "SELECT octet_length(body)::text FROM inbox ORDER BY delivery_id";
+    if let Some(lengths) = here.query(lengths).await {
+        assert_eq!(lengths, ["0", "4", "4"]);
+    }
     // Whoever settles one that is not waiting any more changes nothing.
     settle(&org(), 3, InboxSettled::Later { at: at(1), why: String::new() }).await;
     assert_eq!(names(&*here, 50).await, ["2"]);
@@ -100,6 +105,28 @@ async fn webhooks_go_with_their_connection() {
     assert!(here.delete_connection(&org(), &channel("a")).await.unwrap());
     let left = waiting(&*here, 10).await;
     assert_eq!(left.iter().map(|(_, item)| item.channel.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+/// Whoever forgets looks for it twice a second; the clock of the store is the test's.
+#[tokio::test]
+async fn done_webhooks_are_forgotten_after_a_week() {
+    let here = Here::new().await;
+    for delivery in ["done", "waiting"] {
+        let item = InboxItem { received_at: here.now(), ..webhook("a", delivery) };
+        here.inbox_put(&org(), item).await.unwrap();
+    }
+    let id = waiting(&*here, i64::MAX).await[0].1.id;
+    here.inbox_settle(&org(), id, InboxSettled::Done).await.unwrap();
+    here.pass(7 * 86_400 - 1);
+    assert!(!here.inbox_put(&org(), webhook("a", "done")).await.unwrap());
+    here.pass(600);
+    let mut tries = 0;
+    while !here.inbox_put(&org(), webhook("a", "done")).await.unwrap() {
+        tries += 1;
+        assert!(tries < 50, "it is never forgotten");
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    }
+    assert!(!here.inbox_put(&org(), webhook("a", "waiting")).await.unwrap());
 }
 
 /// A vendor that repeats a delivery may reach two nodes at once: one of them has it.

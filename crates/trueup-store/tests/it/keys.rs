@@ -65,6 +65,21 @@ async fn what_is_sealed_is_found_in_every_org_and_replaced_only_as_it_was_seen()
     assert_eq!(here.connection(&org(), &channel("b")).await.unwrap(), Some(empty));
 }
 
+/// A column that keeps sealed bytes is named so; each of them must be found by a change of keys.
+#[tokio::test]
+async fn no_sealed_column_is_left_out_of_a_change_of_keys() {
+    const SQL: &str = "
+        SELECT table_name || '.' || column_name
+        FROM information_schema.columns
+        WHERE table_schema = 'public'
+          AND column_name LIKE '%sealed%'
+        ORDER BY 1";
+    let here = Here::new().await;
+    if let Some(names) = here.query(SQL).await {
+        assert_eq!(names, ["connection.sealed_credentials", "subscription.sealed_secret"]);
+    }
+}
+
 fn answer(status: u16) -> RecordedAnswer {
     RecordedAnswer {
         status,
@@ -84,6 +99,23 @@ async fn the_first_answer_of_a_key_stays_and_is_its_orgs() {
     assert_eq!(get(&org(), "k").await, Some(([1; 32], answer(200))));
     assert_eq!(get(&other(), "k").await, Some(([3; 32], answer(201))));
     assert_eq!(get(&org(), "K").await, None);
+}
+
+#[tokio::test]
+async fn answers_are_forgotten_after_a_day() {
+    let here = Here::new().await;
+    here.record(&org(), "old", [1; 32], answer(200)).await.unwrap();
+    here.pass(24 * 3_600);
+    here.record(&org(), "young", [1; 32], answer(200)).await.unwrap();
+    assert!(here.recorded(&org(), "old").await.unwrap().is_some());
+    here.pass(2 * 3_600 + 1);
+    let mut tries = 0;
+    while here.recorded(&org(), "old").await.unwrap().is_some() {
+        tries += 1;
+        assert!(tries < 500, "it is never forgotten");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(here.recorded(&org(), "young").await.unwrap().is_some());
 }
 
 /// Two nodes that record under one key at once give one answer from then on.
