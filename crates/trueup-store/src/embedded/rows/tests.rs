@@ -1,4 +1,5 @@
-//! Every table: what is put comes back, every filter, pages, and no row crosses an org.
+//! What of the tables cannot be said through the port, or not with every state that rows may have;
+//! what any store must do is shown in `tests/it`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +7,17 @@ use rusqlite::params;
 use serde_json::json;
 use trueup_core::{
     ChannelId, ConflictFacts, Delta, Hold, LineBooked, ListingKey, ListingState, Location,
-    Observed, Quantity, RestockPolicy, Sent, Sku, Strategy, Timestamp,
+    Observed, Quantity, RestockPolicy, Sent, Sku, Timestamp,
 };
 
 use super::conflicts::ConflictQuery;
 use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::{
-    ApiKey, AttemptNote, CatalogueFilter, CatalogueQuery, ChannelListing, Conflict,
-    ConnectionState, Delivery, DeliveryState, FieldsNote, HistoryEntry, HistoryQuery, InboxItem,
-    InboxSettled, ListingQuery, ListingScope, Mapping, Match, MatchNote, Parked, RecordedAnswer,
-    Resolved, RevisionsNote, RuleSettings, Run, RunStatus, SealedPlace, Subscription, UnmappedLine,
+    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, HistoryEntry,
+    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, Mapping, Parked,
+    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, SealedPlace, Subscription,
+    UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -62,10 +63,6 @@ fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
-fn units(units: u64) -> Option<Quantity> {
-    Quantity::new(units)
-}
-
 /// Sets a SKU's version and publish version.
 fn put_sku(conn: &Connection, org: &Org, sku: &str, version: i64, publish: i64) {
     let row = params![org.as_str(), sku, version, publish];
@@ -93,31 +90,6 @@ fn connection(id: &str) -> crate::Connection {
         last_error: None,
         orders_seen_to: None,
         reason: None,
-    }
-}
-
-fn full_connection(id: &str) -> crate::Connection {
-    crate::Connection {
-        state: ConnectionState::Paused,
-        sync_inventory: false,
-        sync_orders: true,
-        strategy: Some(Strategy::LowerWins),
-        rules: RuleSettings {
-            buffer: units(2),
-            percent: Some(90),
-            max_quantity: units(50),
-            zero_below: units(3),
-            ..RuleSettings::default()
-        },
-        poll_interval_minutes: Some(15),
-        dry_run: true,
-        endpoint: Some("http://127.0.0.1:9".to_owned()),
-        settings: BTreeMap::from([("shop".to_owned(), json!({ "name": "é", "n": [1, null] }))]),
-        last_sync: Some(at(10)),
-        last_error: Some((at(11), "429".to_owned())),
-        orders_seen_to: Some(at(12)),
-        reason: Some(crate::Reason { code: "throttled".to_owned(), since: at(11) }),
-        ..connection(id)
     }
 }
 
@@ -176,29 +148,6 @@ fn names(found: &[listings::ListingRow]) -> Vec<String> {
 }
 
 // --- Connections ----------------------------------------------------------------------------
-
-#[test]
-fn a_connection_comes_back_as_it_was_put_and_is_replaced_whole() {
-    let conn = rows();
-    for row in [connection("b"), full_connection("b"), connection("b")] {
-        connections::put(&conn, &org(), &row).unwrap();
-        assert_eq!(connections::get(&conn, &org(), &row.id).unwrap(), Some(row));
-    }
-}
-
-#[test]
-fn connections_are_listed_by_id_and_by_org() {
-    let conn = rows();
-    let (a, b) = (connection("a"), full_connection("b"));
-    for row in [&b, &a] {
-        connections::put(&conn, &org(), row).unwrap();
-    }
-    connections::put(&conn, &other(), &connection("a")).unwrap();
-    assert_eq!(connections::list(&conn, &org()).unwrap(), [a.clone(), b.clone()]);
-    assert_eq!(connections::get(&conn, &other(), &channel("b")).unwrap(), None);
-    let all = connections::all(&conn).unwrap();
-    assert_eq!(all, [(org(), a), (org(), b), (other(), connection("a"))]);
-}
 
 #[test]
 fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
@@ -269,67 +218,6 @@ fn no_sealed_column_is_left_out_of_a_change_of_keys() {
 }
 
 #[test]
-fn a_mapping_comes_back_as_it_was_put() {
-    let conn = rows();
-    let full = Mapping {
-        strategy: Some(Strategy::Manual),
-        rules: RuleSettings {
-            buffer: units(1),
-            percent: Some(0),
-            max_quantity: units(trueup_core::QUANTITY_MAX),
-            zero_below: units(2),
-            units_per_listing: units(6),
-            locations: Some(vec![Location::new("Größe 1").unwrap(), Location::main()]),
-        },
-        channel_fulfilled: true,
-        enabled: false,
-        ..mapping("a", "1", "A")
-    };
-    for row in [mapping("a", "1", "A"), full, mapping("a", "1", "A")] {
-        put(&conn, &org(), std::slice::from_ref(&row));
-        let query = ListingQuery { limit: 1, ..ListingQuery::default() };
-        let page = listings::query(&conn, &org(), &query).unwrap();
-        assert_eq!(page.items[0].mapping, row);
-        assert_eq!(Some(&page.items[0].state), state(&conn, "a", "1").as_ref());
-    }
-}
-
-#[test]
-fn the_mapping_beats_the_connection_beats_the_default() {
-    let conn = rows();
-    put(&conn, &org(), &[mapping("a", "1", "A")]);
-    let bare = state(&conn, "a", "1").unwrap();
-    assert_eq!(bare.rules, trueup_core::Rules::default());
-    assert_eq!((bare.strategy, &bare.home), (Strategy::MasterWins, &Location::main()));
-
-    connections::put(&conn, &org(), &full_connection("a")).unwrap();
-    connections::put(&conn, &other(), &connection("a")).unwrap();
-    let of_channel = state(&conn, "a", "1").unwrap();
-    assert_eq!(of_channel.strategy, Strategy::LowerWins);
-    assert_eq!((of_channel.rules.buffer.get(), of_channel.rules.percent), (2, 90));
-    assert_eq!(of_channel.rules.max_quantity, units(50));
-    assert_eq!(of_channel.rules.zero_below.get(), 3);
-
-    let own = RuleSettings {
-        buffer: units(0),
-        units_per_listing: units(6),
-        locations: Some(vec![Location::new("north").unwrap(), Location::main()]),
-        ..RuleSettings::default()
-    };
-    let own = Mapping { strategy: Some(Strategy::Manual), rules: own, ..mapping("a", "1", "A") };
-    put(&conn, &org(), std::slice::from_ref(&own));
-    let merged = state(&conn, "a", "1").unwrap();
-    assert_eq!(merged.strategy, Strategy::Manual);
-    assert_eq!((merged.rules.buffer.get(), merged.rules.percent), (0, 90));
-    assert_eq!(merged.rules.units_per_listing.get(), 6);
-    assert_eq!(merged.rules.locations, own.rules.locations);
-    assert_eq!(merged.home.as_str(), "north");
-
-    put(&conn, &org(), &[Mapping { channel_fulfilled: true, ..own }]);
-    assert_eq!(state(&conn, "a", "1").unwrap().home, Location::of_channel(&channel("a")));
-}
-
-#[test]
 fn what_is_known_stays_with_the_sku_and_is_forgotten_with_another() {
     let conn = rows();
     put(&conn, &org(), &[mapping("a", "1", "A")]);
@@ -386,134 +274,6 @@ fn the_state_of_a_listing_that_is_gone_is_dropped() {
     check_listings(&conn, &ListingQuery::default(), &["a/3"]);
     let theirs = listings::state(&conn, &other(), &channel("a"), &key("1")).unwrap();
     assert!(!theirs.expect("another org's mapping stays").forced);
-}
-
-#[test]
-fn listings_are_found_by_many_keys() {
-    let conn = rows();
-    put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "B"), mapping("b", "1", "A")]);
-    let query = ListingQuery {
-        channel: Some(channel("a")),
-        keys: Some(vec![key("2"), key("gone"), key("1")]),
-        limit: 9,
-        ..ListingQuery::default()
-    };
-    let found = |query: &ListingQuery| {
-        let page = listings::query(&conn, &org(), query).unwrap();
-        page.items.into_iter().map(|row| row.mapping.key).collect::<Vec<_>>()
-    };
-    assert_eq!(found(&query), [key("1"), key("2")]);
-    assert_eq!(found(&ListingQuery { keys: Some(Vec::new()), ..query }), []);
-}
-
-#[test]
-fn revisions_are_counted_by_the_vendors_day() {
-    let conn = rows();
-    put(&conn, &org(), &[mapping("a", "1", "A"), mapping("a", "2", "B")]);
-    put(&conn, &other(), &[mapping("a", "1", "A")]);
-    let note = |keys: &[&str], now: i64, day: i64| {
-        let keys = keys.iter().map(|of| key(of)).collect();
-        let note = RevisionsNote { keys, at: at(now), day_began: at(day) };
-        listings::note_revisions(&conn, &org(), &channel("a"), &note).unwrap();
-    };
-    let read = |org: &Org| {
-        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
-        let page = listings::query(&conn, org, &query).unwrap();
-        page.items.into_iter().map(|row| row.revised.map(|r| (r.count, r.at))).collect::<Vec<_>>()
-    };
-    assert_eq!(read(&org()), [None, None]);
-    note(&["1", "2", "gone"], 100, 100);
-    note(&["1"], 199, 100);
-    assert_eq!(read(&org()), [Some((2, at(199))), Some((1, at(100)))]);
-    note(&["1"], 200, 200);
-    assert_eq!(read(&org()), [Some((1, at(200))), Some((1, at(100)))], "a new day");
-    assert_eq!(read(&other()), [None], "another org's listing was not revised");
-    put(&conn, &org(), &[Mapping { fields: BTreeMap::new(), ..mapping("a", "1", "Z") }]);
-    let kept = read(&org());
-    assert!(kept.contains(&Some((1, at(200)))), "the vendor counts listings, not ours: {kept:?}");
-}
-
-#[test]
-fn identifiers_are_noted_beside_those_that_are_there() {
-    let conn = rows();
-    put(&conn, &org(), &[mapping("a", "1", "A")]);
-    put(&conn, &other(), &[mapping("a", "1", "A")]);
-    let note = |of: &str, name: &str, value: Option<&str>| FieldsNote {
-        key: key(of),
-        fields: BTreeMap::from([(name.to_owned(), value.map(str::to_owned))]),
-    };
-    let read = |org: &Org| {
-        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
-        let page = listings::query(&conn, org, &query).unwrap();
-        page.items.into_iter().map(|row| row.mapping.fields).collect::<Vec<_>>()
-    };
-    let before = read(&org());
-    let notes = [note("1", "offerId", Some("36")), note("gone", "offerId", Some("37"))];
-    listings::note_fields(&conn, &org(), &channel("a"), &notes).unwrap();
-    let mut wanted = before.clone();
-    wanted[0].insert("offerId".to_owned(), "36".to_owned());
-    assert_eq!(read(&org()), wanted);
-    assert_eq!(read(&other()), before, "another org's mapping stays");
-    let notes = [note("1", "offerId", None), note("1", "never", None)];
-    listings::note_fields(&conn, &org(), &channel("a"), &notes).unwrap();
-    assert_eq!(read(&org()), before);
-}
-
-#[test]
-fn attempts_are_noted_until_the_mapping_changes() {
-    let conn = rows();
-    put(&conn, &org(), &[mapping("a", "1", "A")]);
-    put(&conn, &other(), &[mapping("a", "1", "A")]);
-    let parked = Parked { code: "not_stocked".to_owned(), detail: "says so".to_owned(), at: at(5) };
-    let note = |key: ListingKey, parked| AttemptNote { key, attempts: 3, parked };
-    let notes = [note(key("1"), Some(parked.clone())), note(key("gone"), None)];
-    listings::note_attempts(&conn, &org(), &channel("a"), &notes).unwrap();
-    let read = |org: &Org| {
-        let query = ListingQuery { limit: 9, ..ListingQuery::default() };
-        let page = listings::query(&conn, org, &query).unwrap();
-        page.items.into_iter().map(|row| (row.attempts, row.parked)).collect::<Vec<_>>()
-    };
-    assert_eq!(read(&org()), [(3, Some(parked.clone()))]);
-    assert_eq!(read(&other()), [(0, None)]);
-
-    put(&conn, &org(), &[mapping("a", "1", "A")]);
-    assert_eq!(read(&org()), [(3, Some(parked))], "an unchanged mapping stays parked");
-    put(&conn, &org(), &[Mapping { fields: BTreeMap::new(), ..mapping("a", "1", "A") }]);
-    assert_eq!(read(&org()), [(0, None)], "a changed one is tried again");
-
-    listings::note_attempts(&conn, &org(), &channel("a"), &[note(key("1"), None)]).unwrap();
-    assert_eq!(read(&org()), [(3, None)]);
-}
-
-#[test]
-fn listings_are_filtered() {
-    let conn = rows();
-    let mappings = [
-        mapping("b", "1", "A"),
-        mapping("a", "1", "A"),
-        mapping("a", "3", "A'\"[1]"),
-        mapping("a", "2", "B"),
-    ];
-    put(&conn, &org(), &mappings);
-    put(&conn, &other(), &[mapping("a", "1", "A"), mapping("a", "9", "Z")]);
-    let all = ListingQuery::default();
-    check_listings(&conn, &all, &["a/1", "b/1", "a/3", "a/2"]);
-    let on_a = ListingQuery { channel: Some(channel("a")), ..all.clone() };
-    check_listings(&conn, &on_a, &["a/1", "a/3", "a/2"]);
-    let with_key = ListingQuery { keys: Some(vec![key("1")]), ..all.clone() };
-    check_listings(&conn, &with_key, &["a/1", "b/1"]);
-    check_listings(&conn, &ListingQuery { keys: Some(vec![key("1")]), ..on_a.clone() }, &["a/1"]);
-    check_listings(&conn, &ListingQuery { keys: Some(vec![key("9")]), ..all.clone() }, &[]);
-    let of = |skus: &[&str]| ListingQuery {
-        skus: Some(skus.iter().map(|name| sku(name)).collect()),
-        ..all.clone()
-    };
-    check_listings(&conn, &of(&[]), &[]);
-    check_listings(&conn, &of(&["Z"]), &[]);
-    check_listings(&conn, &of(&["B", "A'\"[1]", "B"]), &["a/3", "a/2"]);
-    let after = ListingQuery { after: Some((sku("A"), key("1"))), ..all.clone() };
-    check_listings(&conn, &after, &["a/3", "a/2"]);
-    check_listings(&conn, &ListingQuery { after: Some((sku("B"), key("2"))), ..all }, &[]);
 }
 
 #[test]
@@ -587,42 +347,6 @@ fn a_listing_is_suspicious_for_each_reason() {
     let query = ListingQuery { suspicious: true, ..ListingQuery::default() };
     let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
     check_listings(&conn, &query, &expected);
-}
-
-#[test]
-fn pages_of_listings_lose_none_and_repeat_none() {
-    let conn = rows();
-    let mut mappings = Vec::new();
-    for (on, listing, of) in [
-        ("a", "1", "A"),
-        ("b", "1", "A"),
-        ("c", "1", "A"),
-        ("a", "2", "A"),
-        ("a", "0", "B"),
-        ("a", "3", "C"),
-        ("b", "3", "C"),
-    ] {
-        mappings.push(mapping(on, listing, of));
-    }
-    put(&conn, &org(), &mappings);
-    put(&conn, &other(), &mappings);
-    for limit in 1..=8 {
-        let mut query = ListingQuery { limit, ..ListingQuery::default() };
-        let mut found = Vec::new();
-        loop {
-            let page = listings::query(&conn, &org(), &query).unwrap();
-            // Three channels share one SKU and key: only then may a page be longer.
-            assert!(page.items.len() <= limit.max(3), "a page of {limit}");
-            found.extend(names(&page.items));
-            let last = page.items.last().map(|row| &row.mapping);
-            query.after = last.map(|last| (last.sku.clone(), last.key.clone()));
-            if !page.more {
-                break;
-            }
-        }
-        let expected = ["a/1", "b/1", "c/1", "a/2", "a/0", "a/3", "b/3"];
-        assert_eq!(found, expected, "pages of {limit}");
-    }
 }
 
 #[test]
@@ -919,110 +643,6 @@ fn booked_lines_are_found_under_their_connection_and_move_to_another() {
     // The one that was there already stays, under both.
     assert_eq!(under("7", &[a.clone(), b.clone()]), [line("1", &b), line("2", &a), line("2", &b)]);
     assert_eq!(under("8", &[a, b.clone()]), [line("1", &b)]);
-}
-
-// --- Catalogues -----------------------------------------------------------------------------
-
-fn seen(name: &str, of: Option<&str>, found: Match, run: &str) -> ChannelListing {
-    ChannelListing {
-        name: name.to_owned(),
-        key: (found != Match::Incomplete).then(|| key(name)),
-        sku: of.map(str::to_owned),
-        essence: of.filter(|_| found == Match::UnknownSku).map(str::to_lowercase),
-        title: Some(format!("Title 50% {name}")),
-        fields: BTreeMap::from([("id".to_owned(), name.to_owned())]),
-        quantity: Some(-1),
-        channel_fulfilled: false,
-        found,
-        suggestions: Vec::new(),
-        was_mapped: false,
-        run: run.to_owned(),
-        seen_at: at(7),
-    }
-}
-
-fn names_of(page: &Page<crate::ChannelListingView>) -> Vec<&str> {
-    page.items.iter().map(|view| view.listing.name.as_str()).collect()
-}
-
-#[test]
-fn a_catalogue_is_kept_by_name_filtered_and_paged_with_the_mappings_of_now() {
-    let conn = rows();
-    let rows = [
-        seen("1", Some("A"), Match::Matched, "r1"),
-        seen("2", Some("b"), Match::UnknownSku, "r1"),
-        seen("3", None, Match::NoSku, "r1"),
-        seen("4", Some("C"), Match::Incomplete, "r1"),
-        seen("5", Some("A"), Match::Matched, "r1"),
-    ];
-    let shop = channel("shop");
-    catalogue::put(&conn, &org(), &shop, &rows).unwrap();
-    catalogue::put(&conn, &other(), &shop, &rows[..1]).unwrap();
-    put(&conn, &org(), &[mapping("shop", "1", "A"), mapping("shop", "3", "X")]);
-    let all = CatalogueQuery { limit: 9, ..CatalogueQuery::default() };
-    let query = |query: &CatalogueQuery| catalogue::query(&conn, &org(), &shop, query).unwrap();
-    let found = query(&all);
-    let listings: Vec<&ChannelListing> = found.items.iter().map(|view| &view.listing).collect();
-    assert_eq!(listings, rows.iter().collect::<Vec<_>>());
-    assert_eq!(found.items[0].mapping, Some(mapping("shop", "1", "A")));
-    assert_eq!(found.items[1].mapping, None);
-    let by = |filter| CatalogueQuery { filter: Some(filter), ..all.clone() };
-    let table: [(CatalogueFilter, &[&str]); 5] = [
-        (CatalogueFilter::Mapped, &["1", "3"]),
-        (CatalogueFilter::Unmapped, &["2", "4", "5"]),
-        (CatalogueFilter::Is(Match::Matched), &["5"]),
-        (CatalogueFilter::Is(Match::NoSku), &[]),
-        (CatalogueFilter::Is(Match::Incomplete), &["4"]),
-    ];
-    for (filter, expected) in table {
-        assert_eq!(names_of(&query(&by(filter))), expected, "{filter:?}");
-    }
-    let search = |text: &str| CatalogueQuery { search: Some(text.to_owned()), ..all.clone() };
-    assert_eq!(names_of(&query(&search("50% 3"))), ["3"]);
-    assert_eq!(names_of(&query(&search("a"))), ["1", "5"]);
-    assert_eq!(names_of(&query(&search("_"))), [""; 0]);
-    let paged = query(&CatalogueQuery { limit: 2, after: Some("1".to_owned()), ..all.clone() });
-    assert_eq!((names_of(&paged), paged.more), (vec!["2", "3"], true));
-    let first = catalogue::by_sku(&conn, &org(), &shop, "r1", None, 2).unwrap();
-    assert_eq!((names_of(&first), first.more), (vec!["1", "5"], true));
-    let after = ("A".to_owned(), "5".to_owned());
-    let rest = catalogue::by_sku(&conn, &org(), &shop, "r1", Some(&after), 9).unwrap();
-    assert_eq!((names_of(&rest), rest.more), (vec!["4", "2"], false));
-}
-
-#[test]
-fn listings_are_matched_counted_and_forgotten_when_a_later_run_does_not_see_them() {
-    let conn = rows();
-    let shop = channel("shop");
-    let rows = [
-        seen("1", Some("A"), Match::Matched, "r1"),
-        seen("2", Some("b"), Match::UnknownSku, "r1"),
-        seen("3", Some("b"), Match::UnknownSku, "r0"),
-    ];
-    catalogue::put(&conn, &org(), &shop, &rows).unwrap();
-    let note = |found| MatchNote { name: "1".to_owned(), found, was_mapped: true };
-    catalogue::note_matches(&conn, &org(), &shop, &[note(Match::Duplicate)]).unwrap();
-    let many: Vec<(String, Sku)> =
-        (0..9).map(|n| ("b".to_owned(), sku(&format!("B{n}")))).collect();
-    catalogue::suggest(&conn, &org(), &shop, "r1", &many).unwrap();
-    catalogue::suggest(&conn, &org(), &shop, "r1", &[("a".to_owned(), sku("A"))]).unwrap();
-    let all = CatalogueQuery { limit: 9, ..CatalogueQuery::default() };
-    let found = || catalogue::query(&conn, &org(), &shop, &all).unwrap().items;
-    let of_one = &found()[0].listing;
-    assert_eq!((of_one.found, of_one.was_mapped), (Match::Duplicate, true));
-    let of_two = &found()[1].listing;
-    assert_eq!((of_two.found, of_two.suggestions.len()), (Match::NearMiss, crate::SUGGESTIONS_MAX));
-    assert_eq!(found()[2].listing.found, Match::UnknownSku);
-    let counts = || catalogue::counts(&conn, &org(), &shop, "r1").unwrap();
-    let count = |words: [(&str, u64); 2]| words.map(|(word, n)| (word.to_owned(), n)).into();
-    assert_eq!(counts(), count([("duplicate", 1), ("near_miss", 1)]));
-    put(&conn, &org(), &[mapping("shop", "1", "A")]);
-    assert_eq!(counts(), count([("already_mapped", 1), ("near_miss", 1)]));
-    assert_eq!(catalogue::forget(&conn, &org(), &shop, "r1", 9).unwrap(), 1);
-    assert_eq!(catalogue::forget(&conn, &org(), &shop, "r1", 9).unwrap(), 0);
-    assert_eq!(found().len(), 2);
-    connections::delete(&conn, &org(), &shop).unwrap();
-    assert_eq!(found().len(), 0);
 }
 
 // --- Runs -----------------------------------------------------------------------------------
@@ -1643,37 +1263,4 @@ fn a_consent_is_taken_once_and_belongs_to_its_org_and_channel() {
     assert_eq!(consents::purge_before(&conn, at(25)).unwrap(), 3);
     connections::delete(&conn, &org(), &channel("a")).unwrap();
     assert_eq!(consents::take(&conn, &[50; 32]).unwrap(), None);
-}
-
-#[test]
-fn feeds_are_kept_in_order_and_go_with_their_connection() {
-    let conn = rows();
-    let item = |name: &str, earlier: Option<i64>| crate::FeedItem {
-        sku: sku(name),
-        key: key(name),
-        quantity: 7,
-        version: 9,
-        epoch: 2,
-        earlier,
-    };
-    let feed = |id: &str, on: &str, micros: i64| crate::Feed {
-        id: id.to_owned(),
-        channel: channel(on),
-        ticket: format!("ticket-{id}"),
-        items: vec![item("B", None), item("A", Some(3))],
-        created_at: at(micros),
-    };
-    for row in [feed("2", "a", 20), feed("1", "a", 10), feed("3", "b", 5)] {
-        feeds::put(&conn, &org(), &row).unwrap();
-    }
-    feeds::put(&conn, &other(), &feed("1", "a", 1)).unwrap();
-    let listed = |org: &Org, on: &str| feeds::list(&conn, org, &channel(on)).unwrap();
-    assert_eq!(listed(&org(), "a"), [feed("1", "a", 10), feed("2", "a", 20)]);
-    assert_eq!(feeds::get(&conn, &org(), &channel("b"), "3").unwrap(), Some(feed("3", "b", 5)));
-    assert_eq!(feeds::get(&conn, &org(), &channel("b"), "1").unwrap(), None);
-    feeds::delete(&conn, &org(), &channel("a"), "1").unwrap();
-    assert_eq!(listed(&org(), "a"), [feed("2", "a", 20)]);
-    connections::delete(&conn, &org(), &channel("a")).unwrap();
-    assert_eq!(listed(&org(), "a"), []);
-    assert_eq!((listed(&org(), "b").len(), listed(&other(), "a").len()), (1, 1));
 }
