@@ -214,3 +214,25 @@ async fn listings_are_matched_counted_and_forgotten_when_a_later_run_does_not_se
     }
     assert_eq!(query(&here, all()).await.items.len(), 2);
 }
+
+/// What one seller wrote must not keep the rest of a catalogue from being read.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_any_length_are_kept() {
+    let here = Here::new().await;
+    // No run of it is like another, so that it cannot be kept in less.
+    let long: String =
+        (0..3_000).map(|n: u32| format!("{:x}", n.wrapping_mul(2_654_435_761))).collect();
+    let long = ChannelListing {
+        title: Some(long.clone()),
+        ..seen("1", Some(&long), Match::UnknownSku, "r")
+    };
+    let short = seen("2", Some("b"), Match::UnknownSku, "r");
+    put(&here, &[long.clone(), short.clone()]).await;
+    here.suggest(&org(), &channel("shop"), "r", vec![("b".to_owned(), sku("B"))]).await.unwrap();
+    let found = query(&here, CatalogueQuery { limit: 9, ..CatalogueQuery::default() }).await;
+    assert_eq!(found.items[0].listing, long);
+    assert_eq!(found.items[1].listing.suggestions, [sku("B")]);
+    let (org, shop) = (org(), channel("shop"));
+    let by_sku = here.channel_listings_by_sku(&org, &shop, "r", None, 9).await.unwrap();
+    assert!(by_sku.items.iter().any(|view| view.listing.name == short.name));
+}

@@ -128,7 +128,8 @@ pub(in crate::postgres) async fn skus(
         list.by(&format!("NOT {LISTED} AND l.channel = ?)"), Some(channel.clone()));
         let carried = "NOT EXISTS (
             SELECT 1 FROM channel_listing c
-            WHERE c.shard = s.shard AND c.org = s.org AND c.channel = ? AND c.sku = s.sku)";
+            WHERE c.shard = s.shard AND c.org = s.org AND c.channel = ? AND c.sku = s.sku
+              AND octet_length(c.sku) <= 1000)";
         list.by(carried, Some(channel));
     }
     list.by("s.sku > ?", query.after.as_ref().map(|sku| sku.as_str().to_owned()));

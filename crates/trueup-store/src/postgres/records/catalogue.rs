@@ -139,7 +139,8 @@ pub(in crate::postgres) async fn query(
     list.page(conn, "c.name", query.limit, |columns| read(columns, channel)).await
 }
 
-/// Lists what a run read and has a SKU, by SKU and name.
+/// Lists what a run read and has a SKU, by SKU and name; without texts that are far too long to be
+/// one of ours.
 pub(in crate::postgres) async fn by_sku(
     conn: &Conn,
     org: &Org,
@@ -150,7 +151,7 @@ pub(in crate::postgres) async fn by_sku(
 ) -> Result<Page<ChannelListingView>> {
     let mut list = List::of(org, SELECT);
     list.by("c.channel = ?", Some(channel.as_str().to_owned()));
-    list.when("c.sku IS NOT NULL");
+    list.when("octet_length(c.sku) <= 1000");
     list.by("c.run = ?", Some(Plain(run.to_owned())));
     if let Some((sku, name)) = after {
         let after = (Plain(sku.clone()), Plain(name.clone()));
@@ -231,6 +232,7 @@ pub(in crate::postgres) async fn suggest(
             AND org = $2
             AND channel = $3
             AND essence = n.essence
+            AND octet_length(essence) <= 1000
             AND run = $4
             AND found IN ('unknown_sku', 'near_miss')
           OFFSET 0

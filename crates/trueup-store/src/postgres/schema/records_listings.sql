@@ -128,14 +128,16 @@ CREATE TABLE channel_listing (
   PRIMARY KEY (shard, org, channel, name)
 );
 
+-- A vendor's text may be of any length, an index's entry not. What is longer than this is no SKU of
+-- the ledger's, and nothing that is like one.
 CREATE INDEX channel_listing_by_sku
   ON channel_listing (shard, org, channel, sku, name)
-  WHERE sku IS NOT NULL;
+  WHERE octet_length(sku) <= 1000;
 CREATE INDEX channel_listing_by_found
   ON channel_listing (shard, org, channel, found, name);
 CREATE INDEX channel_listing_by_essence
   ON channel_listing (shard, org, channel, essence)
-  WHERE essence IS NOT NULL;
+  WHERE octet_length(essence) <= 1000;
 
 -- A merchant comes back with the state before anybody knows the org: it is looked for in every
 -- shard, so that all that is of a connection is in one.
