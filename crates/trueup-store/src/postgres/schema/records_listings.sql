@@ -4,8 +4,9 @@
 -- BIGINT, and what is never searched is JSON in TEXT (JSONB would change it and refuse some of it).
 -- Names are compared by their bytes: COLLATE "C".
 --
--- Where another index holds all columns of the key, and more between them, the key is made last: of
--- two that cost the same to a planner that has not seen a table analyzed, it takes the newer.
+-- Of indexes that cost the same to a planner that has not seen a table analyzed, it takes the newest.
+-- So the key is made after indexes that hold its columns and more between them, and before those
+-- that are for rows which a look by the key does not ask for.
 
 CREATE TABLE connection (
   shard SMALLINT NOT NULL,
@@ -92,14 +93,6 @@ CREATE TABLE listing (
   )
 ) WITH (fillfactor = 80);
 
--- One of the listings that show one number is told it, the others follow.
-CREATE UNIQUE INDEX listing_leader
-  ON listing (shard, org, scope)
-  WHERE scope IS NOT NULL AND NOT follows;
-CREATE INDEX listing_by_scope
-  ON listing (shard, org, scope)
-  WHERE scope IS NOT NULL;
-
 -- The order of the listing lists, over all channels and over one.
 CREATE INDEX listing_by_sku
   ON listing (shard, org, sku, listing_key, channel);
@@ -107,6 +100,14 @@ CREATE INDEX listing_by_channel_sku
   ON listing (shard, org, channel, sku, listing_key);
 ALTER TABLE listing
   ADD PRIMARY KEY (shard, org, channel, listing_key);
+
+-- One of the listings that show one number is told it, the others follow.
+CREATE UNIQUE INDEX listing_leader
+  ON listing (shard, org, scope)
+  WHERE scope IS NOT NULL AND NOT follows;
+CREATE INDEX listing_by_scope
+  ON listing (shard, org, scope)
+  WHERE scope IS NOT NULL;
 
 -- What a channel's catalogue held when it was last read, mapped or not.
 CREATE TABLE channel_listing (
@@ -131,18 +132,19 @@ CREATE TABLE channel_listing (
   seen_at BIGINT NOT NULL
 );
 
+CREATE INDEX channel_listing_by_found
+  ON channel_listing (shard, org, channel, found, name);
+ALTER TABLE channel_listing
+  ADD PRIMARY KEY (shard, org, channel, name);
+
 -- A vendor's text may be of any length, an index's entry not. What is longer than this is no SKU of
 -- the ledger's, and nothing that is like one.
 CREATE INDEX channel_listing_by_sku
   ON channel_listing (shard, org, channel, sku, name)
   WHERE octet_length(sku) <= 1000;
-CREATE INDEX channel_listing_by_found
-  ON channel_listing (shard, org, channel, found, name);
 CREATE INDEX channel_listing_by_essence
   ON channel_listing (shard, org, channel, essence)
   WHERE octet_length(essence) <= 1000;
-ALTER TABLE channel_listing
-  ADD PRIMARY KEY (shard, org, channel, name);
 
 -- A merchant comes back with the state before anybody knows the org: it is looked for in every
 -- shard, so that all that is of a connection is in one.

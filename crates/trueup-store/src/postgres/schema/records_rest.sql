@@ -5,8 +5,8 @@
 -- TEXT, which keeps it as it was written. Every key begins with the shard and, but for API keys,
 -- the org. Texts are compared byte by byte.
 --
--- Where another index holds all columns of the key, and more between them, the key is made last: of
--- two that cost the same to a planner that has not seen a table analyzed, it takes the newer.
+-- Of indexes that cost the same to a planner that has not seen a table analyzed, it takes the newest:
+-- so the key is made after indexes that hold its columns and more between them.
 
 -- Kept when a connection goes: connected again, its orders must not be booked twice.
 CREATE TABLE order_line (
@@ -202,13 +202,12 @@ CREATE TABLE api_key (
   subject TEXT NOT NULL,
   scopes TEXT[] NOT NULL,
   created_at BIGINT NOT NULL,
-  revoked_at BIGINT
+  revoked_at BIGINT,
+  PRIMARY KEY (shard, id)
 );
 
 CREATE INDEX api_key_by_org
   ON api_key (shard, org, id);
-ALTER TABLE api_key
-  ADD PRIMARY KEY (shard, id);
 
 CREATE TABLE recorded_answer (
   shard SMALLINT NOT NULL,
