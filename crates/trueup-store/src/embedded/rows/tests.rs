@@ -4,20 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::params;
-use serde_json::json;
 use trueup_core::{
     ChannelId, ConflictFacts, Delta, Hold, LineBooked, ListingKey, ListingState, Location,
     Observed, Quantity, RestockPolicy, Sent, Sku, Timestamp,
 };
 
-use super::conflicts::ConflictQuery;
 use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::{
-    ApiKey, AttemptNote, Conflict, ConnectionState, Delivery, DeliveryState, HistoryEntry,
-    HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, Mapping, Parked,
-    RecordedAnswer, Resolved, RuleSettings, Run, RunStatus, SealedPlace, Subscription,
-    UnmappedLine,
+    AttemptNote, ConnectionState, InboxItem, InboxSettled, ListingQuery, ListingScope, Mapping,
+    Parked, RecordedAnswer, RuleSettings, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -179,27 +175,6 @@ fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
 }
 
 // --- Listings -------------------------------------------------------------------------------
-
-#[test]
-fn what_is_sealed_is_found_in_every_org_and_replaced_only_as_it_was_seen() {
-    let conn = rows();
-    let empty = crate::Connection { sealed_credentials: Vec::new(), ..connection("b") };
-    connections::put(&conn, &org(), &connection("a")).unwrap();
-    connections::put(&conn, &org(), &empty).unwrap();
-    connections::put(&conn, &other(), &connection("a")).unwrap();
-    deliveries::put_subscription(&conn, &other(), &subscription("s", &[])).unwrap();
-    let found = sealed::all(&conn).unwrap();
-    let places: Vec<(&Org, &SealedPlace)> = found.iter().map(|t| (&t.org, &t.place)).collect();
-    let at_a = SealedPlace::Connection(channel("a"));
-    let at_s = SealedPlace::Subscription("s".to_owned());
-    assert_eq!(places, [(&org(), &at_a), (&other(), &at_a), (&other(), &at_s)]);
-    for text in &found {
-        assert!(sealed::replace(&conn, text, &[7]).unwrap());
-        assert!(!sealed::replace(&conn, text, &[8]).unwrap(), "it is another one now");
-    }
-    assert!(sealed::all(&conn).unwrap().iter().all(|now| now.text == [7]));
-    assert_eq!(connections::get(&conn, &org(), &channel("b")).unwrap(), Some(empty));
-}
 
 /// A column that keeps sealed bytes is named so; each of them must be found by a change of keys.
 #[test]
@@ -446,45 +421,6 @@ fn unmapped(order: &str, line: &str) -> UnmappedLine {
     }
 }
 
-#[test]
-fn lines_that_wait_for_a_mapping_grow_and_are_listed_in_order_until_they_are_booked() {
-    let conn = rows();
-    let a = channel("a");
-    let put =
-        |lines: &[UnmappedLine]| order_lines::put_unmapped(&conn, &org(), &a, lines).unwrap().len();
-    assert_eq!(put(&[unmapped("2", "1"), unmapped("1", "2"), unmapped("1", "1")]), 3);
-    let later = UnmappedLine {
-        sold: 1,
-        restocked: 1,
-        cancelled: 0,
-        placed_at: Some(at(1)),
-        updated_at: Some(at(4)),
-        since: at(9),
-        ..unmapped("1", "1")
-    };
-    assert_eq!(put(&[later]), 0);
-    let list = |after: Option<&crate::OrderLineId>, limit| {
-        order_lines::unmapped(&conn, &org(), &a, after, limit).unwrap()
-    };
-    let first = list(None, 1);
-    let grown = UnmappedLine {
-        restocked: 1,
-        cancelled: i64::MAX.unsigned_abs(),
-        placed_at: Some(at(1)),
-        ..unmapped("1", "1")
-    };
-    assert_eq!((first.items, first.more), (vec![grown], true));
-    let names = |page: Page<UnmappedLine>| -> Vec<_> {
-        page.items.into_iter().map(|line| (line.order_id, line.line_id)).collect()
-    };
-    let of = |order: &str, line: &str| (order.to_owned(), line.to_owned());
-    assert_eq!(names(list(Some(&of("1", "1")), 9)), [of("1", "2"), of("2", "1")]);
-    let booked = [unmapped("1", "1"), unmapped("2", "1")];
-    order_lines::delete_unmapped(&conn, &org(), &a, &booked).unwrap();
-    assert_eq!(names(list(None, 9)), [of("1", "1"), of("1", "2")], "the first has grown");
-    assert!(order_lines::unmapped(&conn, &other(), &a, None, 9).unwrap().items.is_empty());
-}
-
 // --- Scopes ---------------------------------------------------------------------------------
 
 /// Returns who leads in a scope.
@@ -619,146 +555,6 @@ fn a_follower_owes_nothing_and_names_its_leader() {
     assert_eq!((heir.base, heir.provisional.get(), heir.forced), (Some(-2), 0, true));
 }
 
-#[test]
-fn booked_lines_are_found_under_their_connection_and_move_to_another() {
-    let conn = rows();
-    let booked = LineBooked { sold: 2, ..LineBooked::default() };
-    for (on, order, line) in [("a", "7", "1"), ("a", "7", "2"), ("a", "8", "1"), ("b", "7", "2")] {
-        let on = channel(on);
-        let id = LineId { channel: &on, order, line };
-        let row = OrderLine { id, sku: &sku("A"), booked: &booked, at: at(1) };
-        order_lines::put(&conn, &org(), &row).unwrap();
-    }
-    let (a, b, c) = (channel("a"), channel("b"), channel("c"));
-    let under = |order: &str, of: &[ChannelId]| {
-        let mut found = order_lines::booked_under(&conn, &org(), order, of).unwrap();
-        found.sort();
-        found
-    };
-    let line = |line: &str, on: &ChannelId| (line.to_owned(), on.clone());
-    let all = [a.clone(), c.clone()];
-    assert_eq!(under("7", &all), [line("1", &a), line("2", &a)]);
-    let move_lines = |most| order_lines::move_lines(&conn, &org(), &a, &b, most).unwrap();
-    assert_eq!((move_lines(1), move_lines(9), move_lines(9)), (1, 1, 0));
-    // The one that was there already stays, under both.
-    assert_eq!(under("7", &[a.clone(), b.clone()]), [line("1", &b), line("2", &a), line("2", &b)]);
-    assert_eq!(under("8", &[a, b.clone()]), [line("1", &b)]);
-}
-
-// --- Runs -----------------------------------------------------------------------------------
-
-fn run(id: &str, status: RunStatus) -> Run {
-    Run {
-        id: id.to_owned(),
-        operation: "inventory_push".to_owned(),
-        channel: channel("a"),
-        status,
-        dry_run: false,
-        counters: BTreeMap::from([("total".to_owned(), u64::MAX)]),
-        warnings: json!([{ "b": 1, "a": 2 }]),
-        items: json!([]),
-        error: None,
-        started_at: at(1),
-        finished_at: None,
-    }
-}
-
-#[test]
-fn a_run_is_replaced_and_stays_in_its_org() {
-    let conn = rows();
-    let ended = Run {
-        status: RunStatus::Partial,
-        dry_run: true,
-        error: Some("two failed".to_owned()),
-        finished_at: Some(at(9)),
-        ..run("r", RunStatus::Completed)
-    };
-    for row in [run("r", RunStatus::Running), ended] {
-        runs::put(&conn, &org(), &row).unwrap();
-        assert_eq!(runs::get(&conn, &org(), "r").unwrap(), Some(row));
-    }
-    assert_eq!(runs::get(&conn, &other(), "r").unwrap(), None);
-    runs::put(&conn, &other(), &run("r", RunStatus::Failed)).unwrap();
-    assert_eq!(runs::get(&conn, &org(), "r").unwrap().unwrap().status, RunStatus::Partial);
-}
-
-#[test]
-fn runs_that_a_crash_left_running_are_ended_in_every_org() {
-    let conn = rows();
-    runs::put(&conn, &org(), &run("1", RunStatus::Running)).unwrap();
-    runs::put(&conn, &org(), &run("2", RunStatus::Completed)).unwrap();
-    runs::put(&conn, &other(), &run("1", RunStatus::Running)).unwrap();
-    assert_eq!(runs::abandon(&conn, at(7)).unwrap(), 2);
-    assert_eq!(runs::abandon(&conn, at(8)).unwrap(), 0);
-    let ended = runs::get(&conn, &org(), "1").unwrap().unwrap();
-    assert_eq!((ended.status, ended.finished_at), (RunStatus::Failed, Some(at(7))));
-    assert_eq!(ended.error.as_deref(), Some("interrupted by a restart"));
-    assert_eq!(runs::get(&conn, &org(), "2").unwrap(), Some(run("2", RunStatus::Completed)));
-}
-
-// --- History --------------------------------------------------------------------------------
-
-fn entry(micros: i64, operation: &str) -> HistoryEntry {
-    HistoryEntry {
-        id: 0,
-        at: at(micros),
-        operation: operation.to_owned(),
-        channel: None,
-        sku: None,
-        status: "ok".to_owned(),
-        run: None,
-        detail: json!({}),
-    }
-}
-
-#[test]
-fn history_is_filtered_newest_first() {
-    let conn = rows();
-    let rich = HistoryEntry {
-        channel: Some(channel("a")),
-        sku: Some(sku("A")),
-        status: "error".to_owned(),
-        run: Some("r".to_owned()),
-        detail: json!({ "z": [1], "a": null }),
-        ..entry(20, "push")
-    };
-    let entries = [entry(10, "push"), rich.clone(), entry(30, "pull")];
-    history::add(&conn, &org(), &entries).unwrap();
-    history::add(&conn, &other(), &[entry(40, "push")]).unwrap();
-    let find = |query: &HistoryQuery| {
-        let query = HistoryQuery { limit: 9, ..query.clone() };
-        history::query(&conn, &org(), &query).unwrap().items
-    };
-    let all = HistoryQuery::default();
-    assert_eq!(find(&all)[1], HistoryEntry { id: 2, ..rich });
-    let check = |query: HistoryQuery, ids: &[u64]| {
-        assert_eq!(find(&query).iter().map(|e| e.id).collect::<Vec<_>>(), ids, "{query:?}");
-    };
-    check(all.clone(), &[3, 2, 1]);
-    check(HistoryQuery { operation: Some("push".to_owned()), ..all.clone() }, &[2, 1]);
-    check(HistoryQuery { channel: Some(channel("a")), ..all.clone() }, &[2]);
-    check(HistoryQuery { sku: Some(sku("A")), ..all.clone() }, &[2]);
-    check(HistoryQuery { status: Some("ok".to_owned()), ..all.clone() }, &[3, 1]);
-    check(HistoryQuery { from: Some(at(20)), ..all.clone() }, &[3, 2]);
-    check(HistoryQuery { to: Some(at(20)), ..all.clone() }, &[1]);
-    check(HistoryQuery { before: Some(3), ..all.clone() }, &[2, 1]);
-    let narrow = HistoryQuery { operation: Some("push".to_owned()), before: Some(2), ..all };
-    check(HistoryQuery { sku: Some(sku("A")), ..narrow.clone() }, &[]);
-    check(narrow, &[1]);
-}
-
-#[test]
-fn a_page_says_whether_more_follows() {
-    let conn = rows();
-    history::add(&conn, &org(), &[entry(1, "a"), entry(2, "a"), entry(3, "a")]).unwrap();
-    for (limit, found, more) in [(0, 0, true), (2, 2, true), (3, 3, false), (usize::MAX, 3, false)]
-    {
-        let query = HistoryQuery { limit, ..HistoryQuery::default() };
-        let page = history::query(&conn, &org(), &query).unwrap();
-        assert_eq!((page.items.len(), page.more), (found, more), "a page of {limit}");
-    }
-}
-
 // --- Conflicts ------------------------------------------------------------------------------
 
 fn facts(on: &str, listing: &str, micros: i64) -> ConflictFacts {
@@ -772,126 +568,6 @@ fn facts(on: &str, listing: &str, micros: i64) -> ConflictFacts {
         observed: -1,
         at: at(micros),
     }
-}
-
-fn conflict(conn: &Connection, id: u64) -> Conflict {
-    conflicts::get(conn, &org(), id).unwrap().expect("the conflict is there")
-}
-
-#[test]
-fn a_listing_has_one_open_conflict_with_its_newest_numbers() {
-    let conn = rows();
-    let first = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap();
-    let later = ConflictFacts { master: 11, base: None, observed: -3, ..facts("a", "1", 5) };
-    let second = conflicts::flag(&conn, &org(), &later).unwrap();
-    assert_eq!((first.is_new, second.is_new, first.id), (true, false, second.id));
-    let open = Conflict {
-        id: first.id,
-        channel: channel("a"),
-        key: key("1"),
-        sku: sku("A"),
-        master: 11,
-        base: None,
-        expected: 9,
-        observed: -3,
-        opened_at: at(1),
-        seen_at: at(5),
-        resolved: None,
-    };
-    assert_eq!(conflict(&conn, first.id), open);
-    for (org, on) in [(other(), "a"), (org(), "b")] {
-        let elsewhere = conflicts::flag(&conn, &org, &facts(on, "1", 2)).unwrap();
-        assert!(elsewhere.is_new && elsewhere.id != first.id);
-    }
-    assert_eq!(conflicts::get(&conn, &other(), first.id).unwrap(), None);
-    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 1);
-}
-
-#[test]
-fn a_closed_conflict_stays_and_the_next_is_another() {
-    let conn = rows();
-    let first = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap();
-    conflicts::flag(&conn, &other(), &facts("a", "1", 1)).unwrap();
-    let close = |org: &Org| conflicts::close(&conn, org, &channel("a"), &key("1"), at(7));
-    assert_eq!(close(&org()).unwrap(), Some(first.id));
-    assert_eq!(close(&org()).unwrap(), None);
-    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 0);
-    assert_eq!(conflicts::count_open(&conn, &other(), &channel("a")).unwrap(), 1);
-    let unnoted = conflict(&conn, first.id).resolved.expect("it is closed");
-    assert_eq!((unnoted.at, unnoted.by.as_str()), (at(7), crate::encoding::conflicts::BY_NOBODY));
-
-    let next = conflicts::flag(&conn, &org(), &facts("a", "1", 9)).unwrap();
-    assert!(next.is_new && next.id > first.id);
-    assert!(conflict(&conn, first.id).resolved.is_some());
-}
-
-#[test]
-fn a_resolution_may_be_noted_before_or_after_the_ledger_closes() {
-    for note_first in [true, false] {
-        let conn = rows();
-        let id = conflicts::flag(&conn, &org(), &facts("a", "1", 1)).unwrap().id;
-        let resolved = Resolved {
-            at: at(7),
-            by: "mia".to_owned(),
-            resolution: "channel".to_owned(),
-            note: Some("counted".to_owned()),
-        };
-        let note = |org: &Org| conflicts::note_resolved(&conn, org, id, &resolved).unwrap();
-        let close = || conflicts::close(&conn, &org(), &channel("a"), &key("1"), at(7)).unwrap();
-        if note_first {
-            note(&org());
-            assert_eq!(conflict(&conn, id).resolved, None, "a note does not close");
-            close();
-        } else {
-            close();
-            note(&other());
-            assert_eq!(
-                conflict(&conn, id).resolved.unwrap().by,
-                crate::encoding::conflicts::BY_NOBODY
-            );
-            note(&org());
-        }
-        assert_eq!(conflict(&conn, id).resolved, Some(resolved.clone()));
-    }
-}
-
-#[test]
-fn conflicts_are_filtered_newest_first() {
-    let conn = rows();
-    for (on, listing) in [("a", "1"), ("a", "2"), ("b", "1")] {
-        conflicts::flag(&conn, &org(), &facts(on, listing, 1)).unwrap();
-    }
-    conflicts::flag(&conn, &other(), &facts("a", "1", 1)).unwrap();
-    conflicts::close(&conn, &org(), &channel("a"), &key("1"), at(2)).unwrap();
-    let check = |query: ConflictQuery<'_>, ids: &[u64], more: bool| {
-        let page = conflicts::list(&conn, &org(), query).unwrap();
-        let found: Vec<_> = page.items.iter().map(|conflict| conflict.id).collect();
-        assert_eq!((found.as_slice(), page.more), (ids, more), "{query:?}");
-    };
-    let (all, a) = (ConflictQuery { limit: 9, ..ConflictQuery::default() }, channel("a"));
-    check(all, &[3, 2, 1], false);
-    check(ConflictQuery { limit: 1, ..all }, &[3], true);
-    check(ConflictQuery { before: Some(3), ..all }, &[2, 1], false);
-    check(ConflictQuery { open: Some(true), ..all }, &[3, 2], false);
-    check(ConflictQuery { open: Some(false), ..all }, &[1], false);
-    check(ConflictQuery { open: Some(true), channel: Some(&a), ..all }, &[2], false);
-}
-
-#[test]
-fn a_conflict_of_a_listing_that_is_gone_or_moved_is_closed() {
-    let conn = rows();
-    for org in [org(), other()] {
-        put(&conn, &org, &[mapping("a", "stays", "A"), mapping("a", "moved", "A")]);
-        for listing in ["stays", "moved", "gone"] {
-            conflicts::flag(&conn, &org, &facts("a", listing, 1)).unwrap();
-        }
-    }
-    put(&conn, &org(), &[mapping("a", "moved", "B")]);
-    assert_eq!(conflicts::close_orphans(&conn, &org(), at(5)).unwrap(), 2);
-    assert_eq!(conflicts::close_orphans(&conn, &org(), at(6)).unwrap(), 0);
-    assert_eq!(conflicts::count_open(&conn, &org(), &channel("a")).unwrap(), 1);
-    assert_eq!(conflicts::count_open(&conn, &other(), &channel("a")).unwrap(), 3);
-    assert_eq!(conflict(&conn, 2).resolved.unwrap().resolution, "unmapped");
 }
 
 // --- Inbox ----------------------------------------------------------------------------------
@@ -910,30 +586,6 @@ fn webhook(on: &str, delivery: &str) -> InboxItem {
 
 fn waiting(conn: &Connection, micros: i64) -> Vec<u64> {
     inbox::waiting(conn, at(micros), 9).unwrap().into_iter().map(|(_, item)| item.id).collect()
-}
-
-#[test]
-fn a_webhook_is_kept_once_per_org_and_channel() {
-    let conn = rows();
-    assert!(inbox::put(&conn, &org(), &webhook("a", "d")).unwrap());
-    assert!(!inbox::put(&conn, &org(), &webhook("a", "d")).unwrap());
-    assert!(inbox::put(&conn, &org(), &webhook("b", "d")).unwrap());
-    assert!(inbox::put(&conn, &other(), &webhook("a", "d")).unwrap());
-    let all = inbox::waiting(&conn, at(10), 9).unwrap();
-    let orgs: Vec<_> = all.iter().map(|(org, _)| org.as_str()).collect();
-    assert_eq!(orgs, ["acme", "acme", "other"]);
-    assert_eq!(all[0].1, InboxItem { id: all[0].1.id, ..webhook("a", "d") });
-    assert_eq!(inbox::waiting(&conn, at(10), 2).unwrap(), all[..2]);
-}
-
-#[test]
-fn of_many_webhooks_each_is_kept_once() {
-    let conn = rows();
-    inbox::put(&conn, &org(), &webhook("a", "2")).unwrap();
-    let many = ["1", "2", "1", "3"].map(|delivery| webhook("a", delivery));
-    let new = inbox::put_many(&conn, &org(), &many).unwrap();
-    assert_eq!(new, [true, false, false, true]);
-    assert_eq!(inbox::waiting(&conn, at(10), 9).unwrap().len(), 3);
 }
 
 #[test]
@@ -975,180 +627,6 @@ fn done_webhooks_are_purged_after_a_while() {
     assert_eq!(inbox::purge_done_before(&conn, at(10)).unwrap(), 0);
     assert_eq!(inbox::purge_done_before(&conn, at(11)).unwrap(), 1);
     assert_eq!(waiting(&conn, 10), [3]);
-}
-
-// --- Deliveries -----------------------------------------------------------------------------
-
-fn subscription(id: &str, events: &[&str]) -> Subscription {
-    Subscription {
-        id: id.to_owned(),
-        url: "https://example.com/hook".to_owned(),
-        events: events.iter().map(|&event| event.to_owned()).collect(),
-        sealed_secret: vec![1, 2],
-        enabled: true,
-        description: None,
-        created_at: at(1),
-    }
-}
-
-/// Adds an event whose deliveries are called `{first}`, `{first + 1}`, …
-fn add(conn: &Connection, org: &Org, event: &str, micros: i64, first: u32) -> usize {
-    let mut next = first;
-    let mut ids = || {
-        next += 1;
-        format!("d{:03}", next - 1)
-    };
-    let body = json!({ "event": event, "a": 1 });
-    deliveries::add_event(conn, org, event, &body, at(micros), &mut ids).unwrap()
-}
-
-fn due(conn: &Connection, micros: i64) -> Vec<(String, String)> {
-    let due = deliveries::due(conn, at(micros), 9).unwrap();
-    due.into_iter().map(|(_, row)| (row.id, row.subscription)).collect()
-}
-
-#[test]
-fn a_subscription_is_replaced_and_stays_in_its_org() {
-    let conn = rows();
-    assert!(!deliveries::has_subscribers(&conn, &org()).unwrap());
-    let off = Subscription {
-        enabled: false,
-        description: Some("Größe".to_owned()),
-        url: "https://example.com/other".to_owned(),
-        ..subscription("s", &["b", "a"])
-    };
-    for (row, heard) in [(subscription("s", &[]), true), (off, false)] {
-        deliveries::put_subscription(&conn, &org(), &row).unwrap();
-        assert_eq!(deliveries::has_subscribers(&conn, &org()).unwrap(), heard);
-        assert_eq!(deliveries::subscriptions(&conn, &org()).unwrap(), std::slice::from_ref(&row));
-        assert_eq!(deliveries::subscription(&conn, &org(), "s").unwrap(), Some(row));
-    }
-    assert!(!deliveries::has_subscribers(&conn, &other()).unwrap());
-    assert_eq!(deliveries::subscriptions(&conn, &other()).unwrap(), []);
-    assert_eq!(deliveries::subscription(&conn, &other(), "s").unwrap(), None);
-    assert!(!deliveries::delete_subscription(&conn, &other(), "s").unwrap());
-    assert!(deliveries::delete_subscription(&conn, &org(), "s").unwrap());
-}
-
-#[test]
-fn an_event_goes_to_the_enabled_subscriptions_that_want_it() {
-    let conn = rows();
-    for row in [
-        subscription("all", &[]),
-        subscription("low", &["inventory.low_stock"]),
-        subscription("two", &["x", "inventory.low_stock"]),
-        Subscription { enabled: false, ..subscription("off", &[]) },
-    ] {
-        deliveries::put_subscription(&conn, &org(), &row).unwrap();
-    }
-    deliveries::put_subscription(&conn, &other(), &subscription("all", &[])).unwrap();
-    assert_eq!(add(&conn, &org(), "inventory.low_stock", 5, 0), 3);
-    assert_eq!(add(&conn, &org(), "inventory.updated", 6, 10), 1);
-    let told: Vec<_> = due(&conn, 6).into_iter().map(|(_, to)| to).collect();
-    assert_eq!(told, ["all", "low", "two", "all"]);
-    let first = Delivery {
-        id: "d000".to_owned(),
-        subscription: "all".to_owned(),
-        event: "inventory.low_stock".to_owned(),
-        body: r#"{"event":"inventory.low_stock","a":1}"#.to_owned(),
-        state: DeliveryState::Pending,
-        attempts: 0,
-        next_at: at(5),
-        last_result: None,
-        created_at: at(5),
-    };
-    assert_eq!(deliveries::get(&conn, &org(), "d000").unwrap(), Some(first));
-    assert_eq!(deliveries::get(&conn, &other(), "d000").unwrap(), None);
-    assert_eq!(add(&conn, &Org::new("third").unwrap(), "x", 5, 0), 0);
-}
-
-#[test]
-fn deliveries_are_due_while_pending_and_their_subscription_enabled() {
-    let conn = rows();
-    for org in [org(), other()] {
-        deliveries::put_subscription(&conn, &org, &subscription("s", &[])).unwrap();
-    }
-    add(&conn, &org(), "x", 5, 1);
-    add(&conn, &org(), "x", 3, 2);
-    add(&conn, &other(), "x", 4, 3);
-    let ids = |micros| due(&conn, micros).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-    assert_eq!(ids(4), ["d002", "d003"]);
-    assert_eq!(ids(5), ["d002", "d003", "d001"]);
-    assert_eq!(deliveries::due(&conn, at(5), 1).unwrap()[0].0, org());
-
-    let row = deliveries::get(&conn, &org(), "d002").unwrap().unwrap();
-    let later = Delivery {
-        attempts: 1,
-        next_at: at(60),
-        last_result: Some("503".to_owned()),
-        ..row.clone()
-    };
-    deliveries::put(&conn, &org(), &later).unwrap();
-    assert_eq!(deliveries::get(&conn, &org(), "d002").unwrap(), Some(later));
-    assert_eq!(ids(5), ["d003", "d001"]);
-    for state in [DeliveryState::Delivered, DeliveryState::Dead] {
-        deliveries::put(&conn, &org(), &Delivery { state, ..row.clone() }).unwrap();
-        assert_eq!(ids(99), ["d003", "d001"], "{state:?}");
-    }
-    deliveries::put(&conn, &org(), &row).unwrap();
-    assert_eq!(ids(5).len(), 3, "a dead one can be replayed");
-
-    let off = Subscription { enabled: false, ..subscription("s", &[]) };
-    deliveries::put_subscription(&conn, &org(), &off).unwrap();
-    assert_eq!(ids(99), ["d003"]);
-}
-
-#[test]
-fn deliveries_are_listed_newest_first_and_go_with_their_subscription() {
-    let conn = rows();
-    for org in [org(), other()] {
-        deliveries::put_subscription(&conn, &org, &subscription("s", &["x"])).unwrap();
-        deliveries::put_subscription(&conn, &org, &subscription("t", &["y"])).unwrap();
-        for (event, first) in [("x", 1), ("x", 2), ("y", 3), ("x", 4)] {
-            add(&conn, &org, event, 5, first);
-        }
-    }
-    let check = |org: &Org, before, limit, ids: &[&str], more| {
-        let page = deliveries::list(&conn, org, "s", before, limit).unwrap();
-        let found: Vec<_> = page.items.iter().map(|row| row.id.as_str()).collect();
-        assert_eq!((found.as_slice(), page.more), (ids, more));
-    };
-    check(&org(), None, 9, &["d004", "d002", "d001"], false);
-    check(&org(), None, 2, &["d004", "d002"], true);
-    check(&org(), Some("d002"), 2, &["d001"], false);
-
-    let gone = deliveries::get(&conn, &org(), "d001").unwrap().unwrap();
-    assert!(deliveries::delete_subscription(&conn, &org(), "s").unwrap());
-    deliveries::put(&conn, &org(), &gone).unwrap();
-    check(&org(), None, 9, &[], false);
-    check(&other(), None, 9, &["d004", "d002", "d001"], false);
-    assert!(deliveries::get(&conn, &org(), "d003").unwrap().is_some());
-}
-
-// --- Keys -----------------------------------------------------------------------------------
-
-#[test]
-fn a_key_is_found_by_its_id_and_belongs_to_one_org() {
-    let conn = rows();
-    let key = |id: &str| ApiKey {
-        id: id.to_owned(),
-        digest: [7; 32],
-        subject: "till".to_owned(),
-        scopes: vec!["inventory:read".to_owned()],
-        created_at: at(1),
-        revoked_at: None,
-    };
-    let revoked = ApiKey { revoked_at: Some(at(5)), digest: [8; 32], ..key("k1") };
-    for row in [key("k2"), key("k1"), revoked.clone()] {
-        keys::put(&conn, &org(), &row).unwrap();
-        assert_eq!(keys::get(&conn, &row.id).unwrap(), Some((org(), row)));
-    }
-    keys::put(&conn, &other(), &key("k3")).unwrap();
-    assert_eq!(keys::list(&conn, &org()).unwrap(), [revoked.clone(), key("k2")]);
-    assert_eq!(keys::list(&conn, &other()).unwrap(), [key("k3")]);
-    assert_eq!(keys::get(&conn, "k9").unwrap(), None);
-    assert!(matches!(keys::put(&conn, &other(), &key("k1")), Err(RowsError::Corrupt(_))));
-    assert_eq!(keys::get(&conn, "k1").unwrap(), Some((org(), revoked)));
 }
 
 // --- Answers --------------------------------------------------------------------------------
