@@ -2,6 +2,7 @@
 
 pub mod embedded;
 mod encoding;
+pub mod migrate;
 pub mod port;
 pub mod postgres;
 mod scopes;

@@ -38,6 +38,12 @@ pub enum StoreError {
     /// A read failed, or rows do not make sense.
     #[error("{0}")]
     Failed(String),
+    /// The org is on its way here from another store, and not all of it is here yet.
+    #[error("the org {0} is arriving from another store and not open yet")]
+    Arriving(Org),
+    /// The org has moved to another store: what is here is what it was then.
+    #[error("the org {0} has moved to another store")]
+    Departed(Org),
     /// An idempotency key came back with another body.
     #[error("the idempotency key was used with another body")]
     IdempotencyKeyReused,

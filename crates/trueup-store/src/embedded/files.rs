@@ -44,6 +44,16 @@ pub enum OpenError {
         /// The newest known version.
         known: i64,
     },
+    /// What is in it has moved, or is being moved, to another store.
+    #[error("{}", departed(.path, .to, *.is_complete))]
+    Departed {
+        /// The directory.
+        path: PathBuf,
+        /// Where to, without a password.
+        to: String,
+        /// Whether all of it is there.
+        is_complete: bool,
+    },
     /// The operating system refused.
     #[error("{attempt} {path}: {source}")]
     Io {
@@ -62,6 +72,14 @@ pub enum OpenError {
         /// Why not.
         source: rusqlite::Error,
     },
+}
+
+fn departed(path: &Path, to: &str, is_complete: bool) -> String {
+    let path = path.display();
+    if is_complete {
+        return format!("what was in {path} has moved to {to}");
+    }
+    format!("what is in {path} is being moved to {to}, and not all of it is there yet")
 }
 
 /// A data directory that this process holds the lock of.
@@ -202,12 +220,12 @@ fn exists(path: &Path) -> Result<bool, OpenError> {
     path.try_exists().map_err(io_error("look for", path))
 }
 
-fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
+pub(super) fn io_error(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { attempt, path, source }
 }
 
-fn refused(path: &Path, why: impl Into<String>) -> OpenError {
+pub(super) fn refused(path: &Path, why: impl Into<String>) -> OpenError {
     OpenError::Refused { path: path.to_owned(), why: why.into() }
 }
 
@@ -224,7 +242,7 @@ fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
 /// Looks at the first 100 bytes and the length before SQLite may touch the file.
 ///
 /// Offsets: <https://www.sqlite.org/fileformat.html#the_database_header>.
-fn check_header(path: &Path) -> Result<(), OpenError> {
+pub(super) fn check_header(path: &Path) -> Result<(), OpenError> {
     let mut file = File::open(path).map_err(io_error("open", path))?;
     let length = file.metadata().map_err(io_error("look at", path))?.len();
     let mut header = [0_u8; 100];
@@ -267,7 +285,7 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
 }
 
 /// Returns the schema's version, when it is a known one.
-fn check_version(conn: &Connection, path: &Path) -> Result<i64, OpenError> {
+pub(super) fn check_version(conn: &Connection, path: &Path) -> Result<i64, OpenError> {
     let found: i64 = conn
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(|error| refused(path, format!("it is damaged: {error}")))?;

@@ -247,7 +247,7 @@ pub(super) fn load(
     Ok(loaded)
 }
 
-fn load_rows(conn: &Connection) -> Result<Loaded, RowsError> {
+pub(super) fn load_rows(conn: &Connection) -> Result<Loaded, RowsError> {
     let upto = |name: &str| -> Result<i64, RowsError> {
         let sql = "SELECT value FROM meta WHERE name = ?";
         Ok(conn.query_row(sql, [name], |row| row.get(0))?)

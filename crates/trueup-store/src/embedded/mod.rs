@@ -5,6 +5,7 @@
 
 mod behind;
 mod checkpoint;
+pub(crate) mod departure;
 mod digests;
 mod durable;
 mod files;
@@ -39,6 +40,7 @@ use crate::port::{
     StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
 use checkpoint::Checkpointer;
+use departure::Departed;
 use durable::Syncer;
 use rows::RowsError;
 use writer::{Job, Shared, Threads, Writer};
@@ -56,6 +58,7 @@ pub struct Embedded {
     /// Behind the connections to its file, which close first.
     dir: files::DataDir,
     thread: Mutex<Option<JoinHandle<()>>>,
+    departed: Departed,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -72,6 +75,7 @@ impl Embedded {
     /// a known version.
     pub fn open(path: &Path, now: Now) -> Result<Self, OpenError> {
         let dir = files::DataDir::lock(path)?;
+        let departed = Departed::read(path)?;
         let mut conn = dir.open()?;
         let refused = |error: &dyn std::fmt::Display| OpenError::Refused {
             path: dir.file(),
@@ -108,7 +112,12 @@ impl Embedded {
             .spawn(move || writer.run())
             .map_err(start)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shared, readers: Arc::default(), dir, thread })
+        Ok(Self { shared, readers: Arc::default(), dir, thread, departed })
+    }
+
+    /// Refuses an org that has moved to another store.
+    fn stays(&self, org: &Org) -> Result<(), StoreError> {
+        if self.departed.has(org) { Err(StoreError::Departed(org.clone())) } else { Ok(()) }
     }
 
     /// Runs a query on a connection for reading, off the async threads.
@@ -212,17 +221,20 @@ impl Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn submit(&self, submission: Submission) -> Result<Outcome, StoreError> {
+        self.stays(&submission.org)?;
         let (reply, answer) = oneshot::channel();
         self.shared.push(Job::Submit(Box::new(submission), reply))?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
     async fn sku(&self, org: &Org, sku: &Sku) -> Result<Option<SkuAnswer>, StoreError> {
+        self.stays(org)?;
         self.sweep_if_due().await?;
         Ok(self.shared.memory.read().answer(org, sku))
     }
 
     async fn skus(&self, org: &Org, query: SkuQuery) -> Result<Page<SkuAnswer>, StoreError> {
+        self.stays(org)?;
         let of = org.clone();
         // What is there and what is low is never behind; which versions there are may be.
         let is_by_version = query.stale;
@@ -244,6 +256,7 @@ impl Store for Embedded {
         sku: &Sku,
         at: Timestamp,
     ) -> Result<Option<SkuAt>, StoreError> {
+        self.stays(org)?;
         self.sweep_if_due().await?;
         let (org, sku, shared) = (org.clone(), sku.clone(), self.shared.clone());
         self.read(move |conn| lines::sku_at(conn, (&org, &sku), at, |of| shared.head(&org, of)))
@@ -256,6 +269,7 @@ impl Store for Embedded {
         sku: &Sku,
         query: MovementQuery,
     ) -> Result<Page<Movement>, StoreError> {
+        self.stays(org)?;
         let (org, sku) = (org.clone(), sku.clone());
         self.sweep_if_due().await?;
         let newest = self.shared.head(&org, &sku).map_or(0, |head| head.line);
@@ -267,6 +281,7 @@ impl Store for Embedded {
         org: &Org,
         id: ReservationId,
     ) -> Result<Option<Reservation>, StoreError> {
+        self.stays(org)?;
         self.sweep_if_due().await?;
         let found = {
             let memory = self.shared.memory.read();
@@ -286,6 +301,7 @@ impl Store for Embedded {
         org: &Org,
         query: ReservationQuery,
     ) -> Result<Page<Reservation>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         // Only the tables by which they are found may be behind.
         let is_by_key = query.order.is_some() || query.sku.is_some();
@@ -302,6 +318,7 @@ impl Store for Embedded {
         org: &Org,
         key: &str,
     ) -> Result<Option<([u8; 32], RecordedAnswer)>, StoreError> {
+        self.stays(org)?;
         let digest = rows::answers::digest(org, key);
         let young = self.shared.young.read().of(digest);
         let (org, key) = (org.clone(), key.to_owned());
@@ -315,16 +332,20 @@ impl Store for Embedded {
         fingerprint: [u8; 32],
         answer: RecordedAnswer,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, key) = (org.clone(), Arc::from(key));
         let record = writer::Record { org, key, fingerprint, answer };
         self.ask(|reply| Job::Record(Box::new(record), reply)).await
     }
 
     async fn all_connections(&self) -> Result<Vec<(Org, Connection)>, StoreError> {
-        self.read(rows::connections::all).await
+        let mut all = self.read(rows::connections::all).await?;
+        all.retain(|(org, _)| !self.departed.has(org));
+        Ok(all)
     }
 
     async fn connections(&self, org: &Org) -> Result<Vec<Connection>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::connections::list(conn, &org)).await
     }
@@ -334,11 +355,13 @@ impl Store for Embedded {
         org: &Org,
         id: &ChannelId,
     ) -> Result<Option<Connection>, StoreError> {
+        self.stays(org)?;
         let (org, id) = (org.clone(), id.clone());
         self.read(move |conn| rows::connections::get(conn, &org, &id)).await
     }
 
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, now) = (org.clone(), (self.shared.now)());
         self.write(move |conn| {
             if rows::connections::put(conn, &org, &row)? {
@@ -350,6 +373,7 @@ impl Store for Embedded {
     }
 
     async fn delete_connection(&self, org: &Org, id: &ChannelId) -> Result<bool, StoreError> {
+        self.stays(org)?;
         let (org, id, now) = (org.clone(), id.clone(), (self.shared.now)());
         self.write(move |conn| {
             let deleted = rows::connections::delete(conn, &org, &id)?;
@@ -364,6 +388,7 @@ impl Store for Embedded {
         org: &Org,
         rows: Vec<(Mapping, Option<String>)>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, now) = (org.clone(), (self.shared.now)());
         self.write(move |conn| {
             rows::listings::put_mappings(conn, &org, rows.iter().map(|(mapping, _)| mapping))?;
@@ -381,6 +406,7 @@ impl Store for Embedded {
         sku: &Sku,
         but: BTreeSet<ListingKey>,
     ) -> Result<usize, StoreError> {
+        self.stays(org)?;
         let (org, channel, sku) = (org.clone(), channel.clone(), sku.clone());
         let now = (self.shared.now)();
         self.write(move |conn| {
@@ -397,6 +423,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         scopes: Vec<(ListingKey, Option<String>)>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel, now) = (org.clone(), channel.clone(), (self.shared.now)());
         self.write(move |conn| {
             let scopes = scopes.iter().map(|(key, scope)| (&channel, key, scope.as_deref()));
@@ -413,6 +440,7 @@ impl Store for Embedded {
         after: Option<ListingKey>,
         limit: usize,
     ) -> Result<Page<ListingScope>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.read(move |conn| rows::scopes::list(conn, &org, &channel, after.as_ref(), limit)).await
     }
@@ -422,6 +450,7 @@ impl Store for Embedded {
         org: &Org,
         scopes: Vec<String>,
     ) -> Result<Vec<ScopeLeader>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::scopes::leaders(conn, &org, &scopes)).await
     }
@@ -431,6 +460,7 @@ impl Store for Embedded {
         org: &Org,
         query: ListingQuery,
     ) -> Result<Page<ListingView>, StoreError> {
+        self.stays(org)?;
         let of = org.clone();
         let page = if query.dirty || query.suspicious {
             self.read_ledger(move |conn| rows::listings::query(conn, &of, &query)).await?
@@ -446,6 +476,7 @@ impl Store for Embedded {
         org: &Org,
         channel: &ChannelId,
     ) -> Result<ChannelCounts, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.read_ledger(move |conn| {
             Ok(ChannelCounts {
@@ -462,6 +493,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         notes: Vec<AttemptNote>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_attempts(conn, &org, &channel, &notes)).await
     }
@@ -472,6 +504,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         note: RevisionsNote,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_revisions(conn, &org, &channel, &note)).await
     }
@@ -482,6 +515,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         notes: Vec<FieldsNote>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::listings::note_fields(conn, &org, &channel, &notes)).await
     }
@@ -492,6 +526,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         rows: Vec<ChannelListing>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::catalogue::put(conn, &org, &channel, &rows)).await
     }
@@ -502,6 +537,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         query: CatalogueQuery,
     ) -> Result<Page<ChannelListingView>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.read(move |conn| rows::catalogue::query(conn, &org, &channel, &query)).await
     }
@@ -514,6 +550,7 @@ impl Store for Embedded {
         after: Option<(String, String)>,
         limit: usize,
     ) -> Result<Page<ChannelListingView>, StoreError> {
+        self.stays(org)?;
         let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
         let query = move |conn: &Sql| {
             rows::catalogue::by_sku(conn, &org, &channel, &run, after.as_ref(), limit)
@@ -527,6 +564,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         notes: Vec<MatchNote>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::catalogue::note_matches(conn, &org, &channel, &notes)).await
     }
@@ -538,6 +576,7 @@ impl Store for Embedded {
         run: &str,
         skus: Vec<(String, Sku)>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
         self.write(move |conn| rows::catalogue::suggest(conn, &org, &channel, &run, &skus)).await
     }
@@ -548,6 +587,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         run: &str,
     ) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.stays(org)?;
         let (org, channel, run) = (org.clone(), channel.clone(), run.to_owned());
         self.read(move |conn| rows::catalogue::counts(conn, &org, &channel, &run)).await
     }
@@ -559,6 +599,7 @@ impl Store for Embedded {
         but_of_run: &str,
         at_most: usize,
     ) -> Result<usize, StoreError> {
+        self.stays(org)?;
         let (org, channel, run) = (org.clone(), channel.clone(), but_of_run.to_owned());
         self.write(move |conn| rows::catalogue::forget(conn, &org, &channel, &run, at_most)).await
     }
@@ -575,11 +616,13 @@ impl Store for Embedded {
     }
 
     async fn put_run(&self, org: &Org, run: Run) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::runs::put(conn, &org, &run)).await
     }
 
     async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>, StoreError> {
+        self.stays(org)?;
         let (org, id) = (org.clone(), id.to_owned());
         self.read(move |conn| rows::runs::get(conn, &org, &id)).await
     }
@@ -589,6 +632,7 @@ impl Store for Embedded {
     }
 
     async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::history::add(conn, &org, &entries)).await
     }
@@ -598,6 +642,7 @@ impl Store for Embedded {
         org: &Org,
         query: HistoryQuery,
     ) -> Result<Page<HistoryEntry>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::history::query(conn, &org, &query)).await
     }
@@ -610,6 +655,7 @@ impl Store for Embedded {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page<Conflict>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.cloned());
         self.read(move |conn| {
             let channel = channel.as_ref();
@@ -620,6 +666,7 @@ impl Store for Embedded {
     }
 
     async fn conflict(&self, org: &Org, id: u64) -> Result<Option<Conflict>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::conflicts::get(conn, &org, id)).await
     }
@@ -630,6 +677,7 @@ impl Store for Embedded {
         id: u64,
         resolved: Resolved,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::conflicts::note_resolved(conn, &org, id, &resolved)).await
     }
@@ -641,6 +689,7 @@ impl Store for Embedded {
         after: Option<OrderLineId>,
         limit: usize,
     ) -> Result<Page<HeldLine>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.read(move |conn| rows::order_lines::held(conn, &org, &channel, after.as_ref(), limit))
             .await
@@ -652,6 +701,7 @@ impl Store for Embedded {
         order: &str,
         channels: Vec<ChannelId>,
     ) -> Result<Vec<(String, ChannelId)>, StoreError> {
+        self.stays(org)?;
         let (org, order) = (org.clone(), order.to_owned());
         self.read(move |conn| rows::order_lines::booked_under(conn, &org, &order, &channels)).await
     }
@@ -663,6 +713,7 @@ impl Store for Embedded {
         to: &ChannelId,
         at_most: usize,
     ) -> Result<usize, StoreError> {
+        self.stays(org)?;
         let (org, from, to) = (org.clone(), from.clone(), to.clone());
         self.write(move |conn| rows::order_lines::move_lines(conn, &org, &from, &to, at_most)).await
     }
@@ -673,6 +724,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         lines: Vec<UnmappedLine>,
     ) -> Result<Vec<OrderLineId>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::order_lines::put_unmapped(conn, &org, &channel, &lines)).await
     }
@@ -684,6 +736,7 @@ impl Store for Embedded {
         after: Option<OrderLineId>,
         limit: usize,
     ) -> Result<Page<UnmappedLine>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         let query = move |conn: &Sql| {
             rows::order_lines::unmapped(conn, &org, &channel, after.as_ref(), limit)
@@ -697,12 +750,14 @@ impl Store for Embedded {
         channel: &ChannelId,
         lines: Vec<UnmappedLine>,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.write(move |conn| rows::order_lines::delete_unmapped(conn, &org, &channel, &lines))
             .await
     }
 
     async fn inbox_put(&self, org: &Org, item: InboxItem) -> Result<bool, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::inbox::put(conn, &org, &item)).await
     }
@@ -712,6 +767,7 @@ impl Store for Embedded {
         org: &Org,
         items: Vec<InboxItem>,
     ) -> Result<Vec<bool>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::inbox::put_many(conn, &org, &items)).await
     }
@@ -721,7 +777,8 @@ impl Store for Embedded {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Org, InboxItem)>, StoreError> {
-        self.read(move |conn| rows::inbox::waiting(conn, now, limit)).await
+        let but = self.departed.names();
+        self.read(move |conn| rows::inbox::waiting(conn, now, &but, limit)).await
     }
 
     async fn inbox_settle(
@@ -730,6 +787,7 @@ impl Store for Embedded {
         id: u64,
         settled: InboxSettled,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::inbox::settle(conn, &org, id, &settled)).await
     }
@@ -739,25 +797,30 @@ impl Store for Embedded {
     }
 
     async fn reseal(&self, sealed: SealedText, to: Vec<u8>) -> Result<bool, StoreError> {
+        self.stays(&sealed.org)?;
         self.write(move |conn| rows::sealed::replace(conn, &sealed, &to)).await
     }
 
     async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::deliveries::subscriptions(conn, &org)).await
     }
 
     async fn subscription(&self, org: &Org, id: &str) -> Result<Option<Subscription>, StoreError> {
+        self.stays(org)?;
         let (org, id) = (org.clone(), id.to_owned());
         self.read(move |conn| rows::deliveries::subscription(conn, &org, &id)).await
     }
 
     async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::deliveries::put_subscription(conn, &org, &row)).await
     }
 
     async fn delete_subscription(&self, org: &Org, id: &str) -> Result<bool, StoreError> {
+        self.stays(org)?;
         let (org, id) = (org.clone(), id.to_owned());
         self.write(move |conn| rows::deliveries::delete_subscription(conn, &org, &id)).await
     }
@@ -769,6 +832,7 @@ impl Store for Embedded {
         body: serde_json::Value,
         at: Timestamp,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, event) = (org.clone(), event.to_owned());
         self.write(move |conn| {
             let mut ids = || format!("msg_{}", uuid::Uuid::now_v7().simple());
@@ -782,7 +846,8 @@ impl Store for Embedded {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Org, Delivery)>, StoreError> {
-        self.read(move |conn| rows::deliveries::due(conn, now, limit)).await
+        let but = self.departed.names();
+        self.read(move |conn| rows::deliveries::due(conn, now, &but, limit)).await
     }
 
     async fn deliveries(
@@ -792,6 +857,7 @@ impl Store for Embedded {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Page<Delivery>, StoreError> {
+        self.stays(org)?;
         let (org, subscription) = (org.clone(), subscription.to_owned());
         let before = before.map(str::to_owned);
         self.read(move |conn| {
@@ -801,11 +867,13 @@ impl Store for Embedded {
     }
 
     async fn delivery(&self, org: &Org, id: &str) -> Result<Option<Delivery>, StoreError> {
+        self.stays(org)?;
         let (org, id) = (org.clone(), id.to_owned());
         self.read(move |conn| rows::deliveries::get(conn, &org, &id)).await
     }
 
     async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::deliveries::put(conn, &org, &row)).await
     }
@@ -816,11 +884,13 @@ impl Store for Embedded {
     }
 
     async fn api_keys(&self, org: &Org) -> Result<Vec<ApiKey>, StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.read(move |conn| rows::keys::list(conn, &org)).await
     }
 
     async fn put_consent(&self, org: &Org, row: Consent) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::consents::put(conn, &org, &row)).await
     }
@@ -830,11 +900,13 @@ impl Store for Embedded {
     }
 
     async fn put_feed(&self, org: &Org, row: Feed) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::feeds::put(conn, &org, &row)).await
     }
 
     async fn feeds(&self, org: &Org, channel: &ChannelId) -> Result<Vec<Feed>, StoreError> {
+        self.stays(org)?;
         let (org, channel) = (org.clone(), channel.clone());
         self.read(move |conn| rows::feeds::list(conn, &org, &channel)).await
     }
@@ -845,6 +917,7 @@ impl Store for Embedded {
         channel: &ChannelId,
         id: &str,
     ) -> Result<Option<Feed>, StoreError> {
+        self.stays(org)?;
         let (org, channel, id) = (org.clone(), channel.clone(), id.to_owned());
         self.read(move |conn| rows::feeds::get(conn, &org, &channel, &id)).await
     }
@@ -855,11 +928,13 @@ impl Store for Embedded {
         channel: &ChannelId,
         id: &str,
     ) -> Result<(), StoreError> {
+        self.stays(org)?;
         let (org, channel, id) = (org.clone(), channel.clone(), id.to_owned());
         self.write(move |conn| rows::feeds::delete(conn, &org, &channel, &id)).await
     }
 
     async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<(), StoreError> {
+        self.stays(org)?;
         let org = org.clone();
         self.write(move |conn| rows::keys::put(conn, &org, &key)).await
     }
@@ -895,6 +970,7 @@ impl Store for Embedded {
     }
 
     async fn verify(&self, org: &Org) -> Result<Verification, StoreError> {
+        self.stays(org)?;
         let of = org.clone();
         let mut found = self.read_ledger(move |conn| verify::verify(conn, &of)).await?;
         let in_memory = {
@@ -911,6 +987,7 @@ impl Store for Embedded {
     async fn orgs(&self) -> Result<Vec<Org>, StoreError> {
         let mut orgs: Vec<Org> =
             self.shared.memory.read().orgs().map(|(org, _)| org.clone()).collect();
+        orgs.retain(|org| !self.departed.has(org));
         orgs.extend(self.all_connections().await?.into_iter().map(|(org, _)| org));
         orgs.sort();
         orgs.dedup();

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How many connections a node makes where the URL does not say.
@@ -46,6 +46,19 @@ impl fmt::Debug for Address {
 }
 
 impl Address {
+    /// Returns which database it is, for people; tells neither user nor password.
+    pub(super) fn shown(&self) -> String {
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(name)) => name.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => String::new(),
+        };
+        let port =
+            self.config.get_ports().first().map_or_else(String::new, |port| format!(":{port}"));
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("postgres://{host}{port}/{database}")
+    }
+
     /// Parses `postgres://…`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! shard. Unlike the embedded store nothing is kept in memory and nothing is behind.
 
 mod address;
+pub(crate) mod arrival;
 mod bell;
 mod clock;
 mod error;
@@ -30,6 +31,7 @@ use uuid::Uuid;
 
 use crate::port::{Change, Outcome, StoreError, StoreFigures, Submission};
 use address::Address;
+use arrival::Arriving;
 use bell::Bell;
 use clock::Time;
 use ledger::decisions::Decided;
@@ -39,6 +41,7 @@ use pool::{Client, Pool, Tx};
 use shard::shard_of;
 
 pub use clock::{Clock, Now};
+pub(crate) use sql::kept_text;
 
 /// The most changes that a slow reader of live views may be behind.
 const CHANGES_MAX: usize = 4_096;
@@ -72,6 +75,7 @@ struct Shared {
     pool: Pool,
     time: Time,
     bell: Bell,
+    arriving: Arriving,
     changes: broadcast::Sender<Change>,
     gates: Vec<Gate>,
     commands: AtomicU64,
@@ -97,6 +101,10 @@ impl Postgres {
         let pool = Pool::new(&address).map_err(OpenError::Address)?;
         let refused = |error: error::PgError| OpenError::Database(error.to_string());
         schema::migrate(&pool).await.map_err(refused)?;
+        let arriving = Arriving::default();
+        let client = pool.client().await.map_err(refused)?;
+        arriving.look(&client).await.map_err(refused)?;
+        drop(client);
         let time = Time::new(clock);
         time.note(upkeep::clock(&pool).await.map_err(refused)?);
         let shared = Arc::new(Shared {
@@ -104,6 +112,7 @@ impl Postgres {
             pool,
             time,
             bell: Bell::default(),
+            arriving,
             changes: broadcast::channel(CHANGES_MAX).0,
             gates: shard::all().iter().map(|_| Gate::default()).collect(),
             commands: AtomicU64::new(0),
@@ -138,6 +147,19 @@ impl Postgres {
         self.shared.pool.read(query).await
     }
 
+    /// Runs queries about an org on a connection.
+    async fn read_of<T, F>(
+        &self,
+        org: &Org,
+        query: impl Fn(Arc<Client>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = error::Result<T>>,
+    {
+        self.shared.arriving.refuse(org)?;
+        self.read(query).await
+    }
+
     /// Runs queries on a connection, once nothing of the org is due: nobody sees a hold that has
     /// run out.
     async fn read_ledger<T, F>(
@@ -148,6 +170,7 @@ impl Postgres {
     where
         F: Future<Output = error::Result<T>>,
     {
+        self.shared.arriving.refuse(org)?;
         for _ in 0..SWEEPS_MAX {
             let now = self.shared.time.given();
             let both = |client: Arc<Client>| {
@@ -175,7 +198,13 @@ impl Postgres {
     where
         F: Future<Output = error::Result<T>>,
     {
-        self.write_in(shard_of(org), work).await
+        self.shared.arriving.refuse(org)?;
+        let work = &work;
+        let admitted = |tx: Arc<Tx>| async move {
+            let (_, done) = futures::try_join!(arrival::admitted(&tx, org), work(tx.clone()))?;
+            Ok(done)
+        };
+        self.write_in(shard_of(org), admitted).await
     }
 
     /// Writes rows of a shard in one transaction; returns after the commit.
@@ -188,6 +217,7 @@ impl Postgres {
 
     /// Has a command decided.
     async fn decide(&self, submission: Submission) -> Result<Outcome, StoreError> {
+        self.shared.arriving.refuse(&submission.org)?;
         let (reply, answer) = oneshot::channel();
         let org = submission.org.clone();
         self.shared.push(&org, Job::Submit(Box::new(submission), reply))?;

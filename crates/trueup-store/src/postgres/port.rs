@@ -15,7 +15,7 @@ use super::records::{
     listings, order_lines, runs, scopes, sealed, unmapped,
 };
 use super::shard::{shard_of_bytes, shard_of_text};
-use super::{Postgres, delivery_id};
+use super::{Postgres, arrival, delivery_id};
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
@@ -78,7 +78,7 @@ impl Store for Postgres {
     }
 
     async fn recorded(&self, org: &Org, key: &str) -> Result<Option<([u8; 32], RecordedAnswer)>> {
-        self.read(|client| async move { answers::get(&client, org, key).await }).await
+        self.read_of(org, |client| async move { answers::get(&client, org, key).await }).await
     }
 
     async fn record(
@@ -103,11 +103,11 @@ impl Store for Postgres {
     }
 
     async fn connections(&self, org: &Org) -> Result<Vec<Connection>> {
-        self.read(|client| async move { connections::list(&client, org).await }).await
+        self.read_of(org, |client| async move { connections::list(&client, org).await }).await
     }
 
     async fn connection(&self, org: &Org, id: &ChannelId) -> Result<Option<Connection>> {
-        self.read(|client| async move { connections::get(&client, org, id).await }).await
+        self.read_of(org, |client| async move { connections::get(&client, org, id).await }).await
     }
 
     async fn put_connection(&self, org: &Org, row: Connection) -> Result<()> {
@@ -148,11 +148,11 @@ impl Store for Postgres {
     }
 
     async fn feeds(&self, org: &Org, channel: &ChannelId) -> Result<Vec<Feed>> {
-        self.read(|client| async move { feeds::list(&client, org, channel).await }).await
+        self.read_of(org, |client| async move { feeds::list(&client, org, channel).await }).await
     }
 
     async fn feed(&self, org: &Org, channel: &ChannelId, id: &str) -> Result<Option<Feed>> {
-        self.read(|client| async move { feeds::get(&client, org, channel, id).await }).await
+        self.read_of(org, |client| async move { feeds::get(&client, org, channel, id).await }).await
     }
 
     async fn delete_feed(&self, org: &Org, channel: &ChannelId, id: &str) -> Result<()> {
@@ -211,13 +211,15 @@ impl Store for Postgres {
         limit: usize,
     ) -> Result<Page<ListingScope>> {
         let after = after.as_ref();
-        self.read(|client| async move { scopes::list(&client, org, channel, after, limit).await })
-            .await
+        self.read_of(org, |client| async move {
+            scopes::list(&client, org, channel, after, limit).await
+        })
+        .await
     }
 
     async fn leaders(&self, org: &Org, scopes: Vec<String>) -> Result<Vec<ScopeLeader>> {
         let scopes = &scopes;
-        self.read(|client| async move { scopes::leaders(&client, org, scopes).await }).await
+        self.read_of(org, |client| async move { scopes::leaders(&client, org, scopes).await }).await
     }
 
     async fn listings(&self, org: &Org, query: ListingQuery) -> Result<Page<ListingView>> {
@@ -291,8 +293,11 @@ impl Store for Postgres {
         query: CatalogueQuery,
     ) -> Result<Page<ChannelListingView>> {
         let query = &query;
-        self.read(|client| async move { catalogue::query(&client, org, channel, query).await })
-            .await
+        self.read_of(
+            org,
+            |client| async move { catalogue::query(&client, org, channel, query).await },
+        )
+        .await
     }
 
     async fn channel_listings_by_sku(
@@ -304,7 +309,7 @@ impl Store for Postgres {
         limit: usize,
     ) -> Result<Page<ChannelListingView>> {
         let after = after.as_ref();
-        self.read(|client| async move {
+        self.read_of(org, |client| async move {
             catalogue::by_sku(&client, org, channel, run, after, limit).await
         })
         .await
@@ -339,7 +344,11 @@ impl Store for Postgres {
         channel: &ChannelId,
         run: &str,
     ) -> Result<BTreeMap<String, u64>> {
-        self.read(|client| async move { catalogue::counts(&client, org, channel, run).await }).await
+        self.read_of(
+            org,
+            |client| async move { catalogue::counts(&client, org, channel, run).await },
+        )
+        .await
     }
 
     async fn forget_channel_listings(
@@ -369,7 +378,7 @@ impl Store for Postgres {
     }
 
     async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>> {
-        self.read(|client| async move { runs::get(&client, org, id).await }).await
+        self.read_of(org, |client| async move { runs::get(&client, org, id).await }).await
     }
 
     async fn abandon_runs(&self, now: Timestamp) -> Result<usize> {
@@ -389,7 +398,7 @@ impl Store for Postgres {
 
     async fn history(&self, org: &Org, query: HistoryQuery) -> Result<Page<HistoryEntry>> {
         let query = &query;
-        self.read(|client| async move { history::query(&client, org, query).await }).await
+        self.read_of(org, |client| async move { history::query(&client, org, query).await }).await
     }
 
     async fn conflicts(
@@ -400,7 +409,7 @@ impl Store for Postgres {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page<Conflict>> {
-        self.read(|client| async move {
+        self.read_of(org, |client| async move {
             let query = ConflictQuery { open, channel, before, limit };
             conflicts::list(&client, org, query).await
         })
@@ -408,7 +417,7 @@ impl Store for Postgres {
     }
 
     async fn conflict(&self, org: &Org, id: u64) -> Result<Option<Conflict>> {
-        self.read(|client| async move { conflicts::get(&client, org, id).await }).await
+        self.read_of(org, |client| async move { conflicts::get(&client, org, id).await }).await
     }
 
     async fn note_resolved(&self, org: &Org, id: u64, resolved: Resolved) -> Result<()> {
@@ -427,9 +436,9 @@ impl Store for Postgres {
         limit: usize,
     ) -> Result<Page<HeldLine>> {
         let after = after.as_ref();
-        self.read(
-            |client| async move { order_lines::held(&client, org, channel, after, limit).await },
-        )
+        self.read_of(org, |client| async move {
+            order_lines::held(&client, org, channel, after, limit).await
+        })
         .await
     }
 
@@ -440,9 +449,9 @@ impl Store for Postgres {
         channels: Vec<ChannelId>,
     ) -> Result<Vec<(String, ChannelId)>> {
         let channels = &channels;
-        self.read(
-            |client| async move { order_lines::booked_under(&client, org, order, channels).await },
-        )
+        self.read_of(org, |client| async move {
+            order_lines::booked_under(&client, org, order, channels).await
+        })
         .await
     }
 
@@ -478,8 +487,10 @@ impl Store for Postgres {
         limit: usize,
     ) -> Result<Page<UnmappedLine>> {
         let after = after.as_ref();
-        self.read(|client| async move { unmapped::list(&client, org, channel, after, limit).await })
-            .await
+        self.read_of(org, |client| async move {
+            unmapped::list(&client, org, channel, after, limit).await
+        })
+        .await
     }
 
     async fn delete_unmapped_lines(
@@ -525,11 +536,13 @@ impl Store for Postgres {
     }
 
     async fn subscriptions(&self, org: &Org) -> Result<Vec<Subscription>> {
-        self.read(|client| async move { deliveries::subscriptions(&client, org).await }).await
+        self.read_of(org, |client| async move { deliveries::subscriptions(&client, org).await })
+            .await
     }
 
     async fn subscription(&self, org: &Org, id: &str) -> Result<Option<Subscription>> {
-        self.read(|client| async move { deliveries::subscription(&client, org, id).await }).await
+        self.read_of(org, |client| async move { deliveries::subscription(&client, org, id).await })
+            .await
     }
 
     async fn put_subscription(&self, org: &Org, row: Subscription) -> Result<()> {
@@ -567,14 +580,14 @@ impl Store for Postgres {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Page<Delivery>> {
-        self.read(|client| async move {
+        self.read_of(org, |client| async move {
             deliveries::list(&client, org, subscription, before, limit).await
         })
         .await
     }
 
     async fn delivery(&self, org: &Org, id: &str) -> Result<Option<Delivery>> {
-        self.read(|client| async move { deliveries::get(&client, org, id).await }).await
+        self.read_of(org, |client| async move { deliveries::get(&client, org, id).await }).await
     }
 
     async fn put_delivery(&self, org: &Org, row: Delivery) -> Result<()> {
@@ -589,13 +602,17 @@ impl Store for Postgres {
     }
 
     async fn api_keys(&self, org: &Org) -> Result<Vec<ApiKey>> {
-        self.read(|client| async move { keys::list(&client, org).await }).await
+        self.read_of(org, |client| async move { keys::list(&client, org).await }).await
     }
 
     async fn put_api_key(&self, org: &Org, key: ApiKey) -> Result<()> {
         let key = &key;
-        self.write_in(shard_of_text(&key.id), |tx| async move { keys::put(&tx, org, key).await })
-            .await
+        self.shared.arriving.refuse(org)?;
+        self.write_in(shard_of_text(&key.id), |tx| async move {
+            arrival::admitted(&tx, org).await?;
+            keys::put(&tx, org, key).await
+        })
+        .await
     }
 
     fn health(&self) -> Health {
@@ -616,11 +633,14 @@ impl Store for Postgres {
     }
 
     async fn verify(&self, org: &Org) -> Result<Verification> {
+        self.shared.arriving.refuse(org)?;
         self.shared.pool.snapshot(|tx| async move { verify::verify(&tx, org).await }).await
     }
 
     async fn orgs(&self) -> Result<Vec<Org>> {
-        self.read(|client| async move { reads::orgs(&client).await }).await
+        let mut orgs = self.read(|client| async move { reads::orgs(&client).await }).await?;
+        orgs.retain(|org| self.shared.arriving.refuse(org).is_ok());
+        Ok(orgs)
     }
 
     async fn close(&self) -> Result<()> {

@@ -35,12 +35,16 @@ pub(super) struct Plain<S>(pub(super) S);
 impl<S: AsRef<str>> Plain<S> {
     /// Returns the text as it is kept.
     pub(super) fn kept(&self) -> Cow<'_, str> {
-        let text = self.0.as_ref();
-        if text.contains('\0') {
-            return Cow::Owned(text.replace('\0', "\u{fffd}"));
-        }
-        Cow::Borrowed(text)
+        kept_text(self.0.as_ref())
     }
+}
+
+/// Returns a text as it is kept.
+pub(crate) fn kept_text(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        return Cow::Owned(text.replace('\0', "\u{fffd}"));
+    }
+    Cow::Borrowed(text)
 }
 
 impl<S: AsRef<str> + std::fmt::Debug> ToSql for Plain<S> {

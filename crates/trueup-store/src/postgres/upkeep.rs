@@ -59,6 +59,9 @@ async fn look(shared: &Shared, purged: &mut Timestamp) {
         // Only a commit shows that the database takes part again; that it does not is known.
         drop(pool.transact(0, |_| async { Ok(()) }).await);
     }
+    let arriving = &shared.arriving;
+    // Where it cannot be looked, nothing can be written either.
+    drop(pool.read(|client| async move { arriving.look(&client).await }).await);
     let given = shared.time.given();
     let due = pool.read(|client| async move { shards_due(&client, given).await }).await;
     for shard in due.unwrap_or_default() {
@@ -107,6 +110,13 @@ async fn shards_due(conn: &Conn, now: Option<Timestamp>) -> Result<Vec<i16>> {
            WHERE r.shard = given.shard
              AND r.status = 1
              AND r.expires_at <= coalesce($2::bigint, {MICROS_NOW})
+             AND NOT EXISTS (
+               SELECT 1
+               FROM arrival a
+               WHERE a.shard = r.shard
+                 AND a.org = r.org
+                 AND a.opened_at IS NULL
+             )
          )"
     );
     let now = now.map(Timestamp::micros);

@@ -6,7 +6,7 @@ use trueup_store::{Conflict, Resolved, Store};
 use crate::making::{Here, at, channel, connection, key, mapping, org, other, push, sku};
 
 /// A listing that was told 10 and shows it, on a connection whose differences people settle.
-async fn told(here: &Here, org: &Org, on: &str, listing: &str) {
+pub(crate) async fn told(here: &Here, org: &Org, on: &str, listing: &str) {
     let manual = trueup_store::Connection { strategy: Some(Strategy::Manual), ..connection(on) };
     here.put_connection(org, manual).await.unwrap();
     if here.sku(org, &sku("A")).await.unwrap().is_none() {
@@ -21,7 +21,7 @@ async fn told(here: &Here, org: &Org, on: &str, listing: &str) {
 }
 
 /// Tells what listings of a channel show.
-async fn read(here: &Here, org: &Org, on: &str, readings: &[(&str, i64)]) {
+pub(crate) async fn read(here: &Here, org: &Org, on: &str, readings: &[(&str, i64)]) {
     let reading = |(listing, observed): &(&str, i64)| trueup_core::ListingReading {
         key: key(listing),
         observed: *observed,

@@ -135,7 +135,7 @@ fn unmapped() -> UnmappedLine {
     }
 }
 
-fn consent(number: u8, on: &str) -> Consent {
+pub(crate) fn consent(number: u8, on: &str) -> Consent {
     Consent {
         state_digest: [number; 32],
         channel: channel(on),
@@ -178,7 +178,7 @@ async fn a_consent_is_taken_by_one_of_those_who_ask_at_the_same_time() {
     assert_eq!(taken.iter().flatten().count(), 1);
 }
 
-fn feed(id: &str, on: &str, micros: i64) -> Feed {
+pub(crate) fn feed(id: &str, on: &str, micros: i64) -> Feed {
     let item = |name: &str, earlier: Option<i64>| FeedItem {
         sku: sku(name),
         key: key(name),

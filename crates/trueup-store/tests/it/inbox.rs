@@ -5,7 +5,7 @@ use trueup_store::{InboxItem, InboxSettled, Store};
 
 use crate::making::{Here, at, channel, connection, org, other};
 
-fn webhook(on: &str, delivery: &str) -> InboxItem {
+pub(crate) fn webhook(on: &str, delivery: &str) -> InboxItem {
     InboxItem {
         id: 0,
         channel: channel(on),

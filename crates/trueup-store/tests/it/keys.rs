@@ -5,7 +5,7 @@ use trueup_store::{ApiKey, Connection, RecordedAnswer, SealedPlace, StoreError, 
 
 use crate::making::{Here, at, channel, connection, org, other};
 
-fn key(id: &str) -> ApiKey {
+pub(crate) fn key(id: &str) -> ApiKey {
     ApiKey {
         id: id.to_owned(),
         digest: [7; 32],
@@ -80,7 +80,7 @@ async fn no_sealed_column_is_left_out_of_a_change_of_keys() {
     }
 }
 
-fn answer(status: u16) -> RecordedAnswer {
+pub(crate) fn answer(status: u16) -> RecordedAnswer {
     RecordedAnswer {
         status,
         headers: vec![("etag".to_owned(), "\"3\"".to_owned())],

@@ -15,6 +15,7 @@ mod keys;
 mod ledger;
 mod listings;
 mod making;
+mod moving;
 #[path = "../../../trueup-core/tests/it/naive.rs"]
 mod naive;
 mod nodes;

@@ -34,7 +34,11 @@ impl Deref for Here {
 
 impl Here {
     pub(crate) async fn new() -> Self {
-        let place = TestStore::new().await;
+        Self::at(TestStore::new().await).await
+    }
+
+    /// A store in a place.
+    pub(crate) async fn at(place: TestStore) -> Self {
         let time = Arc::new(AtomicI64::new(1_000_000));
         let store = open(&place, &time).await;
         Self { store, time, place }
@@ -47,6 +51,16 @@ impl Here {
             return self.store.clone();
         }
         open(&self.place, &self.time).await
+    }
+
+    /// Returns the place as a crash at this instant would leave it.
+    pub(crate) fn crashed(&self) -> TestStore {
+        self.place.crashed()
+    }
+
+    /// Returns the store of another place with the same clock.
+    pub(crate) async fn beside(&self, place: &TestStore) -> Arc<dyn Store> {
+        open(place, &self.time).await
     }
 
     pub(crate) fn now(&self) -> Timestamp {

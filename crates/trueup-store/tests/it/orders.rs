@@ -11,7 +11,7 @@ use trueup_store::{HeldLine, OrderLineId, Page, UnmappedLine};
 use crate::making::{Here, at, channel, connection, org, other, sku};
 
 /// A line of which so many are sold and so many only held.
-fn line(id: &str, sold: u64, held: u64) -> ChannelLine {
+pub(crate) fn line(id: &str, sold: u64, held: u64) -> ChannelLine {
     ChannelLine {
         line: Arc::from(id),
         listing: None,
@@ -24,7 +24,7 @@ fn line(id: &str, sold: u64, held: u64) -> ChannelLine {
     }
 }
 
-fn order(on: &str, id: &str, lines: Vec<ChannelLine>) -> Command {
+pub(crate) fn order(on: &str, id: &str, lines: Vec<ChannelLine>) -> Command {
     Command::ChannelOrder(ChannelOrder {
         channel: channel(on),
         order: Arc::from(id),
@@ -130,7 +130,7 @@ async fn booked_lines_are_found_under_their_connection_and_move_to_another() {
     assert_eq!(numbers(&here, &org()).await, (100 - 9, 0));
 }
 
-fn unmapped(order: &str, line: &str) -> UnmappedLine {
+pub(crate) fn unmapped(order: &str, line: &str) -> UnmappedLine {
     UnmappedLine {
         order_id: order.to_owned(),
         line_id: line.to_owned(),

@@ -7,7 +7,7 @@ use trueup_store::{HistoryEntry, HistoryQuery, Run, RunStatus};
 
 use crate::making::{Here, at, channel, org, other, sku};
 
-fn run(id: &str, status: RunStatus) -> Run {
+pub(crate) fn run(id: &str, status: RunStatus) -> Run {
     Run {
         id: id.to_owned(),
         operation: "inventory_push".to_owned(),
@@ -59,7 +59,7 @@ async fn runs_that_a_crash_left_running_are_ended_in_every_org() {
     assert_eq!(completed, Some(run("2", RunStatus::Completed)));
 }
 
-fn entry(micros: i64, operation: &str) -> HistoryEntry {
+pub(crate) fn entry(micros: i64, operation: &str) -> HistoryEntry {
     HistoryEntry {
         id: 0,
         at: at(micros),

@@ -7,7 +7,7 @@ use trueup_store::{Delivery, DeliveryState, Store, Subscription};
 use crate::harness::{reserve, set};
 use crate::making::{Here, at, org, other};
 
-fn subscription(id: &str, events: &[&str]) -> Subscription {
+pub(crate) fn subscription(id: &str, events: &[&str]) -> Subscription {
     Subscription {
         id: id.to_owned(),
         url: "https://example.com/hook".to_owned(),

@@ -325,6 +325,14 @@ impl From<StoreError> for Problem {
                 tracing::error!(why, "the store failed");
                 Self::internal()
             }
+            StoreError::Arriving(org) => {
+                let detail = format!("{org} is arriving from another store and not open yet");
+                Self::new(unavailable, "org_arriving", detail).retry_after(30)
+            }
+            StoreError::Departed(org) => {
+                let detail = format!("{org} has moved to another server; nothing was done");
+                Self::new(unavailable, "org_moved", detail).retry_after(30)
+            }
             StoreError::IdempotencyKeyReused => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "idempotency_key_reused",

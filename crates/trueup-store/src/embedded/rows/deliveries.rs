@@ -125,7 +125,12 @@ pub(crate) fn add_event(
 }
 
 /// Lists deliveries of every org that are due to enabled subscriptions, longest due first.
-pub(crate) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Vec<(Org, Delivery)>> {
+pub(crate) fn due(
+    conn: &Connection,
+    now: Timestamp,
+    but: &str,
+    limit: usize,
+) -> Result<Vec<(Org, Delivery)>> {
     const SQL: &str = "
         SELECT d.org, d.id, d.subscription, d.event, d.body, d.state, d.attempts, d.next_at,
           d.last_result, d.created_at
@@ -133,12 +138,13 @@ pub(crate) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Vec
         CROSS JOIN subscription s
         WHERE d.state = 'pending'
           AND d.next_at <= ?
+          AND d.org NOT IN (SELECT value FROM json_each(?))
           AND s.org = d.org
           AND s.id = d.subscription
           AND s.enabled = 1
         ORDER BY d.next_at, d.id
         LIMIT ?";
-    all(conn, SQL, params![now.micros(), at_most(limit)], |columns| {
+    all(conn, SQL, params![now.micros(), but, at_most(limit)], |columns| {
         Ok((columns.name()?, read_delivery(columns)?))
     })
 }

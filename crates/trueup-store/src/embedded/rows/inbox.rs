@@ -37,6 +37,7 @@ pub(crate) fn put_many(conn: &Connection, org: &Org, items: &[InboxItem]) -> Res
 pub(crate) fn waiting(
     conn: &Connection,
     now: Timestamp,
+    but: &str,
     limit: usize,
 ) -> Result<Vec<(Org, InboxItem)>> {
     const SQL: &str = "
@@ -44,9 +45,10 @@ pub(crate) fn waiting(
         FROM inbox
         WHERE state = 'waiting'
           AND next_at <= ?
+          AND org NOT IN (SELECT value FROM json_each(?))
         ORDER BY id
         LIMIT ?";
-    all(conn, SQL, params![now.micros(), at_most(limit)], |columns| {
+    all(conn, SQL, params![now.micros(), but, at_most(limit)], |columns| {
         let org = columns.name()?;
         let item = InboxItem {
             id: columns.count()?,

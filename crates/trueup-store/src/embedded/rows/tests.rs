@@ -164,7 +164,7 @@ fn a_deleted_connection_takes_its_listings_and_inbox_and_leaves_order_lines() {
     assert!(order_lines::get(&conn, &org(), line).unwrap().is_some());
     let waiting = |org| order_lines::unmapped(&conn, &org, &channel("a"), None, 9).unwrap().items;
     assert_eq!((waiting(org()).len(), waiting(other()).len()), (0, 1));
-    let left: Vec<_> = inbox::waiting(&conn, at(100), 9).unwrap();
+    let left: Vec<_> = inbox::waiting(&conn, at(100), "[]", 9).unwrap();
     assert_eq!(left.iter().map(|(org, _)| org.clone()).collect::<Vec<_>>(), [other()]);
     assert_eq!(connections::all(&conn).unwrap().len(), 1);
     assert_eq!(
@@ -585,7 +585,11 @@ fn webhook(on: &str, delivery: &str) -> InboxItem {
 }
 
 fn waiting(conn: &Connection, micros: i64) -> Vec<u64> {
-    inbox::waiting(conn, at(micros), 9).unwrap().into_iter().map(|(_, item)| item.id).collect()
+    inbox::waiting(conn, at(micros), "[]", 9)
+        .unwrap()
+        .into_iter()
+        .map(|(_, item)| item.id)
+        .collect()
 }
 
 #[test]
@@ -602,7 +606,7 @@ fn a_webhook_waits_until_its_time_and_until_it_is_settled() {
     settle(&org(), 2, &InboxSettled::Later { at: at(50), why: "429".to_owned() });
     settle(&org(), 3, &InboxSettled::Dead { why: "no such SKU".to_owned() });
     assert_eq!(waiting(&conn, 49), [0; 0]);
-    let again = inbox::waiting(&conn, at(50), 9).unwrap();
+    let again = inbox::waiting(&conn, at(50), "[]", 9).unwrap();
     assert_eq!(again[0].1, InboxItem { id: 2, attempts: 1, ..webhook("a", "2") });
     assert!(!inbox::put(&conn, &org(), &webhook("a", "1")).unwrap(), "a done one is known");
 

@@ -83,6 +83,8 @@ pub(super) struct Known {
     pub(super) due: BTreeMap<Org, Vec<ReservationId>>,
     /// Who is told of events.
     pub(super) subscribers: FxHashMap<Org, Vec<Subscriber>>,
+    /// Orgs that nobody writes into yet.
+    pub(super) arriving: BTreeSet<Org>,
 }
 
 /// What a batch does in one org.
@@ -174,6 +176,9 @@ impl Pass<'_> {
     /// Decides one submission, or gives the recorded answer. `None` = something is missing.
     fn submit(&mut self, submission: &Submission) -> Option<Result<Outcome, StoreError>> {
         let Submission { org, command, actor, source, idempotency } = submission;
+        if self.known.arriving.contains(org) {
+            return Some(Err(StoreError::Arriving(org.clone())));
+        }
         if let Some(key) = idempotency
             && let Some((fingerprint, answer)) = self.recorded(org, &key.key)
         {

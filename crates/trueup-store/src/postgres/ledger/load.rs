@@ -19,6 +19,7 @@ use super::rows::{
     read_reservation, read_state,
 };
 use crate::encoding::at_most;
+use crate::postgres::arrival;
 use crate::postgres::error::{PgError, Result};
 use crate::postgres::pool::{MICROS_NOW, Tx};
 use crate::postgres::records::{answers, deliveries, listings, order_lines};
@@ -149,6 +150,7 @@ impl<'a> Loader<'a> {
             *known = OrgKnown { skus, ..found };
         }
         (self.known.answers, self.known.due) = (read.answers, read.due);
+        self.known.arriving = read.arriving;
         (self.known.subscribers, self.clock) = (read.subscribers, read.clock);
     }
 
@@ -157,14 +159,15 @@ impl<'a> Loader<'a> {
         let orgs =
             try_join_all(self.wanting.iter().map(|(org, wanted)| self.read_org(org, wanted)));
         let names: Vec<&str> = self.wanting.keys().map(Org::as_str).collect();
-        let (clock, due, answers, subscribers, orgs) = futures::try_join!(
+        let (clock, arriving, due, answers, subscribers, orgs) = futures::try_join!(
             self.read_clock(),
+            arrival::of_shard(self.tx, self.shard),
             due(self.tx, self.shard, self.about.now),
             self.read_answers(),
             deliveries::subscribers(self.tx, self.shard, &names),
             orgs,
         )?;
-        let mut read = Read { clock, ..Read::default() };
+        let mut read = Read { clock, arriving, ..Read::default() };
         read.orgs = orgs.into_iter().collect();
         read.answers = answers.into_iter().collect();
         read.subscribers = subscribers.into_iter().collect();
@@ -335,6 +338,7 @@ struct Read {
     answers: rustc_hash::FxHashMap<(Org, String), answers::Recorded>,
     due: BTreeMap<Org, Vec<ReservationId>>,
     subscribers: rustc_hash::FxHashMap<Org, Vec<deliveries::Subscriber>>,
+    arriving: BTreeSet<Org>,
     clock: i64,
 }
 
@@ -350,6 +354,13 @@ pub(super) async fn due(
          WHERE shard = $1
            AND status = 1
            AND expires_at <= coalesce($2::bigint, {MICROS_NOW})
+           AND NOT EXISTS (
+             SELECT 1
+             FROM arrival a
+             WHERE a.shard = reservation.shard
+               AND a.org = reservation.org
+               AND a.opened_at IS NULL
+           )
          ORDER BY expires_at
          LIMIT $3"
     );

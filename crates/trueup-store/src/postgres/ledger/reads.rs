@@ -36,6 +36,13 @@ pub(in crate::postgres) async fn is_due(
            WHERE shard = $1
              AND status = 1
              AND expires_at <= coalesce($2::bigint, {MICROS_NOW})
+             AND NOT EXISTS (
+               SELECT 1
+               FROM arrival a
+               WHERE a.shard = reservation.shard
+                 AND a.org = reservation.org
+                 AND a.opened_at IS NULL
+             )
          )"
     );
     let params: [Param<'_>; 2] = [&shard_of(org), &micros(now)];

@@ -154,6 +154,13 @@ pub(in crate::postgres) async fn purge_before(
           FROM recorded_answer
           WHERE shard = $1
             AND at < $2
+            AND NOT EXISTS (
+              SELECT 1
+              FROM arrival a
+              WHERE a.shard = recorded_answer.shard
+                AND a.org = recorded_answer.org
+                AND a.opened_at IS NULL
+            )
           ORDER BY at
           LIMIT $3
           FOR UPDATE SKIP LOCKED

@@ -21,6 +21,13 @@ pub(in crate::postgres) async fn all(conn: &Conn) -> Result<Vec<(Org, Connection
         "SELECT org, {COLUMNS}
         FROM connection
         WHERE shard = ANY($1)
+          AND NOT EXISTS (
+            SELECT 1
+            FROM arrival a
+            WHERE a.shard = connection.shard
+              AND a.org = connection.org
+              AND a.opened_at IS NULL
+          )
         ORDER BY org, id"
     );
     sql::all(conn, &sql, &[&shard::all()], |columns| Ok((columns.name()?, read(columns)?))).await

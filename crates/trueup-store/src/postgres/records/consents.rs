@@ -61,6 +61,13 @@ pub(in crate::postgres) async fn take(
         DELETE FROM consent
         WHERE shard = ANY($1)
           AND state_digest = $2
+          AND NOT EXISTS (
+            SELECT 1
+            FROM arrival a
+            WHERE a.shard = consent.shard
+              AND a.org = consent.org
+              AND a.opened_at IS NULL
+          )
         RETURNING org, state_digest, channel, kind, redirect, created_at, expires_at";
     let params: [Param<'_>; 2] = [&shard::all(), &digest.as_slice()];
     sql::first(conn, SQL, &params, |columns| Ok((columns.name()?, read(columns)?))).await
@@ -75,7 +82,14 @@ pub(in crate::postgres) async fn purge_before(
     const SQL: &str = "
         DELETE FROM consent
         WHERE shard = $1
-          AND expires_at < $2";
+          AND expires_at < $2
+          AND NOT EXISTS (
+            SELECT 1
+            FROM arrival a
+            WHERE a.shard = consent.shard
+              AND a.org = consent.org
+              AND a.opened_at IS NULL
+          )";
     let forgotten = sql::execute(conn, SQL, &[&shard, &before.micros()]).await?;
     Ok(sql::counted(forgotten))
 }

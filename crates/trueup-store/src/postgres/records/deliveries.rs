@@ -241,6 +241,13 @@ pub(in crate::postgres) async fn due(
               AND p.state = 'pending'
               AND p.next_at <= $2
               AND s.enabled
+              AND NOT EXISTS (
+                SELECT 1
+                FROM arrival a
+                WHERE a.shard = p.shard
+                  AND a.org = p.org
+                  AND a.opened_at IS NULL
+              )
             ORDER BY p.next_at, p.id
             LIMIT $3
           ) o

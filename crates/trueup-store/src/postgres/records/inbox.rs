@@ -85,6 +85,13 @@ pub(in crate::postgres) async fn waiting(
             WHERE o.shard = one.shard
               AND o.state = 'waiting'
               AND o.next_at <= $2
+              AND NOT EXISTS (
+                SELECT 1
+                FROM arrival a
+                WHERE a.shard = o.shard
+                  AND a.org = o.org
+                  AND a.opened_at IS NULL
+              )
             ORDER BY o.received_at, o.org, o.id
             LIMIT $3
           ) w
@@ -175,6 +182,13 @@ pub(in crate::postgres) async fn purge_done_before(
           WHERE shard = $1
             AND state = 'done'
             AND received_at < $2
+            AND NOT EXISTS (
+              SELECT 1
+              FROM arrival a
+              WHERE a.shard = inbox.shard
+                AND a.org = inbox.org
+                AND a.opened_at IS NULL
+            )
           ORDER BY received_at
           LIMIT $3
           FOR UPDATE SKIP LOCKED

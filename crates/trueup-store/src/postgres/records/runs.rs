@@ -81,6 +81,13 @@ pub(in crate::postgres) async fn running(conn: &Conn) -> Result<Vec<i16>> {
         FROM run
         WHERE shard = ANY($1)
           AND status = 'running'
+          AND NOT EXISTS (
+            SELECT 1
+            FROM arrival a
+            WHERE a.shard = run.shard
+              AND a.org = run.org
+              AND a.opened_at IS NULL
+          )
         ORDER BY shard";
     all(conn, SQL, &[&shard::all()], |columns| columns.take()).await
 }
@@ -93,6 +100,13 @@ pub(in crate::postgres) async fn abandon(conn: &Conn, shard: i16, now: Timestamp
           error = 'interrupted by a restart',
           finished_at = $2
         WHERE shard = $1
-          AND status = 'running'";
+          AND status = 'running'
+          AND NOT EXISTS (
+            SELECT 1
+            FROM arrival a
+            WHERE a.shard = run.shard
+              AND a.org = run.org
+              AND a.opened_at IS NULL
+          )";
     Ok(counted(execute(conn, SQL, &[&shard, &now.micros()]).await?))
 }
