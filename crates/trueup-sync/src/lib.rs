@@ -36,7 +36,7 @@ pub use consent::{AUTHORIZATION_NEEDED, CONSENT_SECONDS, ConsentPage};
 pub use deliver::{DELIVERY_TRIES_MAX, sign};
 pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;
-pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, rekey};
+pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, check_sealed, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};
 pub use status::{
     ChannelStatus, Health, HealthState, QueueHealth, QuotaFigure, RateFigure, STATUS_LISTINGS_MAX,

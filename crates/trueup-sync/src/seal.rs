@@ -288,17 +288,7 @@ fn first(places: &[String]) -> &str {
 pub async fn rekey(store: &dyn Store, ring: &KeyRing) -> Result<Rekeyed, RekeyError> {
     let sealer = Sealer::new(ring);
     let texts = store.sealed().await?;
-    let mut closed = Vec::new();
-    let mut why = None;
-    for SealedText { org, place, text } in &texts {
-        if let Err(error) = sealer.open(Purpose::of(place), text) {
-            closed.push(words(org, place));
-            why.get_or_insert(error);
-        }
-    }
-    if let Some(why) = why {
-        return Err(RekeyError::Closed { places: closed, all: texts.len(), why: why.to_string() });
-    }
+    check(&sealer, &texts)?;
     let mut done = Rekeyed::default();
     for sealed in texts {
         if sealer.is_current(&sealed.text) {
@@ -313,6 +303,32 @@ pub async fn rekey(store: &dyn Store, ring: &KeyRing) -> Result<Rekeyed, RekeyEr
         }
     }
     Ok(done)
+}
+
+/// Looks whether sealed texts can be opened with the keys of a ring; changes nothing.
+///
+/// # Errors
+/// [`RekeyError::Closed`] where one cannot.
+pub fn check_sealed(ring: &KeyRing, texts: &[SealedText]) -> Result<(), RekeyError> {
+    check(&Sealer::new(ring), texts)
+}
+
+fn check(sealer: &Sealer, texts: &[SealedText]) -> Result<(), RekeyError> {
+    let mut closed = Vec::new();
+    let mut why = None;
+    for SealedText { org, place, text } in texts {
+        if let Err(error) = sealer.open(Purpose::of(place), text) {
+            closed.push(words(org, place));
+            why.get_or_insert(error);
+        }
+    }
+    match why {
+        Some(why) => {
+            let (all, why) = (texts.len(), why.to_string());
+            Err(RekeyError::Closed { places: closed, all, why })
+        }
+        None => Ok(()),
+    }
 }
 
 fn words(org: &Org, place: &SealedPlace) -> String {

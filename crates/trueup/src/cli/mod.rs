@@ -5,6 +5,7 @@ pub mod demo;
 pub mod files;
 pub mod keys;
 pub mod market;
+pub mod migrate;
 pub mod place;
 pub mod rekey;
 pub mod replay;
@@ -46,6 +47,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Seal all secrets with another key.
     Rekey(rekey::RekeyArgs),
+    /// Move orgs from a directory into a database.
+    Migrate(migrate::MigrateArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
     /// Measure durable reservations per second beside an empty endpoint.
@@ -91,6 +94,7 @@ async fn dispatch(command: Command) -> Ended {
         Command::Export(args) => files::export(args).await.map(|()| true),
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
         Command::Rekey(args) => rekey::run(args).await.map(|()| true),
+        Command::Migrate(args) => Box::pin(migrate::run(args)).await.map(|()| true),
         Command::Verify(args) => verify::run(args).await,
         Command::Bench(options) => bench(options).await,
         Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
@@ -164,6 +168,9 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(bench) = error.downcast_ref::<crate::bench::BenchError>() {
         return bench.hint().map(str::to_owned);
     }
+    if let Some(error) = error.downcast_ref::<trueup_store::migrate::MigrateError>() {
+        return migrate::hint(error).map(str::to_owned);
+    }
     if let Some(trueup_sync::RekeyError::Closed { .. }) = error.downcast_ref() {
         return Some("give every key they may have been sealed with; nothing was changed".into());
     }
@@ -181,22 +188,41 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
 
 /// Says what may help where a store was not opened.
 fn hint_to_open(error: &place::OpenError) -> Option<&'static str> {
-    use trueup_store::{embedded, postgres};
     match error {
-        place::OpenError::Directory(embedded::OpenError::InUse(_)) => {
+        place::OpenError::Directory(error) => hint_to_directory(error),
+        place::OpenError::Database(error) => hint_to_database(error),
+    }
+}
+
+/// Says what may help where a directory was not opened.
+fn hint_to_directory(error: &trueup_store::embedded::OpenError) -> Option<&'static str> {
+    use trueup_store::embedded::OpenError;
+    match error {
+        OpenError::InUse(_) => {
             Some("stop the other process, or name another directory with --data-dir")
         }
-        place::OpenError::Directory(embedded::OpenError::Refused { .. }) => {
+        OpenError::Refused { .. } => {
             Some("nothing was changed; restore the directory from a backup, or name another")
         }
-        place::OpenError::Directory(embedded::OpenError::Newer { .. }) => {
-            Some("use the newer program that wrote it")
-        }
-        place::OpenError::Directory(
-            embedded::OpenError::Io { .. } | embedded::OpenError::Sql { .. },
-        )
-        | place::OpenError::Database(postgres::OpenError::Database(_)) => None,
-        place::OpenError::Database(postgres::OpenError::Address(_)) => {
+        OpenError::Newer { .. } => Some("use the newer program that wrote it"),
+        OpenError::Departed { is_complete: true, .. } => Some(
+            "serve it from there; to go back to what was here then, let nobody sell from there \
+             and remove the file MOVED",
+        ),
+        OpenError::Departed { is_complete: false, .. } => Some(
+            "run trueup migrate again, which goes on where it was; to stay here, remove the file \
+             MOVED",
+        ),
+        OpenError::Io { .. } | OpenError::Sql { .. } => None,
+    }
+}
+
+/// Says what may help where a database was not opened.
+fn hint_to_database(error: &trueup_store::postgres::OpenError) -> Option<&'static str> {
+    use trueup_store::postgres::OpenError;
+    match error {
+        OpenError::Database(_) => None,
+        OpenError::Address(_) => {
             Some("it is like postgres://user:password@host:5432/database?sslmode=verify-full")
         }
     }

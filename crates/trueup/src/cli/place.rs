@@ -33,6 +33,13 @@ impl StoreUrl {
     }
 }
 
+impl StoreUrl {
+    /// Returns the URL, password and all: for who opens it, and nobody else.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Debug for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StoreUrl(***)")

@@ -40,9 +40,14 @@ impl Progress {
 
     /// Notes that a step is done.
     pub fn step(&mut self) {
-        self.done += 1;
+        self.steps(1);
+    }
+
+    /// Notes that so many steps are done.
+    pub fn steps(&mut self, count: u64) {
+        self.done += count;
         match &self.bar {
-            Some(bar) => bar.inc(1),
+            Some(bar) => bar.inc(count),
             None => {
                 let tenth = self.done * 10 / self.total.max(1);
                 if tenth > self.said {

@@ -13,6 +13,7 @@ mod api_inventory_check;
 mod bench;
 mod crash;
 mod hostile;
+mod migrate;
 mod place;
 mod process;
 mod readme;

@@ -11,7 +11,7 @@ use trueup_test_store::TestStore;
 
 pub(crate) const SECRET: &str = "a secret of the tests that is long enough";
 /// The key of secrets, where one must be given.
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(crate) const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const START_MAX: Duration = Duration::from_secs(30);
 
 /// A server as a child process; killed when it is dropped.
@@ -39,7 +39,8 @@ impl Server {
         Self::start_with(&place.each_ref().map(String::as_str), &[("TRUEUP_SECRET_KEY", KEY)])
     }
 
-    fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// Starts it with arguments and variables of the environment.
+    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_trueup"))
             .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-endpoints"])
             .args(arguments)

@@ -52,7 +52,7 @@ fn options(key: &SecretKey) -> EngineOptions {
 }
 
 /// Puts signing secrets into a store, sealed with a key.
-async fn seal(dir: &Path, key: &SecretKey, names: &[&str]) {
+pub(crate) async fn seal(dir: &Path, key: &SecretKey, names: &[&str]) {
     let store = open(dir).await;
     let engine = Engine::start(store.clone(), options(key)).await.unwrap();
     for name in names {
