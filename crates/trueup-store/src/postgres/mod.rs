@@ -9,6 +9,7 @@ pub(crate) mod arrival;
 mod bell;
 mod clock;
 mod error;
+mod hosts;
 mod ledger;
 mod pool;
 mod port;

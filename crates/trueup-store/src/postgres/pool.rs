@@ -17,15 +17,15 @@ use parking_lot::RwLock;
 use rand::Rng;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Config;
-use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
 
 use super::address::Address;
 use super::error::{Cure, PgError, Result};
+use super::hosts::Hosts;
 use super::sql::{self, Conn, Param};
 use crate::port::{Health, StoreError};
 
-/// How long a connection may take to be made, or to become free.
+/// How long a connection may take to become free, or to be fit for another use.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one statement may take in the database, and one may wait for a lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,16 +81,15 @@ impl Pool {
         config
             .options(options.trim())
             .application_name("trueup")
-            .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(SILENCE_MAX)
             .keepalives_idle(SILENCE_MAX)
             .keepalives_interval(SILENCE_MAX / 3)
             .keepalives_retries(3);
         let half = address.connections_max().div_ceil(2);
-        let tls = address.tls()?;
+        let hosts = Hosts::new(&config, address.tls()?);
         Ok(Self {
-            of_gates: of_size(half, config.clone(), tls.clone())?,
-            of_others: of_size(half, config, tls)?,
+            of_gates: of_size(half, config.clone(), hosts.clone())?,
+            of_others: of_size(half, config, hosts)?,
             health: RwLock::new(Health::Ready),
             commits: AtomicU64::new(0),
         })
@@ -359,15 +358,15 @@ impl Pool {
 fn of_size(
     max: usize,
     config: Config,
-    tls: MakeRustlsConnect,
+    hosts: Hosts,
 ) -> std::result::Result<deadpool_postgres::Pool, String> {
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let timeouts = Timeouts {
         wait: Some(CONNECT_TIMEOUT),
-        create: Some(CONNECT_TIMEOUT),
+        create: Some(hosts.patience()),
         recycle: Some(CONNECT_TIMEOUT),
     };
-    deadpool_postgres::Pool::builder(Manager::from_config(config, tls, recycling))
+    deadpool_postgres::Pool::builder(Manager::from_connect(config, hosts, recycling))
         .max_size(max)
         .timeouts(timeouts)
         // Few that are warm, with their statements prepared, rather than many in turn.
