@@ -314,17 +314,18 @@ impl Pool {
 
     async fn ask_for(&self, shard: i16, receipt: Uuid) -> Result<bool> {
         // Waits for the transaction where it has not ended; puts the receipt down where it has left
-        // none, so that it never will.
-        const REFUSE: &str = "
-            INSERT INTO receipt (shard, id, at, is_done)
+        // none, so that it never will. It writes where there is one, too: a transaction whose wait
+        // for a replica was cut off can be seen, and would go with this primary; the commit of
+        // this statement waits for a replica that has everything before it.
+        const ASK: &str = "
+            INSERT INTO receipt AS kept (shard, id, at, is_done)
             VALUES ($1, $2::text::uuid, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
               FALSE)
-            ON CONFLICT (shard, id) DO NOTHING";
-        const ASK: &str = "SELECT is_done FROM receipt WHERE shard = $1 AND id = $2::text::uuid";
+            ON CONFLICT (shard, id) DO UPDATE SET at = kept.at
+            RETURNING is_done";
         let client = self.client().await?;
         let receipt = receipt.to_string();
         let params: [Param<'_>; 2] = [&shard, &receipt];
-        sql::execute(&client, REFUSE, &params).await?;
         let found = sql::first(&client, ASK, &params, |columns| columns.take()).await?;
         found.ok_or_else(|| PgError::Corrupt("a receipt is gone".to_owned()))
     }
@@ -410,9 +411,12 @@ impl Tx {
     /// Sends the commit with the receipt, and waits for what comes of it.
     pub(super) async fn send_commit(&self) -> Result<()> {
         let (shard, receipt) = (self.shard, self.receipt);
+        // A timeout of the database's would not end a commit that waits for a replica with an
+        // error: it would say that it is done, and be true on the primary only.
         let sql = format!(
             "INSERT INTO receipt (shard, id, at, is_done)
              VALUES ({shard}, '{receipt}', {MICROS_NOW}, TRUE);
+             SET LOCAL statement_timeout = 0;
              COMMIT"
         );
         match timeout(STATEMENT_TIMEOUT, self.batch_execute(&sql)).await {

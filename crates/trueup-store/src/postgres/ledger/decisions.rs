@@ -128,6 +128,17 @@ pub(in crate::postgres) struct Decided {
     pub(in crate::postgres) commands: u64,
 }
 
+impl Decided {
+    /// Returns whether nothing was acknowledged: whoever asked was refused.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.outcomes.iter().all(|outcome| match outcome {
+            Ok(Outcome::Decided(result) | Outcome::Recorded(result, _)) => result.is_err(),
+            Ok(Outcome::Replayed(_)) => false,
+            Err(_) => true,
+        })
+    }
+}
+
 /// Decides what is due and then submissions in order; where something is not known, returns what.
 pub(super) fn decide_all(
     submissions: &[&Submission],

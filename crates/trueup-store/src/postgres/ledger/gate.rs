@@ -220,7 +220,9 @@ async fn attempt(
         Err(error) => return Err(tx.give_up(error).await),
     };
     let writes = Writes::new(shard, shared.node, &known, &decided);
-    if writes.is_empty() {
+    // What repeats an answer rests on a commit that maybe no replica has, where its wait was cut
+    // off: a commit of its own waits for it.
+    if writes.is_empty() && decided.is_refusal() {
         tx.roll_back().await;
     } else {
         commit(shared, tx, &writes).await?;
