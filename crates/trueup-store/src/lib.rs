@@ -1,5 +1,6 @@
 //! The Store port and its implementations.
 
+mod cluster;
 pub mod embedded;
 mod encoding;
 pub mod migrate;
@@ -7,4 +8,5 @@ pub mod port;
 pub mod postgres;
 mod scopes;
 
+pub use cluster::{Cluster, Holding, Lease, Node, NodeInfo, Ownership, Shard};
 pub use port::*;

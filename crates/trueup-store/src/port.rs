@@ -18,6 +18,8 @@ use trueup_core::{
     RestockPolicy, Sku, SkuAnswer, Source, Strategy, Timestamp,
 };
 
+use crate::cluster::{Cluster, Ownership, Shard};
+
 /// Why the store could not do as asked. Nothing was acknowledged, and but for
 /// [`StoreError::Unknown`] nothing was done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum StoreError {
     /// The store is shutting down.
     #[error("the store is shutting down")]
     Closed,
+    /// The work on the org's shard is another node's by now; nothing was done.
+    #[error("the shard is another node's")]
+    Fenced,
     /// A read failed, or rows do not make sense.
     #[error("{0}")]
     Failed(String),
@@ -931,6 +936,12 @@ pub struct StoreFigures {
     pub reservations: u64,
     /// Units ever counted as oversold events.
     pub oversold_events: u64,
+    /// Shards that this node works for.
+    pub shards: u64,
+    /// Leases of shards that were lost since the start.
+    pub leases_lost: u64,
+    /// Writes that were refused because the shard was another node's.
+    pub fenced: u64,
 }
 
 /// What [`Store::verify`] found.
@@ -1214,8 +1225,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a run.
     async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>, StoreError>;
 
-    /// Ends runs that a crash left running; returns how many.
-    async fn abandon_runs(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Ends runs of the orgs of shards that were left running; returns how many.
+    async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize, StoreError>;
 
     /// Adds to the sync history.
     async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>) -> Result<(), StoreError>;
@@ -1407,6 +1418,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lists every org that has a SKU or a connection.
     async fn orgs(&self) -> Result<Vec<Org>, StoreError>;
+
+    // --- Nodes ----------------------------------------------------------------------------
+
+    /// Returns which shards this node works for, and tells of changes. A store that is the only
+    /// one of its data works for all of them.
+    fn ownership(&self) -> tokio::sync::watch::Receiver<Ownership>;
+
+    /// Returns whether this node surely works for an org at this instant: to be asked
+    /// immediately before anything that only one node may do.
+    fn holds(&self, org: &Org) -> bool;
+
+    /// Returns the store as those who work for shards use it: what they write is refused as
+    /// [`StoreError::Fenced`] once the shard is another node's, and of what there is of all orgs
+    /// (connections, the inbox, deliveries) they are given that of the shards they work for.
+    fn for_workers(self: Arc<Self>) -> Arc<dyn Store>;
+
+    /// Hands shards over, all work for which has ended here, so that other nodes can have them.
+    async fn hand_over(&self, shards: Vec<Shard>) -> Result<(), StoreError>;
+
+    /// Returns all nodes and who works for what.
+    async fn cluster(&self) -> Result<Cluster, StoreError>;
 
     /// Drains what is queued, makes everything durable in rows and stops.
     async fn close(&self) -> Result<(), StoreError>;

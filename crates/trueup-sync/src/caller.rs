@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use reqwest::Body;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use url::Url;
 
 use crate::address::{self, AddressError, GuardedResolver, Reach};
 use crate::backoff;
+use crate::barrier::{BarredBody, Barrier, LEASE_LOST, lease_lost};
 use crate::engine::Clock;
 use crate::throttle::{Allowance, Figure, Hold, Throttle};
 
@@ -190,6 +192,7 @@ pub(crate) struct Transport {
     vault: Arc<Vault>,
     keeper: Arc<dyn Keeper>,
     clock: Arc<dyn Clock>,
+    barrier: Arc<Barrier>,
     stop: CancellationToken,
 }
 
@@ -207,6 +210,7 @@ pub(crate) struct TransportParts {
     pub(crate) vault: Arc<Vault>,
     pub(crate) keeper: Arc<dyn Keeper>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) barrier: Arc<Barrier>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -228,6 +232,7 @@ impl Transport {
             vault: parts.vault,
             keeper: parts.keeper,
             clock: parts.clock,
+            barrier: parts.barrier,
             stop: parts.stop,
         }
     }
@@ -298,14 +303,20 @@ impl Transport {
     /// Sends once; the limits of time and size are in force.
     async fn send(&self, request: &Request, url: Url) -> Result<Response, ChannelError> {
         let held_back = Duration::from_millis(request.held_back_ms);
+        let (body, was_refused) = BarredBody::new(request.body.clone(), self.barrier.clone());
+        // A request without a body says so by its head.
+        let body = if request.body.is_empty() { Bytes::new().into() } else { Body::wrap(body) };
         let sent = self
             .client
             .request(request.method.clone(), url)
             .headers(request.headers.clone())
-            .body(request.body.clone())
+            .body(body)
             .timeout(self.timeout.saturating_add(held_back))
             .send();
-        let mut answer = sent.await.map_err(|error| failure(&error))?;
+        let refused = |error: reqwest::Error| {
+            if was_refused.load(Ordering::Acquire) { lease_lost() } else { failure(&error) }
+        };
+        let mut answer = sent.await.map_err(refused)?;
         let too_long = || {
             let detail = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
             ChannelError::new(ChannelErrorKind::Protocol, detail)
@@ -351,6 +362,9 @@ impl Caller for Transport {
         let mut tries = 0;
         loop {
             self.wait_for_budget(&request).await?;
+            if !self.barrier.is_open() {
+                return Err(lease_lost());
+            }
             tries += 1;
             let began = Instant::now();
             let answer = self.send(&request, url.clone()).await;
@@ -454,7 +468,9 @@ impl Transport {
 }
 
 fn passing(error: &ChannelError) -> bool {
-    matches!(error.kind, ChannelErrorKind::Transient | ChannelErrorKind::UnknownOutcome)
+    let may_pass =
+        matches!(error.kind, ChannelErrorKind::Transient | ChannelErrorKind::UnknownOutcome);
+    may_pass && error.vendor_code.as_deref() != Some(LEASE_LOST)
 }
 
 /// The error of a request that the quota does not allow.

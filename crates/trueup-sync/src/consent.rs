@@ -81,7 +81,7 @@ impl Engine {
             created_at,
             expires_at,
         };
-        shared.store.put_consent(org, consent).await?;
+        shared.desk.put_consent(org, consent).await?;
         Ok(ConsentPage { url: url.into(), expires_at })
     }
 
@@ -103,10 +103,11 @@ impl Engine {
             return Err(EngineError::ConsentState);
         };
         let now = shared.now();
-        let taken = shared.store.take_consent(digest(state)).await?;
+        let taken = shared.desk.take_consent(digest(state)).await?;
         let is_good = |consent: &Consent| consent.kind == kind && consent.expires_at > now;
         let (org, consent) =
             taken.filter(|(_, consent)| is_good(consent)).ok_or(EngineError::ConsentState)?;
+        self.must_hold(&org)?;
         let channel = consent.channel;
         let row = shared.store.connection(&org, &channel).await?.filter(|row| row.kind == kind);
         let row = row.ok_or(EngineError::ConsentState)?;

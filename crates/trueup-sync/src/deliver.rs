@@ -86,6 +86,10 @@ async fn send_all(shared: &Shared, due: Vec<(Org, Delivery)>) -> Result<(), Stor
     }
     let subscriptions = &subscriptions;
     let sends = due.into_iter().map(|(org, delivery)| async move {
+        if !shared.store.holds(&org) {
+            // Another node sends it.
+            return Ok(());
+        }
         let subscription = subscriptions.get(&(org.clone(), delivery.subscription.clone()));
         let result = match subscription {
             Some(row) if row.enabled => send(shared, row, &delivery).await,

@@ -24,7 +24,7 @@ use crate::plan;
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
-use crate::{address, deliver, discover, inbox, limits, orders, queue, upkeep};
+use crate::{address, deliver, discover, holding, inbox, limits, orders, queue, upkeep};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -311,17 +311,11 @@ impl Engine {
         find_kind: KindFinder,
     ) -> Result<Self, EngineError> {
         let shared = Arc::new(Shared::new(store, options, find_kind)?);
-        shared.store.abandon_runs(shared.now()).await?;
-        for (org, row) in shared.store.all_connections().await? {
-            let opened = shared
-                .settings_of(&row)
-                .and_then(|settings| shared.open(&org, &row, settings, Vault::of_row()));
-            match opened {
-                Ok(link) => start_link(&shared, link).await,
-                Err(error) => note_broken(&shared, &org, &row, &error).await?,
-            }
-        }
+        let mut held = shared.store.ownership();
+        let now = held.borrow_and_update().clone();
+        holding::step(&shared, &now).await?;
         let tasks = [
+            tokio::spawn(holding::follow(shared.clone(), held)),
             tokio::spawn(inbox::work(shared.clone())),
             tokio::spawn(deliver::work(shared.clone())),
             tokio::spawn(dispatch(shared.clone())),
@@ -333,14 +327,14 @@ impl Engine {
     /// Stops every worker after the request it is in.
     pub async fn stop(&self) {
         self.shared.stop.cancel();
-        let links: Vec<Arc<Link>> = self.shared.links.lock().values().cloned().collect();
-        for link in links {
-            link.finish().await;
-        }
         let tasks = std::mem::take(&mut *self.shared.tasks.lock());
         for task in tasks {
             // A panicked task has been reported by the runtime; there is nothing to add.
             let _ = task.await;
+        }
+        let links: Vec<Arc<Link>> = self.shared.links.lock().values().cloned().collect();
+        for link in links {
+            link.finish().await;
         }
     }
 
@@ -355,6 +349,7 @@ impl Engine {
         channel: &ChannelId,
         enable: Enable,
     ) -> Result<Connection, EngineError> {
+        self.must_hold(org)?;
         let shared = &self.shared;
         let earlier = shared.store.connection(org, channel).await?;
         let draft = self.draft(org, channel, enable, earlier.as_ref()).await?;
@@ -368,7 +363,7 @@ impl Engine {
         let vault = Vault::of_draft();
         let link = shared.open(org, &row, settings.clone(), vault)?;
         let row = self.keep(link.clone(), row, settings).await?;
-        start_link(shared, link).await;
+        start_own(shared, link).await;
         Ok(row)
     }
 
@@ -402,7 +397,7 @@ impl Engine {
         let (row, settings) = complete(row, settings, connected);
         let link = shared.open(org, &row, settings.clone(), vault)?;
         let row = self.keep(link.clone(), row, settings).await?;
-        start_link(shared, link.clone()).await;
+        start_own(shared, link.clone()).await;
         // What stands in the way is in the history and tried again; polling is enough till then.
         let _ = upkeep::look(shared, &link, upkeep::Look::First).await;
         if row.sync_inventory && !row.dry_run {
@@ -472,6 +467,7 @@ impl Engine {
         channel: &ChannelId,
         state: ConnectionState,
     ) -> Result<Connection, EngineError> {
+        self.must_hold(org)?;
         let now = self.shared.now();
         let edit = |row: &mut Connection| {
             if row.state != state {
@@ -499,6 +495,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::ChannelNotFound`], or the store's.
     pub async fn remove(&self, org: &Org, channel: &ChannelId) -> Result<(), EngineError> {
+        self.must_hold(org)?;
         let shared = &self.shared;
         let link = shared.links.lock().remove(&(org.clone(), channel.clone()));
         if let Some(link) = &link {
@@ -798,7 +795,11 @@ impl Engine {
         headers: &http::HeaderMap,
         body: &[u8],
     ) -> Result<Received, EngineError> {
-        let (_, link) = self.connected(org, channel).await?;
+        let link = match self.shared.link(org, channel) {
+            Some(link) => link,
+            None if self.shared.is_working_for(org) => self.connected(org, channel).await?.1,
+            None => self.shared.door(org, self.row(org, channel).await?)?,
+        };
         inbox::receive(&self.shared, &link, headers, body).await
     }
 
@@ -853,7 +854,7 @@ impl Engine {
                     found.state = DeliveryState::Pending;
                     found.attempts = 0;
                     found.next_at = self.shared.now();
-                    store.put_delivery(org, found).await?;
+                    self.shared.desk.put_delivery(org, found).await?;
                     self.shared.deliveries_bell.notify_one();
                     return Ok(());
                 }
@@ -962,6 +963,11 @@ impl Engine {
 
     // --- What the methods above are made of ------------------------------------------------
 
+    /// Returns an error where another node works for the org.
+    pub(crate) fn must_hold(&self, org: &Org) -> Result<(), EngineError> {
+        if self.shared.is_working_for(org) { Ok(()) } else { Err(StoreError::Fenced.into()) }
+    }
+
     pub(crate) async fn row(
         &self,
         org: &Org,
@@ -980,10 +986,11 @@ impl Engine {
         if let Some(link) = self.shared.link(org, channel) {
             return Ok((row, link));
         }
+        self.must_hold(org)?;
         // It could not be opened at the start: say what is wrong with it, or start it now.
         let settings = self.shared.settings_of(&row)?;
         let link = self.shared.open(org, &row, settings, Vault::of_row())?;
-        start_link(&self.shared, link.clone()).await;
+        start_own(&self.shared, link.clone()).await;
         Ok((row, link))
     }
 
@@ -1127,8 +1134,17 @@ fn unknown_settings(known: &[&str], settings: &Settings) -> Vec<SettingError> {
     unknown.map(error).collect()
 }
 
+/// Starts a link of an org that is worked for here, unless that has ended meanwhile.
+async fn start_own(shared: &Arc<Shared>, link: Arc<Link>) {
+    start_link(shared, link.clone()).await;
+    if !shared.is_working_for(&link.org) {
+        shared.links.lock().remove(&(link.org.clone(), link.id.clone()));
+        link.cut_off().await;
+    }
+}
+
 /// Starts the tasks of a link and puts it in the place of the one before.
-async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
+pub(crate) async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
     let key = (link.org.clone(), link.id.clone());
     if let Err(error) = shared.name_scopes(&link).await {
         let (org, channel) = (&link.org, &link.id);
@@ -1149,7 +1165,7 @@ async fn start_link(shared: &Arc<Shared>, link: Arc<Link>) {
     }
 }
 
-async fn note_broken(
+pub(crate) async fn note_broken(
     shared: &Shared,
     org: &Org,
     row: &Connection,

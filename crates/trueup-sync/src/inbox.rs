@@ -48,7 +48,8 @@ pub(crate) async fn receive(
         received_at: shared.now(),
         attempts: 0,
     };
-    let is_new = shared.store.inbox_put(&link.org, item).await?;
+    // Whoever works for the org does the rest.
+    let is_new = shared.desk.inbox_put(&link.org, item).await?;
     *link.hooked_at.lock() = Some(shared.now());
     count(link, is_new);
     if !is_new {
@@ -75,7 +76,7 @@ pub(crate) async fn work(shared: Arc<Shared>) {
         });
         let is_empty = waiting.is_empty();
         let each = async |(org, item): (Org, InboxItem)| {
-            if shared.stop.is_cancelled() {
+            if shared.stop.is_cancelled() || !shared.is_working_for(&org) {
                 return;
             }
             let Err(error) = Box::pin(work_on(&shared, &org, item.clone())).await else { return };

@@ -2,18 +2,23 @@
 //!
 //! [`Engine`] is the door. Behind it, each connection has one worker (`worker`) that pushes and
 //! pulls, one listener (`orders`) that books its orders, and one (`queue`) that empties its own
-//! queue; one inbox (`inbox`) takes webhooks in and one sender (`deliver`) brings events out. What is owed is in the store: a doorbell
-//! only says that there may be something to look at.
+//! queue; one inbox (`inbox`) takes webhooks in and one sender (`deliver`) brings events out. What
+//! is owed is in the store: a doorbell only says that there may be something to look at.
+//!
+//! Of several nodes on one store, one works for an org (`holding`), and what it sends goes through
+//! a barrier (`barrier`) that shuts when it no longer does.
 
 pub mod address;
 pub mod engine;
 
 mod backoff;
+mod barrier;
 mod caller;
 mod check;
 mod consent;
 mod deliver;
 mod discover;
+mod holding;
 mod inbox;
 mod limits;
 mod link;

@@ -419,6 +419,18 @@ impl Link {
         quiet && heard.wanted.is_none() && heard.poll_wanted.is_none()
     }
 
+    /// Stops the workers at once, whatever they are in the middle of: what they would still do is
+    /// another node's to do.
+    pub(crate) async fn cut_off(self: Arc<Self>) {
+        self.stop.cancel();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.iter().for_each(JoinHandle::abort);
+        for task in tasks {
+            // It was cut off, or has ended before.
+            let _ = task.await;
+        }
+    }
+
     /// Stops the workers after the request they are in.
     pub(crate) async fn finish(self: Arc<Self>) {
         self.stop.cancel();

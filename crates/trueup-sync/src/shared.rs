@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -20,8 +20,10 @@ use trueup_store::{
 };
 
 use crate::address::{self, AddressError, Reach};
+use crate::barrier::Barrier;
 use crate::caller::{self, Keeper, Transport, TransportParts, Vault};
 use crate::engine::{EngineError, EngineOptions};
+use crate::holding::Working;
 use crate::link::Link;
 use crate::orders::passing;
 use crate::plan;
@@ -38,16 +40,28 @@ pub(crate) const VIEWS_MAX: usize = 500;
 pub(crate) const SKUS_MAX: usize = 500;
 /// How often in a row a vendor may refuse our credentials before the connection is paused.
 pub const REFUSALS_MAX: u32 = 3;
+/// The most links that are kept to let webhooks in for other nodes.
+const DOORS_MAX: usize = 1_000;
 /// Who the ledger says did it.
 const ACTOR: &str = "sync";
 
+/// Links by which webhooks are let in, with the rows that they were opened by.
+type Doors = BTreeMap<(Org, ChannelId), (Connection, Arc<Link>)>;
+
 pub(crate) struct Shared {
+    /// The store as workers use it: what they write is refused once the work is another node's.
     pub(crate) store: Arc<dyn Store>,
+    /// The store as any node uses it for what it is asked.
+    pub(crate) desk: Arc<dyn Store>,
+    /// The shards that are worked for.
+    pub(crate) working: RwLock<Working>,
     pub(crate) options: EngineOptions,
     pub(crate) client: reqwest::Client,
     pub(crate) reach: Reach,
     pub(crate) sealer: Sealer,
     pub(crate) find_kind: KindFinder,
+    /// Links of connections that others work for, by which their webhooks are let in here.
+    doors: Mutex<Doors>,
     pub(crate) links: Mutex<BTreeMap<(Org, ChannelId), Arc<Link>>>,
     /// Held while a connection's row is read, changed and written: the store replaces whole
     /// rows, and a pause must not be undone by a note of the last sync. No vendor is called
@@ -72,7 +86,10 @@ impl Shared {
             .map_err(|error| StoreError::Failed(format!("make the HTTP client: {error}")))?;
         let sealer = Sealer::new(&options.keys);
         Ok(Self {
-            store,
+            store: store.clone().for_workers(),
+            desk: store,
+            working: RwLock::default(),
+            doors: Mutex::default(),
             options,
             client,
             reach,
@@ -385,6 +402,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Returns whether an org is worked for here.
+    pub(crate) fn is_working_for(&self, org: &Org) -> bool {
+        self.working.read().is_for(org)
+    }
+
     pub(crate) fn link(&self, org: &Org, id: &ChannelId) -> Option<Arc<Link>> {
         self.links.lock().get(&(org.clone(), id.clone())).cloned()
     }
@@ -415,6 +437,40 @@ impl Shared {
         settings: Settings,
         vault: Arc<Vault>,
     ) -> Result<Arc<Link>, EngineError> {
+        let barrier = Barrier::of_workers(self.store.clone(), org.clone());
+        self.open_behind(barrier, org, row, settings, vault)
+    }
+
+    /// Returns a link by which webhooks of a connection are let in that another node works for.
+    pub(crate) fn door(
+        self: &Arc<Self>,
+        org: &Org,
+        row: Connection,
+    ) -> Result<Arc<Link>, EngineError> {
+        let place = (org.clone(), row.id.clone());
+        let known = self.doors.lock().get(&place).cloned();
+        if let Some((_, link)) = known.filter(|(known, _)| is_same_door(known, &row)) {
+            return Ok(link);
+        }
+        let settings = self.settings_of(&row)?;
+        let barrier = Barrier::of_anybody();
+        let link = self.open_behind(barrier, org, &row, settings, Vault::of_row())?;
+        let mut doors = self.doors.lock();
+        if doors.len() >= DOORS_MAX {
+            doors.clear();
+        }
+        doors.insert(place, (row, link.clone()));
+        Ok(link)
+    }
+
+    fn open_behind(
+        self: &Arc<Self>,
+        barrier: Arc<Barrier>,
+        org: &Org,
+        row: &Connection,
+        settings: Settings,
+        vault: Arc<Vault>,
+    ) -> Result<Arc<Link>, EngineError> {
         let kind = (self.find_kind)(&row.kind);
         let kind = kind.ok_or_else(|| EngineError::UnknownKind(row.kind.clone()))?;
         let channel = kind.open(&settings).map_err(EngineError::Settings)?;
@@ -440,10 +496,17 @@ impl Shared {
             vault,
             keeper: Arc::new(keeper),
             clock: self.options.clock.clone(),
+            barrier,
             stop: stop.clone(),
         });
         Ok(Arc::new(Link::new(org.clone(), row, kind, settings, channel, transport, stop)))
     }
+}
+
+/// Returns whether webhooks are checked by two rows in the same way.
+fn is_same_door(one: &Connection, other: &Connection) -> bool {
+    (&one.kind, &one.endpoint, &one.settings, &one.sealed_credentials)
+        == (&other.kind, &other.endpoint, &other.settings, &other.sealed_credentials)
 }
 
 /// Returns the reason code of a connection that was paused because the vendor refuses us.

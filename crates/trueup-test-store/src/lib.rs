@@ -13,9 +13,9 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
-use trueup_store::Store;
 use trueup_store::embedded::{Embedded, Now};
 use trueup_store::postgres::{Clock, Postgres};
+use trueup_store::{NodeInfo, Store};
 
 /// The variable that says where a store is opened.
 const VARIABLE: &str = "TRUEUP_TEST_STORE";
@@ -51,8 +51,8 @@ impl TestStore {
         matches!(self.0, Place::Directory(_))
     }
 
-    /// Opens the store that is here. Opened once more in a database, it is another node of it; in
-    /// a directory the one before must have ended.
+    /// Opens the store that is here, as the node that works for everything: one that was opened
+    /// before has ended or is taken for dead, and in a directory must have ended.
     pub async fn open(&self, now: Now) -> Arc<dyn Store> {
         match &self.0 {
             Place::Directory(dir) => Arc::new(Embedded::open(dir.path(), now).unwrap()),
@@ -120,7 +120,10 @@ impl Database {
     }
 
     async fn open(&self, now: Now) -> Postgres {
-        Postgres::open(&self.url(), Clock::Given(now)).await.unwrap()
+        // A test does not wait for leases to run out.
+        const BURY: &str = "DELETE FROM node; UPDATE lease SET node = NULL";
+        execute(&self.url(), BURY).await;
+        Postgres::open_node(&self.url(), Clock::Given(now), NodeInfo::default()).await.unwrap()
     }
 
     fn url(&self) -> String {

@@ -26,11 +26,13 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::Connection as Sql;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 use trueup_core::{
     ChannelId, ListingKey, Movement, Org, Reservation, ReservationId, Sku, SkuAnswer, Timestamp,
 };
+use uuid::Uuid;
 
+use crate::cluster::{Cluster, Lease, Node, NodeInfo, Ownership, Shard};
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
@@ -59,6 +61,9 @@ pub struct Embedded {
     dir: files::DataDir,
     thread: Mutex<Option<JoinHandle<()>>>,
     departed: Departed,
+    node: Uuid,
+    started_at: Timestamp,
+    ownership: watch::Sender<Ownership>,
 }
 
 impl std::fmt::Debug for Embedded {
@@ -112,7 +117,10 @@ impl Embedded {
             .spawn(move || writer.run())
             .map_err(start)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shared, readers: Arc::default(), dir, thread, departed })
+        let (node, started_at) = (Uuid::now_v7(), (shared.now)());
+        let ownership = watch::channel(Ownership::of_everything()).0;
+        let readers = Arc::default();
+        Ok(Self { shared, readers, dir, thread, departed, node, started_at, ownership })
     }
 
     /// Refuses an org that has moved to another store.
@@ -627,8 +635,8 @@ impl Store for Embedded {
         self.read(move |conn| rows::runs::get(conn, &org, &id)).await
     }
 
-    async fn abandon_runs(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |conn| rows::runs::abandon(conn, now)).await
+    async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize, StoreError> {
+        self.write(move |conn| rows::runs::abandon(conn, &shards, now)).await
     }
 
     async fn add_history(&self, org: &Org, entries: Vec<HistoryEntry>) -> Result<(), StoreError> {
@@ -957,6 +965,10 @@ impl Store for Embedded {
             skus,
             reservations,
             oversold_events: self.shared.oversold_events.load(Ordering::Relaxed),
+            shards: count(Shard::all().count()),
+            // There is nobody to lose one to.
+            leases_lost: 0,
+            fenced: 0,
         }
     }
 
@@ -992,6 +1004,32 @@ impl Store for Embedded {
         orgs.sort();
         orgs.dedup();
         Ok(orgs)
+    }
+
+    fn ownership(&self) -> watch::Receiver<Ownership> {
+        self.ownership.subscribe()
+    }
+
+    fn holds(&self, _: &Org) -> bool {
+        true
+    }
+
+    fn for_workers(self: Arc<Self>) -> Arc<dyn Store> {
+        self
+    }
+
+    async fn hand_over(&self, _: Vec<Shard>) -> Result<(), StoreError> {
+        // There is nobody else to have them.
+        Ok(())
+    }
+
+    async fn cluster(&self) -> Result<Cluster, StoreError> {
+        let (id, now) = (self.node, (self.shared.now)());
+        let node =
+            Node { id, info: NodeInfo::default(), started_at: self.started_at, seen_at: now };
+        let lease = |shard| Lease { shard, node: Some(id), epoch: 1, until: None };
+        let leases = Shard::all().map(lease).collect();
+        Ok(Cluster { node: Some(id), store: "embedded", nodes: vec![node], leases })
     }
 
     async fn close(&self) -> Result<(), StoreError> {

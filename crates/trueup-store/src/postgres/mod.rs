@@ -10,12 +10,13 @@ mod bell;
 mod clock;
 mod error;
 mod hosts;
+mod lease;
 mod ledger;
 mod pool;
 mod port;
 mod records;
 mod schema;
-mod shard;
+pub(crate) mod shard;
 mod sql;
 mod statistics;
 mod upkeep;
@@ -30,11 +31,13 @@ use tokio_util::sync::CancellationToken;
 use trueup_core::{Org, Timestamp};
 use uuid::Uuid;
 
+use crate::cluster::NodeInfo;
 use crate::port::{Change, Outcome, StoreError, StoreFigures, Submission};
 use address::Address;
 use arrival::Arriving;
 use bell::Bell;
 use clock::Time;
+use lease::Leases;
 use ledger::decisions::Decided;
 use ledger::gate::{self, Gate, Job};
 use ledger::reads;
@@ -42,6 +45,7 @@ use pool::{Client, Pool, Tx};
 use shard::shard_of;
 
 pub use clock::{Clock, Now};
+pub use lease::LeaseClocks;
 pub(crate) use sql::kept_text;
 
 /// The most changes that a slow reader of live views may be behind.
@@ -64,8 +68,16 @@ pub enum OpenError {
 /// A store in a database, which other nodes may use at the same time.
 pub struct Postgres {
     shared: Arc<Shared>,
+    tasks: Arc<Tasks>,
+    /// Whether what it writes is refused where the shard is another node's.
+    is_fenced: bool,
+}
+
+/// What works for a store until it is closed or gone.
+struct Tasks {
+    shared: Arc<Shared>,
     gates: Mutex<Vec<JoinHandle<()>>>,
-    upkeep: Mutex<Option<JoinHandle<()>>>,
+    others: Mutex<Vec<JoinHandle<()>>>,
     stop: CancellationToken,
 }
 
@@ -75,6 +87,7 @@ struct Shared {
     node: Uuid,
     pool: Pool,
     time: Time,
+    leases: Leases,
     bell: Bell,
     arriving: Arriving,
     changes: broadcast::Sender<Change>,
@@ -97,7 +110,50 @@ impl Postgres {
     /// # Errors
     /// [`OpenError`] when the URL is none, the database cannot be reached, or what is in it is
     /// of a newer version.
+    ///
+    /// It works for no shard: it decides, reads and writes what it is asked to.
     pub async fn open(url: &str, clock: Clock) -> Result<Self, OpenError> {
+        Self::start(url, clock, None, None).await
+    }
+
+    /// Opens it as a node, which works for the shards whose leases it holds: those that are free
+    /// it has when this returns, up to its fair share. As [`Postgres::open`] otherwise.
+    ///
+    /// # Errors
+    /// As of [`Postgres::open`].
+    pub async fn open_node(url: &str, clock: Clock, info: NodeInfo) -> Result<Self, OpenError> {
+        Self::start(url, clock, Some(info), None).await
+    }
+
+    /// Opens it as a node whose leases go by clocks of one's own, and are renewed only by
+    /// [`Postgres::renew_leases`]: for tests. As [`Postgres::open`] otherwise.
+    ///
+    /// # Errors
+    /// As of [`Postgres::open`].
+    pub async fn open_node_by_hand(
+        url: &str,
+        clock: Clock,
+        info: NodeInfo,
+        clocks: LeaseClocks,
+    ) -> Result<Self, OpenError> {
+        Self::start(url, clock, Some(info), Some(clocks)).await
+    }
+
+    /// Renews the node's leases, takes free ones and frees those that are too many, as it does by
+    /// itself every second.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn renew_leases(&self) -> Result<(), StoreError> {
+        lease::beat(&self.shared).await.map_err(error::PgError::refusal)
+    }
+
+    async fn start(
+        url: &str,
+        clock: Clock,
+        info: Option<NodeInfo>,
+        clocks: Option<LeaseClocks>,
+    ) -> Result<Self, OpenError> {
         let address = Address::parse(url).map_err(OpenError::Address)?;
         let pool = Pool::new(&address).map_err(OpenError::Address)?;
         let refused = |error: error::PgError| OpenError::Database(error.to_string());
@@ -112,6 +168,7 @@ impl Postgres {
             node: Uuid::now_v7(),
             pool,
             time,
+            leases: Leases::new(info, clocks),
             bell: Bell::default(),
             arriving,
             changes: broadcast::channel(CHANGES_MAX).0,
@@ -119,12 +176,17 @@ impl Postgres {
             commands: AtomicU64::new(0),
             oversold_events: AtomicU64::new(0),
         });
+        lease::beat(&shared).await.map_err(refused)?;
         let stop = CancellationToken::new();
         let gate = |shard| tokio::spawn(gate::run(shared.clone(), shard, stop.clone()));
         let gates = shard::all().into_iter().map(gate).collect();
-        let upkeep = tokio::spawn(upkeep::run(shared.clone(), stop.clone()));
-        let (gates, upkeep) = (Mutex::new(gates), Mutex::new(Some(upkeep)));
-        Ok(Self { shared, gates, upkeep, stop })
+        let mut others = vec![tokio::spawn(upkeep::run(shared.clone(), stop.clone()))];
+        if shared.leases.is_renewed_by_itself() {
+            others.push(tokio::spawn(lease::run(shared.clone(), stop.clone())));
+        }
+        let (gates, others) = (Mutex::new(gates), Mutex::new(others));
+        let tasks = Arc::new(Tasks { shared: shared.clone(), gates, others, stop });
+        Ok(Self { shared, tasks, is_fenced: false })
     }
 
     /// Returns the clock that it decides by: whoever compares instants with its own has to look
@@ -213,7 +275,24 @@ impl Postgres {
     where
         F: Future<Output = error::Result<T>>,
     {
-        self.shared.pool.transact(shard, work).await
+        if !self.is_fenced {
+            return Box::pin(self.shared.pool.transact(shard, work)).await;
+        }
+        let epoch = self.shared.leases.epoch(shard);
+        let epoch = epoch.ok_or_else(|| lease::fenced(&self.shared, shard).refusal())?;
+        let work = |tx: Arc<Tx>| {
+            let done = work(tx.clone());
+            async move {
+                let held = lease::fence(&self.shared, &tx, shard, epoch);
+                futures::try_join!(held, done).map(|((), value)| value)
+            }
+        };
+        Box::pin(self.shared.pool.transact(shard, work)).await
+    }
+
+    /// Returns the shards whose things of all orgs it is given.
+    fn shards(&self) -> Vec<i16> {
+        if self.is_fenced { self.shared.leases.held() } else { shard::all() }
     }
 
     /// Has a command decided.
@@ -221,19 +300,27 @@ impl Postgres {
         self.shared.arriving.refuse(&submission.org)?;
         let (reply, answer) = oneshot::channel();
         let org = submission.org.clone();
-        self.shared.push(&org, Job::Submit(Box::new(submission), reply))?;
+        let shard = shard_of(&org);
+        let epoch = match (self.is_fenced, self.shared.leases.epoch(shard)) {
+            (false, _) => None,
+            (true, Some(epoch)) => Some(epoch),
+            (true, None) => return Err(lease::fenced(&self.shared, shard).refusal()),
+        };
+        self.shared.push(&org, Job::Submit { submission: Box::new(submission), epoch, reply })?;
         answer.await.unwrap_or_else(|_| Err(died()))
     }
 
     /// Finishes what waits and stops.
     async fn end(&self) -> Result<(), StoreError> {
         self.shared.gates.iter().for_each(Gate::close);
-        let gates = std::mem::take(&mut *self.gates.lock());
+        let gates = std::mem::take(&mut *self.tasks.gates.lock());
         let mut ended = futures::future::join_all(gates).await;
-        self.stop.cancel();
-        let upkeep = self.upkeep.lock().take();
-        if let Some(upkeep) = upkeep {
-            ended.push(upkeep.await);
+        self.tasks.stop.cancel();
+        let others = std::mem::take(&mut *self.tasks.others.lock());
+        ended.extend(futures::future::join_all(others).await);
+        if let Err(error) = lease::leave(&self.shared).await {
+            // They run out.
+            tracing::warn!(%error, "leases could not be handed over");
         }
         self.shared.pool.close();
         match ended.into_iter().find_map(Result::err) {
@@ -243,7 +330,7 @@ impl Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Tasks {
     fn drop(&mut self) {
         // Without a close, the tasks end here; what was answered is committed already.
         self.shared.gates.iter().for_each(Gate::close);
@@ -272,16 +359,23 @@ impl Shared {
             // Nobody listening is fine.
             drop(self.changes.send(change.clone()));
         }
-        self.bell.ring(decided.dirty.iter().cloned());
+        // Who works for the others finds it on the doorbell.
+        let own = decided.dirty.iter().filter(|(org, _)| self.holds(org));
+        self.bell.ring(own.cloned());
     }
 
     fn figures(&self) -> StoreFigures {
+        let (leases_lost, fenced) = self.leases.figures();
+        let shards = self.leases.held().len();
         let queued: usize = self.gates.iter().map(Gate::len).sum();
         StoreFigures {
             commands: self.commands.load(Ordering::Relaxed),
             commits: self.pool.commits(),
             queued: u64::try_from(queued).unwrap_or(u64::MAX),
             oversold_events: self.oversold_events.load(Ordering::Relaxed),
+            shards: u64::try_from(shards).unwrap_or(u64::MAX),
+            leases_lost,
+            fenced,
             // Nothing is kept in memory, and nothing is behind.
             ..StoreFigures::default()
         }

@@ -57,6 +57,8 @@ pub(super) type Client = Object;
 pub(super) struct Pool {
     of_gates: deadpool_postgres::Pool,
     of_others: deadpool_postgres::Pool,
+    /// For leases, which are renewed whatever else goes on.
+    of_leases: deadpool_postgres::Pool,
     health: RwLock<Health>,
     commits: AtomicU64,
 }
@@ -89,7 +91,8 @@ impl Pool {
         let hosts = Hosts::new(&config, address.tls()?);
         Ok(Self {
             of_gates: of_size(half, config.clone(), hosts.clone())?,
-            of_others: of_size(half, config, hosts)?,
+            of_others: of_size(half, config.clone(), hosts.clone())?,
+            of_leases: of_size(1, config, hosts)?,
             health: RwLock::new(Health::Ready),
             commits: AtomicU64::new(0),
         })
@@ -104,6 +107,7 @@ impl Pool {
     pub(super) fn close(&self) {
         self.of_gates.close();
         self.of_others.close();
+        self.of_leases.close();
     }
 
     /// Takes a connection.
@@ -239,7 +243,12 @@ impl Pool {
         Ok(Tx { client: Some(self.of_gates.get().await?), shard, receipt: Uuid::now_v7() })
     }
 
-    /// Commits with a receipt.
+    /// Takes the connection for leases.
+    pub(super) async fn open_lease(&self) -> Result<Tx> {
+        Ok(Tx { client: Some(self.of_leases.get().await?), shard: 0, receipt: Uuid::now_v7() })
+    }
+
+    /// Commits with a mark.
     ///
     /// # Errors
     /// Unless it says that the outcome is unknown, nothing was committed and nothing will be.
@@ -437,7 +446,13 @@ impl Tx {
         Ok(self.batch_execute(BEGIN).await?)
     }
 
-    /// Commits what is no harm done twice, without a receipt.
+    /// Begins a transaction that waits for no lock for long.
+    pub(super) async fn begin_at_once(&self) -> Result<()> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000";
+        Ok(self.batch_execute(BEGIN).await?)
+    }
+
+    /// Commits what is no harm done twice, without a mark.
     pub(super) async fn commit_unmarked(mut self) -> Result<()> {
         self.batch_execute("COMMIT").await?;
         self.client = None;

@@ -1,13 +1,15 @@
 //! The port, each method handed to the module that owns it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use trueup_core::{
     ChannelId, ListingKey, Movement, Org, Reservation, ReservationId, Sku, SkuAnswer, Timestamp,
 };
 
+use super::error::PgError;
 use super::ledger::{reads, verify};
 use super::records::conflicts::ConflictQuery;
 use super::records::{
@@ -15,7 +17,8 @@ use super::records::{
     listings, order_lines, runs, scopes, sealed, unmapped,
 };
 use super::shard::{shard_of_bytes, shard_of_text};
-use super::{Postgres, arrival, delivery_id};
+use super::{Postgres, arrival, delivery_id, lease};
+use crate::cluster::{Cluster, Ownership, Shard};
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
@@ -99,7 +102,8 @@ impl Store for Postgres {
     // --- Connections and mappings ---------------------------------------------------------
 
     async fn all_connections(&self) -> Result<Vec<(Org, Connection)>> {
-        self.read(|client| async move { connections::all(&client).await }).await
+        let shards = &self.shards();
+        self.read(|client| async move { connections::all(&client, shards).await }).await
     }
 
     async fn connections(&self, org: &Org) -> Result<Vec<Connection>> {
@@ -381,9 +385,12 @@ impl Store for Postgres {
         self.read_of(org, |client| async move { runs::get(&client, org, id).await }).await
     }
 
-    async fn abandon_runs(&self, now: Timestamp) -> Result<usize> {
+    async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize> {
+        let shards: Vec<i16> = shards.into_iter().map(|shard| shard.0).collect();
+        let shards = &shards;
         let mut count = 0;
-        for shard in self.read(|client| async move { runs::running(&client).await }).await? {
+        for shard in self.read(|client| async move { runs::running(&client, shards).await }).await?
+        {
             count += self
                 .write_in(shard, |tx| async move { runs::abandon(&tx, shard, now).await })
                 .await?;
@@ -516,7 +523,8 @@ impl Store for Postgres {
     }
 
     async fn inbox_waiting(&self, now: Timestamp, limit: usize) -> Result<Vec<(Org, InboxItem)>> {
-        self.read(|client| async move { inbox::waiting(&client, now, limit).await }).await
+        let shards = &self.shards();
+        self.read(|client| async move { inbox::waiting(&client, shards, now, limit).await }).await
     }
 
     async fn inbox_settle(&self, org: &Org, id: u64, settled: InboxSettled) -> Result<()> {
@@ -570,7 +578,8 @@ impl Store for Postgres {
     }
 
     async fn deliveries_due(&self, now: Timestamp, limit: usize) -> Result<Vec<(Org, Delivery)>> {
-        self.read(|client| async move { deliveries::due(&client, now, limit).await }).await
+        let shards = &self.shards();
+        self.read(|client| async move { deliveries::due(&client, shards, now, limit).await }).await
     }
 
     async fn deliveries(
@@ -641,6 +650,29 @@ impl Store for Postgres {
         let mut orgs = self.read(|client| async move { reads::orgs(&client).await }).await?;
         orgs.retain(|org| self.shared.arriving.refuse(org).is_ok());
         Ok(orgs)
+    }
+
+    fn ownership(&self) -> watch::Receiver<Ownership> {
+        self.shared.leases.watch()
+    }
+
+    fn holds(&self, org: &Org) -> bool {
+        self.shared.holds(org)
+    }
+
+    fn for_workers(self: Arc<Self>) -> Arc<dyn Store> {
+        let (shared, tasks) = (self.shared.clone(), self.tasks.clone());
+        Arc::new(Self { shared, tasks, is_fenced: true })
+    }
+
+    async fn hand_over(&self, shards: Vec<Shard>) -> Result<()> {
+        let shards: Vec<i16> = shards.into_iter().map(|shard| shard.0).collect();
+        lease::free(&self.shared, &shards).await.map_err(PgError::refusal)
+    }
+
+    async fn cluster(&self) -> Result<Cluster> {
+        let shared = &self.shared;
+        self.read(|client| async move { lease::cluster(shared, &client).await }).await
     }
 
     async fn close(&self) -> Result<()> {

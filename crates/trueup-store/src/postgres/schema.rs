@@ -17,7 +17,7 @@ struct Version {
 }
 
 /// Every version there ever was; the last is what this program knows.
-const VERSIONS: [Version; 2] = [
+const VERSIONS: [Version; 3] = [
     Version {
         number: 1,
         compatible_from: 1,
@@ -29,6 +29,8 @@ const VERSIONS: [Version; 2] = [
     },
     // A program that does not know which orgs are arriving would work on them.
     Version { number: 2, compatible_from: 2, steps: &[include_str!("schema/arrival.sql")] },
+    // From here on nodes hold leases: one that knows of none would work beside their holders.
+    Version { number: 3, compatible_from: 3, steps: &[include_str!("schema/nodes.sql")] },
 ];
 
 /// Brings the database to what this program knows.

@@ -7,10 +7,10 @@
 use trueup_core::Org;
 
 /// How many shards there are.
-pub(super) const SHARDS: i16 = 64;
+pub(crate) const SHARDS: i16 = 64;
 
 /// Returns the shard of an org.
-pub(super) fn shard_of(org: &Org) -> i16 {
+pub(crate) fn shard_of(org: &Org) -> i16 {
     shard_of_text(org.as_str())
 }
 

@@ -10,6 +10,7 @@ use trueup_core::{Org, Sku, Timestamp};
 
 use super::Shared;
 use super::error::{Cure, PgError, Result};
+use super::lease;
 use super::ledger::gate::Job;
 use super::pool::{MICROS_NOW, Pool};
 use super::records::{PURGED_AT_ONCE_MAX, answers, consents, inbox};
@@ -23,8 +24,6 @@ use crate::port::Health;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The most SKUs that are taken from the doorbell at once.
 const TAKEN_AT_ONCE_MAX: usize = 10_000;
-/// How long a node leaves on the doorbell what it has published itself.
-const OWN_KEPT_MICROS: i64 = 10_000_000;
 /// How long recorded answers are kept: the contract says at least 24 hours.
 const ANSWERS_KEPT_SECONDS: i64 = 26 * 3_600;
 /// How long webhooks that are done are remembered, so that late repeats are known.
@@ -62,8 +61,8 @@ async fn look(shared: &Shared, purged: &mut Timestamp) {
     let arriving = &shared.arriving;
     // Where it cannot be looked, nothing can be written either.
     drop(pool.read(|client| async move { arriving.look(&client).await }).await);
-    let given = shared.time.given();
-    let due = pool.read(|client| async move { shards_due(&client, given).await }).await;
+    let (given, held) = (shared.time.given(), &shared.leases.held());
+    let due = pool.read(|client| async move { shards_due(&client, held, given).await }).await;
     for shard in due.unwrap_or_default() {
         let (reply, _) = oneshot::channel();
         if let Some(gate) = shared.gate(shard) {
@@ -99,8 +98,8 @@ async fn look(shared: &Shared, purged: &mut Timestamp) {
     }
 }
 
-/// Returns the shards in which a reservation is due.
-async fn shards_due(conn: &Conn, now: Option<Timestamp>) -> Result<Vec<i16>> {
+/// Returns which of these shards have a reservation that is due.
+async fn shards_due(conn: &Conn, shards: &[i16], now: Option<Timestamp>) -> Result<Vec<i16>> {
     let sql = format!(
         "SELECT given.shard
          FROM unnest($1::smallint[]) AS given (shard)
@@ -120,37 +119,43 @@ async fn shards_due(conn: &Conn, now: Option<Timestamp>) -> Result<Vec<i16>> {
          )"
     );
     let now = now.map(Timestamp::micros);
-    sql::all(conn, &sql, &[&shard::all(), &now], |columns| columns.take()).await
+    sql::all(conn, &sql, &[&shards, &now], |columns| columns.take()).await
 }
 
-/// Takes from the doorbell what other nodes have published, and tells those who wait here; told
-/// before it is taken, so that nothing is lost in between. What this node has published, and told
-/// by itself, it leaves there for a while for others to take.
+/// Takes what was published in the shards that this node works for from the doorbell, and tells
+/// those who wait here; told before it is taken, so that nothing is lost in between. What this
+/// node has published it has told by itself.
 async fn listen(shared: &Shared) -> Result<()> {
-    let take = format!(
-        "DELETE FROM doorbell d
-         USING (
-           SELECT shard, org, sku
-           FROM doorbell
-           WHERE shard = ANY($1)
-             AND (node <> $3::text::uuid OR at < {MICROS_NOW} - {OWN_KEPT_MICROS})
-           ORDER BY shard, org, sku
-           LIMIT $2
-           FOR UPDATE SKIP LOCKED
-         ) taken
-         WHERE d.shard = taken.shard
-           AND d.org = taken.org
-           AND d.sku = taken.sku
-         RETURNING d.org, d.sku, d.node::text"
-    );
+    const TAKE: &str = "
+        DELETE FROM doorbell d
+        USING (
+          SELECT shard, org, sku
+          FROM doorbell
+          WHERE shard = ANY($1)
+          ORDER BY shard, org, sku
+          LIMIT $2
+          FOR UPDATE SKIP LOCKED
+        ) taken
+        WHERE d.shard = taken.shard
+          AND d.org = taken.org
+          AND d.sku = taken.sku
+        RETURNING d.org, d.sku, d.node::text";
+    if shared.leases.held().is_empty() {
+        return Ok(());
+    }
     let node = shared.node.to_string();
     let tx = shared.pool.open(0).await?;
     tx.begin().await?;
-    let params: [Param<'_>; 3] = [&shard::all(), &at_most(TAKEN_AT_ONCE_MAX), &node];
-    let taken = sql::all(&tx, &take, &params, |columns| {
-        let (org, sku): (Org, Sku) = (columns.name()?, columns.name()?);
-        Ok((org, sku, columns.take::<String>()?))
-    });
+    let taken = async {
+        // A node that stood still must not take what is to be told by another by now.
+        let held = lease::hold_all(shared, &tx).await?;
+        let params: [Param<'_>; 2] = [&held, &at_most(TAKEN_AT_ONCE_MAX)];
+        sql::all(&tx, TAKE, &params, |columns| {
+            let (org, sku): (Org, Sku) = (columns.name()?, columns.name()?);
+            Ok((org, sku, columns.take::<String>()?))
+        })
+        .await
+    };
     let taken = match taken.await {
         Ok(taken) => taken,
         Err(error) => return Err(tx.give_up(error).await),

@@ -12,6 +12,7 @@ mod files;
 mod harness;
 mod inbox;
 mod keys;
+mod leases;
 mod ledger;
 mod listings;
 mod making;

@@ -17,7 +17,7 @@ use crate::cutter::Cutter;
 use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku, submit};
 
 #[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
@@ -107,9 +107,10 @@ async fn nodes_make_one_reservation_of_an_order_and_one_sku_of_a_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_publishes_is_told_on_another() {
     let Some((fixture, url)) = in_database().await else { return };
+    // The fixture's works for everything.
     let other = node(&url, &fixture).await;
-    fixture.put("A", 1).await;
-    assert_eq!(other.wait_dirty().await, [(org("acme"), sku("A"))]);
+    submit(other.as_ref(), "acme", Command::SetOnHand(set("A", 1))).await.unwrap();
+    assert_eq!(fixture.store().wait_dirty().await, [(org("acme"), sku("A"))]);
 }
 
 /// Submits an adjustment by one with an idempotency key.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use trueup_store::{HistoryEntry, HistoryQuery, Run, RunStatus};
+use trueup_store::{HistoryEntry, HistoryQuery, Run, RunStatus, Shard};
 
 use crate::making::{Here, at, channel, org, other, sku};
 
@@ -50,8 +50,8 @@ async fn runs_that_a_crash_left_running_are_ended_in_every_org() {
     here.put_run(&org(), run("1", RunStatus::Running)).await.unwrap();
     here.put_run(&org(), run("2", RunStatus::Completed)).await.unwrap();
     here.put_run(&other(), run("1", RunStatus::Running)).await.unwrap();
-    assert_eq!(here.abandon_runs(at(7)).await.unwrap(), 2);
-    assert_eq!(here.abandon_runs(at(8)).await.unwrap(), 0);
+    assert_eq!(here.abandon_runs(Shard::all().collect(), at(7)).await.unwrap(), 2);
+    assert_eq!(here.abandon_runs(Shard::all().collect(), at(8)).await.unwrap(), 0);
     let ended = here.run(&org(), "1").await.unwrap().unwrap();
     assert_eq!((ended.status, ended.finished_at), (RunStatus::Failed, Some(at(7))));
     assert_eq!(ended.error.as_deref(), Some("interrupted by a restart"));

@@ -131,6 +131,11 @@ impl House {
         Self { store, engine, org: Org::new("acme").unwrap(), _place: place }
     }
 
+    /// A house in parts that were made elsewhere.
+    pub(crate) fn of(store: Arc<dyn Store>, engine: Engine, org: Org, place: TestStore) -> Self {
+        Self { store, engine, org, _place: place }
+    }
+
     /// Counts a SKU; with `publish`, its channels are told.
     pub(crate) async fn count(&self, of: &str, units: u64, publish: bool) {
         self.set(of, Location::main(), units, publish).await;

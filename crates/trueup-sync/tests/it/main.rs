@@ -11,6 +11,7 @@ mod connect;
 mod deliver;
 mod ebay;
 mod inbox;
+mod nodes;
 mod orders;
 mod pull;
 mod push;

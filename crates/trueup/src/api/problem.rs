@@ -317,6 +317,10 @@ impl From<StoreError> for Problem {
                     moment of the commit; ask again with the same Idempotency-Key, or look";
                 Self::new(unavailable, "outcome_unknown", detail).retry_after(5)
             }
+            StoreError::Fenced => {
+                let detail = "the org's work is moving to another node; nothing was done";
+                Self::new(unavailable, "shard_moving", detail).retry_after(1)
+            }
             StoreError::Closed => {
                 Self::new(unavailable, "shutting_down", "the server is shutting down")
                     .retry_after(5)

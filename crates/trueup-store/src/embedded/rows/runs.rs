@@ -3,10 +3,10 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
-use super::{Result, execute, first};
-use crate::Run;
+use super::{Result, all, execute, first};
 use crate::encoding::json;
 use crate::encoding::words::Word;
+use crate::{Run, Shard};
 
 /// Makes or replaces a run.
 pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
@@ -73,13 +73,25 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: &str) -> Result<Option<Run>>
     })
 }
 
-/// Ends the runs of every org that a crash left running; returns how many.
-pub(crate) fn abandon(conn: &Connection, now: Timestamp) -> Result<usize> {
+/// Ends the runs of the orgs of shards that were left running; returns how many.
+pub(crate) fn abandon(conn: &Connection, shards: &[Shard], now: Timestamp) -> Result<usize> {
+    const RUNNING: &str = "
+        SELECT DISTINCT org
+        FROM run
+        WHERE status = 'running'
+        ORDER BY org";
     const SQL: &str = "
         UPDATE run
         SET status = 'failed',
           error = 'interrupted by a restart',
           finished_at = ?
-        WHERE status = 'running'";
-    execute(conn, SQL, params![now.micros()])
+        WHERE org = ?
+          AND status = 'running'";
+    let mut count = 0;
+    for org in all(conn, RUNNING, params![], |columns| columns.name::<Org>())? {
+        if shards.contains(&Shard::of(&org)) {
+            count += execute(conn, SQL, params![now.micros(), org.as_str()])?;
+        }
+    }
+    Ok(count)
 }

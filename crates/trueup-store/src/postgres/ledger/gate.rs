@@ -20,6 +20,7 @@ use super::write::Writes;
 use crate::port::{Outcome, StoreError, Submission};
 use crate::postgres::Shared;
 use crate::postgres::error::{PgError, Result};
+use crate::postgres::lease;
 use crate::postgres::pool::{Tries, Tx};
 
 /// The most jobs that wait at a gate; the next one is refused.
@@ -37,16 +38,30 @@ type Done = oneshot::Sender<std::result::Result<(), StoreError>>;
 /// What waits.
 pub(in crate::postgres) enum Job {
     /// A command to be decided.
-    Submit(Box<Submission>, Reply),
+    Submit {
+        /// The command with who asks for it.
+        submission: Box<Submission>,
+        /// The epoch of the shard's lease under which it is asked for, by who works for it.
+        epoch: Option<i64>,
+        /// Who waits for what comes of it.
+        reply: Reply,
+    },
     /// What is due is to be retired.
     Sweep(Done),
 }
 
 impl Job {
+    fn epoch(&self) -> Option<i64> {
+        match self {
+            Self::Submit { epoch, .. } => *epoch,
+            Self::Sweep(_) => None,
+        }
+    }
+
     fn refuse(self, error: StoreError) {
         // Whoever has stopped listening needs no answer.
         match self {
-            Self::Submit(_, reply) => drop(reply.send(Err(error))),
+            Self::Submit { reply, .. } => drop(reply.send(Err(error))),
             Self::Sweep(done) => drop(done.send(Err(error))),
         }
     }
@@ -135,6 +150,13 @@ async fn work(shared: &Shared, shard: i16, hints: &mut Hints, jobs: Vec<Job>) {
     while let Some(mut jobs) = waiting.pop() {
         match batch(shared, shard, hints, &jobs).await {
             Ok(decided) => answer(jobs, decided),
+            Err(Refusal { error: StoreError::Fenced, .. }) => {
+                // Only what was asked for under the lease; nothing else is to blame.
+                let (fenced, rest) = jobs.into_iter().partition(|job| job.epoch().is_some());
+                let fenced: Vec<Job> = fenced;
+                fenced.into_iter().for_each(|job| job.refuse(StoreError::Fenced));
+                waiting.extend(Some(rest).filter(|rest: &Vec<Job>| !rest.is_empty()));
+            }
             Err(Refusal { error, is_of_data: true }) if jobs.len() > 1 => {
                 tracing::warn!(%error, "a batch is tried in halves");
                 let rest = jobs.split_off(jobs.len() / 2);
@@ -160,7 +182,7 @@ fn answer(jobs: Vec<Job>, decided: Decided) {
     for job in jobs {
         // Whoever has stopped listening needs no answer.
         match job {
-            Job::Submit(_, reply) => {
+            Job::Submit { reply, .. } => {
                 drop(reply.send(outcomes.next().unwrap_or(Err(StoreError::Closed))));
             }
             Job::Sweep(done) => drop(done.send(Ok(()))),
@@ -175,18 +197,17 @@ async fn batch(
     hints: &mut Hints,
     jobs: &[Job],
 ) -> std::result::Result<Decided, Refusal> {
-    let submissions: Vec<&Submission> = jobs
-        .iter()
-        .filter_map(|job| match job {
-            Job::Submit(submission, _) => Some(&**submission),
-            Job::Sweep(_) => None,
-        })
-        .collect();
+    let submissions = jobs.iter().filter_map(|job| match job {
+        Job::Submit { submission, .. } => Some(&**submission),
+        Job::Sweep(_) => None,
+    });
+    let epochs = jobs.iter().filter_map(Job::epoch).collect();
+    let asked = Asked { shard, submissions: submissions.collect(), epochs };
     let mut tries = Tries::default();
     // What an attempt before has found to be needed.
     let mut wanting = Wanting::new();
     loop {
-        match attempt(shared, shard, hints, &submissions, &mut wanting).await {
+        match attempt(shared, hints, &asked, &mut wanting).await {
             Ok(Some(decided)) => return Ok(decided),
             // Much was due: it is retired, and the jobs come next.
             Ok(None) => {}
@@ -199,21 +220,29 @@ async fn batch(
     }
 }
 
+/// What is to be decided together.
+struct Asked<'a> {
+    shard: i16,
+    submissions: Vec<&'a Submission>,
+    /// The epochs of the shard's lease under which some of it is asked for.
+    epochs: BTreeSet<i64>,
+}
+
 /// Decides and commits once; `None` = only some of what was due has been retired.
 async fn attempt(
     shared: &Shared,
-    shard: i16,
     hints: &mut Hints,
-    submissions: &[&Submission],
+    asked: &Asked<'_>,
     wanting: &mut Wanting,
 ) -> Result<Option<Decided>> {
+    let (shard, submissions) = (asked.shard, &*asked.submissions);
     if wanting.is_empty() {
         let of_nothing = decide_all(submissions, &Known::default(), Timestamp::EPOCH);
         *wanting = of_nothing.err().unwrap_or_default();
         hints.add_to(wanting, submissions);
     }
     let tx = shared.pool.open_at_gate(shard).await?;
-    let loading = Box::pin(load(shared, &tx, shard, submissions, wanting));
+    let loading = Box::pin(load(shared, &tx, asked, wanting));
     let loaded = shared.pool.within(loading).await;
     let Loaded { known, decided, is_all } = match loaded {
         Ok(loaded) => loaded,
@@ -263,15 +292,18 @@ struct Loaded {
 async fn load(
     shared: &Shared,
     tx: &Tx,
-    shard: i16,
-    submissions: &[&Submission],
+    asked: &Asked<'_>,
     wanting: &mut Wanting,
 ) -> Result<Loaded> {
+    let (shard, submissions) = (asked.shard, &*asked.submissions);
     let keyed = submissions.iter().filter_map(|one| Some((&one.org, one.idempotency.as_ref()?)));
     let (key_orgs, keys) = keyed.map(|(org, key)| (org.as_str(), &*key.key)).unzip();
     let about = About { key_orgs, keys, now: shared.time.given() };
     let mut loader = Loader::new(tx, shard, &about);
     loader.begin(wanting.clone()).await?;
+    for epoch in &asked.epochs {
+        lease::fence(shared, tx, shard, *epoch).await?;
+    }
     let (decided, is_all) = decide(shared, &mut loader, submissions, wanting).await?;
     Ok(Loaded { known: loader.known, decided, is_all })
 }

@@ -7,7 +7,7 @@ use crate::encoding::words::Word;
 use crate::encoding::{json, rules};
 use crate::port::{Connection, Reason};
 use crate::postgres::error::Result;
-use crate::postgres::shard::{self, shard_of};
+use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{self, Columns, Conn, Param, Plain};
 
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
@@ -15,8 +15,11 @@ const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, r
   created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
   restock_policy, reason_code, reason_since";
 
-/// Lists every connection of every org, for the workers.
-pub(in crate::postgres) async fn all(conn: &Conn) -> Result<Vec<(Org, Connection)>> {
+/// Lists every connection of every org of shards, for the workers.
+pub(in crate::postgres) async fn all(
+    conn: &Conn,
+    shards: &[i16],
+) -> Result<Vec<(Org, Connection)>> {
     let sql = format!(
         "SELECT org, {COLUMNS}
         FROM connection
@@ -30,7 +33,7 @@ pub(in crate::postgres) async fn all(conn: &Conn) -> Result<Vec<(Org, Connection
           )
         ORDER BY org, id"
     );
-    sql::all(conn, &sql, &[&shard::all()], |columns| Ok((columns.name()?, read(columns)?))).await
+    sql::all(conn, &sql, &[&shards], |columns| Ok((columns.name()?, read(columns)?))).await
 }
 
 /// Lists an org's connections by id.

@@ -11,7 +11,7 @@ use crate::encoding::words::Word;
 use crate::encoding::{at_most, json};
 use crate::port::{Delivery, Page, Subscription};
 use crate::postgres::error::Result;
-use crate::postgres::shard::{self, shard_of};
+use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{Columns, Conn, List, Param, Plain, all, execute, first};
 
 /// Who is told of which events.
@@ -219,9 +219,10 @@ pub(in crate::postgres) async fn add_event(
     write(conn, shard, &rows).await
 }
 
-/// Lists deliveries of every org that are due to enabled subscriptions, longest due first.
+/// Lists deliveries of every org of shards that are due to enabled subscriptions, longest due first.
 pub(in crate::postgres) async fn due(
     conn: &Conn,
+    shards: &[i16],
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<(Org, Delivery)>> {
@@ -256,7 +257,7 @@ pub(in crate::postgres) async fn due(
         ) oldest
         JOIN delivery d USING (shard, org, id)
         ORDER BY d.next_at, d.id";
-    all(conn, SQL, &[&shard::all(), &now.micros(), &at_most(limit)], |columns| {
+    all(conn, SQL, &[&shards, &now.micros(), &at_most(limit)], |columns| {
         Ok((columns.name()?, read_delivery(columns)?))
     })
     .await

@@ -7,7 +7,7 @@ use trueup_core::{Org, Timestamp};
 use super::PURGED_AT_ONCE_MAX;
 use crate::encoding::{at_most, stored};
 use crate::postgres::error::Result;
-use crate::postgres::shard::{self, shard_of};
+use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{Conn, Param, Plain, all, counted, execute};
 use crate::{InboxItem, InboxSettled};
 
@@ -66,10 +66,11 @@ pub(in crate::postgres) async fn put_many(
     Ok((0..items.len()).map(|place| new.contains(&place)).collect())
 }
 
-/// Lists waiting webhooks of every org, oldest first, that are not to be tried
+/// Lists waiting webhooks of every org of shards, oldest first, that are not to be tried
 /// later.
 pub(in crate::postgres) async fn waiting(
     conn: &Conn,
+    shards: &[i16],
     now: Timestamp,
     limit: usize,
 ) -> Result<Vec<(Org, InboxItem)>> {
@@ -100,7 +101,7 @@ pub(in crate::postgres) async fn waiting(
         ) oldest
         JOIN inbox i USING (shard, org, id)
         ORDER BY i.received_at, i.org, i.id";
-    all(conn, SQL, &[&shard::all(), &now.micros(), &at_most(limit)], |columns| {
+    all(conn, SQL, &[&shards, &now.micros(), &at_most(limit)], |columns| {
         let org = columns.name()?;
         let item = InboxItem {
             id: columns.count()?,

@@ -6,7 +6,7 @@ use crate::Run;
 use crate::encoding::json;
 use crate::encoding::words::Word;
 use crate::postgres::error::Result;
-use crate::postgres::shard::{self, shard_of};
+use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{Conn, Param, Plain, all, counted, execute, first};
 
 /// Makes or replaces a run.
@@ -74,8 +74,8 @@ pub(in crate::postgres) async fn get(conn: &Conn, org: &Org, id: &str) -> Result
     .await
 }
 
-/// Returns which shards have runs under way.
-pub(in crate::postgres) async fn running(conn: &Conn) -> Result<Vec<i16>> {
+/// Returns which of these shards have runs under way.
+pub(in crate::postgres) async fn running(conn: &Conn, shards: &[i16]) -> Result<Vec<i16>> {
     const SQL: &str = "
         SELECT DISTINCT shard
         FROM run
@@ -89,7 +89,7 @@ pub(in crate::postgres) async fn running(conn: &Conn) -> Result<Vec<i16>> {
               AND a.opened_at IS NULL
           )
         ORDER BY shard";
-    all(conn, SQL, &[&shard::all()], |columns| columns.take()).await
+    all(conn, SQL, &[&shards], |columns| columns.take()).await
 }
 
 /// Ends the runs of every org of a shard that a crash left running; returns how many.
