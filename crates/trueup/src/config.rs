@@ -95,6 +95,10 @@ pub struct Config {
     pub store: Option<StoreUrl>,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
+    /// What this node is called among those of one database.
+    pub node_name: Option<String>,
+    /// The URL under which the other nodes of the database reach this one.
+    pub node_url: Option<String>,
     /// The file that holds the key that secrets are encrypted with; by default it is kept in
     /// the data directory. `TRUEUP_SECRET_KEY` stands over it. With a database one of the two
     /// must be given.
@@ -264,6 +268,12 @@ impl Config {
         if let Some(url) = environment("TRUEUP_PUBLIC_URL")? {
             self.public_url = Some(url);
         }
+        if let Some(name) = environment("TRUEUP_NODE_NAME")? {
+            self.node_name = Some(name);
+        }
+        if let Some(url) = environment("TRUEUP_NODE_URL")? {
+            self.node_url = Some(url);
+        }
         if let Some(filter) = environment(LOG_FILTER)? {
             self.log.filter = Some(filter);
         }
@@ -276,6 +286,9 @@ impl Config {
         };
         if self.public_url.as_deref().is_some_and(|url| !is_http(url)) {
             return Err(value("public_url", "must be an http or https URL", None));
+        }
+        if self.node_url.as_deref().is_some_and(|url| !is_http(url)) {
+            return Err(value("node_url", "must be an http or https URL", None));
         }
         if self.jwt.jwks_file.is_some() && self.jwt.jwks_url.is_some() {
             return Err(value("jwt", "takes jwks_file or jwks_url, not both", None));
@@ -461,6 +474,7 @@ mod tests {
             "[jwt]\njwks_url = \"http://example.com/keys\"",
             "[jwt]\njwks_url = \"https://a/\"\njwks_file = \"b\"",
             "public_url = \"ftp://example.com\"",
+            "node_url = \"example.com\"",
             "listen = \"here\"",
             "[limits]\nchannel_timeout_seconds = 0",
             "store = \"postgres://u:hunter2@db/trueup\"",

@@ -97,6 +97,19 @@ async fn figures(State(app): State<AppState>) -> impl IntoResponse {
         let name = format!("trueup_store_{name}");
         text.push_str(&format!("# HELP {name} {help}.\n# TYPE {name} {kind}\n{name} {value}\n"));
     }
+    for (name, kind, help, value) in [
+        ("node_shards", "gauge", "Shards that this node works for", figures.shards),
+        ("lease_lost_total", "counter", "Leases of shards that were lost", figures.leases_lost),
+        (
+            "fenced_total",
+            "counter",
+            "Writes refused because the shard was another node's",
+            figures.fenced,
+        ),
+    ] {
+        let name = format!("trueup_{name}");
+        text.push_str(&format!("# HELP {name} {help}.\n# TYPE {name} {kind}\n{name} {value}\n"));
+    }
     let ready = u8::from(app.store.health() == Health::Ready);
     text.push_str("# HELP trueup_ready Whether changes are acknowledged.\n");
     text.push_str(&format!("# TYPE trueup_ready gauge\ntrueup_ready {ready}\n"));

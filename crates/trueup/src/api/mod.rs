@@ -30,6 +30,7 @@ mod keys;
 mod mappings;
 mod mappings_csv;
 mod meta;
+mod nodes;
 mod orders;
 mod reservations;
 mod runs;
@@ -45,7 +46,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use trueup_core::{ReservationId, Timestamp};
-use trueup_store::Store;
+use trueup_store::{NodeInfo, Store};
 use trueup_sync::{Clock, Engine};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -66,6 +67,8 @@ pub const REQUESTS_MAX: usize = 8_192;
 pub struct ApiOptions {
     /// The URL under which the server is reached from outside, without a trailing slash.
     pub public_url: Option<String>,
+    /// How this node introduces itself to others.
+    pub node: NodeInfo,
 }
 
 /// What the API is made of.
@@ -181,5 +184,6 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(inventory_check::routes())
         .merge(webhooks_out::routes())
         .merge(keys::routes())
+        .merge(nodes::routes())
         .merge(meta::routes())
 }

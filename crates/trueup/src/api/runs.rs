@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use trueup_core::{ChannelId, Org, Sku};
-use trueup_store::{Connection, ConnectionState, Run, RunStatus};
+use trueup_store::{Connection, ConnectionState, Run, RunStatus, StoreError};
 use trueup_sync::{EngineError, PushScope};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -259,8 +259,13 @@ pub(super) async fn fan_out(
         connections.into_iter().partition(|connection| connection.state == ConnectionState::Active);
     let begin = active.into_iter().map(|connection| async move {
         let channel = connection.id;
-        let member = Some(member_id(id, &channel));
-        let run = app.engine.push(org, &channel, scope.clone(), member).await;
+        let member = member_id(id, &channel);
+        let run = match app.engine.push(org, &channel, scope.clone(), Some(member.clone())).await {
+            Err(EngineError::Store(StoreError::Fenced)) => {
+                told_elsewhere(app, org, &channel, member).await
+            }
+            begun => begun,
+        };
         Begun { channel, run }
     });
     let begun = join_all(begin).await;
@@ -268,6 +273,22 @@ pub(super) async fn fan_out(
         app.store.put_run(org, empty_fan_out(app, id)).await?;
     }
     Ok((begun, paused))
+}
+
+/// Keeps the run of a push that the workers of another node make of themselves, having heard of
+/// the change: nothing was begun here that could be counted.
+async fn told_elsewhere(
+    app: &App,
+    org: &Org,
+    channel: &ChannelId,
+    id: String,
+) -> Result<String, EngineError> {
+    let detail = "the workers of another node tell the channel";
+    let warning = json!({"code": "told_by_another_node", "detail": detail});
+    let run =
+        Run { channel: channel.clone(), warnings: json!([warning]), ..empty_fan_out(app, &id) };
+    app.store.put_run(org, run).await?;
+    Ok(id)
 }
 
 /// The channel of a fan-out that had none to go to.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use trueup_core::Timestamp;
-use trueup_store::Store;
+use trueup_store::{NodeInfo, Store};
 use trueup_sync::{Clock, Engine, EngineError, EngineOptions};
 
 use crate::api::{ApiOptions, App, Parts, router};
@@ -22,6 +22,9 @@ use crate::web;
 
 /// How long requests under way may take to end when the server stops.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// How many connections may wait to be taken.
+const BACKLOG: u32 = 1_024;
 
 /// The system's clock; the one place that the program reads it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +49,10 @@ pub struct ServerOptions {
     pub keys: KeySettings,
     /// The URL under which the server is reached from outside.
     pub public_url: Option<String>,
+    /// What the node is called; its address by default.
+    pub node_name: Option<String>,
+    /// Where other nodes reach it; the address that it listens on by default.
+    pub node_url: Option<String>,
     /// Whether endpoints and webhook addresses may be private or loopback.
     pub allow_private_endpoints: bool,
     /// How long a vendor's answer may take.
@@ -92,12 +99,16 @@ impl Running {
         options: ServerOptions,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
-        let Opened { store, clock } = options.place.open().await?;
-        let listener = TcpListener::bind(options.listen)
-            .await
-            .map_err(|error| StartError::Listen(options.listen, error))?;
-        let addr =
-            listener.local_addr().map_err(|error| StartError::Listen(options.listen, error))?;
+        let refused = |error| StartError::Listen(options.listen, error);
+        // Bound first, for other nodes are told the address; nobody is let in before all is there.
+        let socket = bind(options.listen).map_err(refused)?;
+        let addr = socket.local_addr().map_err(refused)?;
+        let node = NodeInfo {
+            name: options.node_name.unwrap_or_else(|| addr.to_string()),
+            url: options.node_url.unwrap_or_else(|| format!("http://{addr}")),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let Opened { store, clock } = options.place.open_node(node.clone()).await?;
         let keys = options.keys.ring(&options.place)?;
         let engine_options = EngineOptions {
             allow_private_endpoints: options.allow_private_endpoints,
@@ -108,6 +119,7 @@ impl Running {
             clock: clock.clone(),
         };
         let engine = Engine::start(store.clone(), engine_options).await?;
+        let listener = socket.listen(BACKLOG).map_err(refused)?;
         let stopping = CancellationToken::new();
         let app = App::new(Parts {
             store: store.clone(),
@@ -115,7 +127,7 @@ impl Running {
             auth: Auth::new(store.clone(), options.tokens),
             clock,
             metrics,
-            options: ApiOptions { public_url: options.public_url },
+            options: ApiOptions { public_url: options.public_url, node },
             stopping: stopping.clone(),
         });
         let stop = stopping.clone();
@@ -150,4 +162,13 @@ impl Running {
         self.engine.stop().await;
         self.store.close().await
     }
+}
+
+/// Binds a socket as a listener does.
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of a server before, which are ending, are not in the way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }

@@ -83,6 +83,8 @@ async fn run_in(args: &DemoArgs, dir: &std::path::Path) -> Result<(), DemoError>
             tokens: Some(TokenSettings::shared_secret(&secret)),
             keys: KeySettings::default(),
             public_url: None,
+            node_name: None,
+            node_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(5),
             orders_overlap: trueup_sync::ORDERS_OVERLAP,

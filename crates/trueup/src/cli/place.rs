@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Deserialize;
 use trueup_core::Timestamp;
-use trueup_store::Store;
 use trueup_store::embedded::{self, Embedded, Now};
 use trueup_store::postgres::{self, Postgres};
+use trueup_store::{NodeInfo, Store};
 use trueup_sync::Clock;
 
 use super::assembly::SystemClock;
@@ -127,18 +127,34 @@ impl Place {
         Self::Directory(PathBuf::from("trueup-data"))
     }
 
-    /// Opens the store that is here.
+    /// Opens the store that is here; in a database nodes may be at work on it.
     ///
     /// # Errors
     /// When the directory is in use or refused, or the database cannot be reached or is refused.
     pub async fn open(&self) -> Result<Opened, OpenError> {
+        self.open_as(None).await
+    }
+
+    /// Opens the store that is here as a node that works for its part of the orgs.
+    ///
+    /// # Errors
+    /// As of [`Place::open`].
+    pub async fn open_node(&self, info: NodeInfo) -> Result<Opened, OpenError> {
+        self.open_as(Some(info)).await
+    }
+
+    async fn open_as(&self, node: Option<NodeInfo>) -> Result<Opened, OpenError> {
         match self {
             Self::Directory(dir) => {
                 let store = Embedded::open(dir, Arc::new(|| SystemClock.now()))?;
                 Ok(Opened { store: Arc::new(store), clock: Arc::new(SystemClock) })
             }
             Self::Database(url) => {
-                let store = Postgres::open(&url.0, postgres::Clock::Database).await?;
+                let (url, clock) = (&*url.0, postgres::Clock::Database);
+                let store = match node {
+                    Some(info) => Postgres::open_node(url, clock, info).await?,
+                    None => Postgres::open(url, clock).await?,
+                };
                 let clock = Arc::new(DatabaseClock(store.clock()));
                 Ok(Opened { store: Arc::new(store), clock })
             }

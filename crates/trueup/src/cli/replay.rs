@@ -195,6 +195,8 @@ pub async fn run(args: ReplayArgs) -> Result<bool, ReplayError> {
             tokens: Some(TokenSettings::shared_secret(&secret)),
             keys: Config::load(None)?.keys()?,
             public_url: None,
+            node_name: None,
+            node_url: None,
             allow_private_endpoints: true,
             request_timeout: Duration::from_secs(10),
             // Simulated vendors index their orders at once.

@@ -32,6 +32,13 @@ pub struct ServeArgs {
     /// The URL under which vendors and people reach the server.
     #[arg(long)]
     pub public_url: Option<String>,
+    /// What this node is called among those of one database [default: its address].
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// The URL under which the other nodes of the database reach this one [default: http:// and
+    /// the address that it listens on].
+    #[arg(long)]
+    pub node_url: Option<String>,
     /// Let channel endpoints and webhook addresses be private or loopback.
     #[arg(long)]
     pub allow_private_endpoints: bool,
@@ -55,6 +62,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Box<dyn std::error::Error>> {
         tokens: Some(tokens),
         keys: config.keys()?,
         public_url: args.public_url.or_else(|| config.public_url.clone()),
+        node_name: args.node_name.or_else(|| config.node_name.clone()),
+        node_url: args.node_url.or_else(|| config.node_url.clone()),
         allow_private_endpoints: args.allow_private_endpoints || config.allow_private_endpoints,
         request_timeout: config.request_timeout()?,
         orders_overlap: trueup_sync::ORDERS_OVERLAP,

@@ -132,7 +132,7 @@ impl Api {
             auth: Auth::new(Arc::clone(&store), Some(tokens)),
             clock: Arc::new(clock.clone()),
             metrics: None,
-            options: ApiOptions { public_url },
+            options: ApiOptions { public_url, ..ApiOptions::default() },
             stopping: tokio_util::sync::CancellationToken::new(),
         });
         Self { router: router(app), clock, engine, store, _place: place }
@@ -623,6 +623,7 @@ async fn only_good_credentials_come_in() {
         ("POST", "/channels/x/enable"),
         ("POST", "/inventory/sync"),
         ("GET", "/keys"),
+        ("GET", "/cluster"),
     ] {
         let path = format!("/sales-channel{path}");
         let got = api.raw(method, &path, &headers, "garbage").await;
@@ -1274,5 +1275,21 @@ async fn live_events_are_of_the_org_only() {
     }
     assert!(text.contains("event: stock") && !text.contains("SECRET"), "{text}");
     drop(events);
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn the_only_node_works_for_every_shard() {
+    let api = Api::start().await;
+    let cluster = api.get("/cluster").await.is(200);
+    assert_eq!(cluster["nodes"].as_array().unwrap().len(), 1);
+    assert_eq!(cluster["nodes"][0]["id"], cluster["nodeId"]);
+    assert_eq!(cluster["nodes"][0]["shards"], 64);
+    let shards = cluster["shards"].as_array().unwrap();
+    let numbers = shards.iter().map(|shard| shard["shard"].as_u64().unwrap());
+    assert!(numbers.eq(0..64), "{cluster}");
+    assert!(shards.iter().all(|shard| shard["node"] == cluster["nodeId"]), "{cluster}");
+    let figures = api.raw("GET", "/metrics", &[], "").await.text();
+    assert!(figures.contains("trueup_node_shards 64"), "{figures}");
     api.stop().await;
 }
