@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_goes_out_through_an_open_gate_with_its_length() {
+    async fn a_body_goes_out_through_an_open_barrier_with_its_length() {
         let (_, was_refused, read) = send(1).await;
         assert!(!was_refused);
         assert!(read.ends_with(BODY), "{read}");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_body_goes_out_once_the_gate_is_shut() {
+    async fn no_body_goes_out_once_the_barrier_is_shut() {
         let (sent, was_refused, read) = send(0).await;
         assert_eq!(sent, Err(()));
         assert!(was_refused);

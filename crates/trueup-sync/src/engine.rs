@@ -287,7 +287,7 @@ pub enum Received {
 
 /// How often [`Engine::quiesce`] looks.
 const QUIET_LOOK: Duration = Duration::from_millis(50);
-/// The most open conflicts that [`Engine::status`] counts one by one.
+/// How many deliveries are looked through at once for one that is to be sent again.
 const DELIVERIES_PAGE: usize = 500;
 /// How long at least between two looks at what the ledger has changed.
 const DISPATCH_PAUSE: Duration = Duration::from_millis(5);

@@ -33,6 +33,7 @@ use trueup_core::{
 use uuid::Uuid;
 
 use crate::cluster::{Cluster, Lease, Node, NodeInfo, Ownership, Shard};
+use crate::encoding::records::ListingRow;
 use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
@@ -210,17 +211,11 @@ impl Embedded {
         self.ask(Job::Sweep).await
     }
 
-    fn views(&self, org: &Org, page: Page<rows::listings::ListingRow>) -> Page<ListingView> {
+    fn views(&self, org: &Org, page: Page<ListingRow>) -> Page<ListingView> {
         let memory = self.shared.memory.read();
-        let view = |row: rows::listings::ListingRow| ListingView {
-            sku: memory.answer(org, &row.mapping.sku),
-            mapping: row.mapping,
-            state: row.state,
-            parked: row.parked,
-            attempts: row.attempts,
-            revised: row.revised,
-            scope: row.scope,
-            leader: row.leader,
+        let view = |row: ListingRow| {
+            let sku = memory.answer(org, &row.mapping.sku);
+            row.view(sku)
         };
         Page { items: page.items.into_iter().map(view).collect(), more: page.more }
     }

@@ -1,10 +1,12 @@
 //! What both stores keep in a column in the same way: enumerations as words and numbers, and what
 //! is never searched as JSON.
 //!
-//! How columns are read and written is each store's own. What is written here is part of the
-//! stores' formats: a change is a migration of both.
+//! Records are read the same way in both ([`records`]), from rows that each store has its own
+//! columns of ([`columns`]); how they are written is each store's own. What is written here is part
+//! of the stores' formats: a change is a migration of both.
 
 pub(crate) mod codec;
+pub(crate) mod columns;
 pub(crate) mod conflicts;
 pub(crate) mod events;
 pub(crate) mod feeds;
@@ -13,6 +15,7 @@ pub(crate) mod items;
 pub(crate) mod levels;
 pub(crate) mod listings;
 pub(crate) mod parts;
+pub(crate) mod records;
 pub(crate) mod rules;
 pub(crate) mod words;
 

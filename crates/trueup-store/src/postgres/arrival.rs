@@ -23,6 +23,7 @@ use super::pool::{MICROS_NOW, Pool, Tx};
 use super::shard::{self, shard_of, shard_of_text};
 use super::sql::{self, Conn, Param};
 use super::{OpenError, ledger, schema};
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::{Corrupt, at_most, items, json, parse_json};
 use crate::migrate::tables::{Column, RESERVATION, ShardOf, TABLES, Table};
 use crate::migrate::value::{Kind, Value};

@@ -26,6 +26,7 @@ use super::shard::{SHARDS, shard_of};
 use super::sql::{self, Conn, Param};
 use crate::cluster::{Cluster, Holding, Lease, Node, NodeInfo, Ownership, Shard};
 use crate::encoding::at_most;
+use crate::encoding::columns::ReadColumns;
 use crate::port::StoreError;
 
 /// How often leases are renewed.

@@ -5,18 +5,16 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::str::FromStr;
 
-use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use trueup_core::{Delta, NameError, Org, Timestamp};
+use trueup_core::Org;
 
 use super::error::{PgError, Result};
 use super::shard::shard_of;
-use crate::encoding::words::{Word, parse_word};
-use crate::encoding::{at_most, parse_count, parse_delta, parse_json, parse_name};
+use crate::encoding::at_most;
+use crate::encoding::columns::ReadColumns;
 use crate::port::Page;
 
 /// A connection, in a transaction or not.
@@ -131,10 +129,7 @@ pub(super) async fn one_at_a_time(conn: &Conn, org: &Org, name: &str) -> Result<
     next_numbers(conn, org, name, 0).await.map(|_| ())
 }
 
-/// A row and the column that is read next.
-///
-/// Columns are taken in the order in which the statement selects them, so a reader is a struct
-/// literal whose fields stand in that order.
+/// A row and the column that is read next; whole numbers are `BIGINT`.
 pub(super) struct Columns<'row> {
     row: &'row Row,
     next: usize,
@@ -147,80 +142,25 @@ impl<'row> Columns<'row> {
         self.next += 1;
         Ok(self.row.try_get(at)?)
     }
+}
 
-    /// Takes a name, such as a SKU.
-    pub(super) fn name<T: FromStr<Err = NameError>>(&mut self) -> Result<T> {
-        Ok(parse_name(self.take()?)?)
+impl ReadColumns for Columns<'_> {
+    type Error = PgError;
+
+    fn integer(&mut self) -> Result<Option<i64>> {
+        self.take()
     }
 
-    /// Takes a name that may be absent.
-    pub(super) fn optional_name<T: FromStr<Err = NameError>>(&mut self) -> Result<Option<T>> {
-        Ok(self.take::<Option<&str>>()?.map(parse_name).transpose()?)
+    fn flag(&mut self) -> Result<Option<bool>> {
+        self.take()
     }
 
-    /// Takes an enumeration's word.
-    pub(super) fn word<T: Word>(&mut self) -> Result<T> {
-        Ok(parse_word(self.take()?)?)
+    fn text(&mut self) -> Result<Option<&str>> {
+        self.take()
     }
 
-    /// Takes an enumeration's word that may be absent.
-    pub(super) fn optional_word<T: Word>(&mut self) -> Result<Option<T>> {
-        Ok(self.take::<Option<&str>>()?.map(parse_word).transpose()?)
-    }
-
-    /// Takes JSON that is kept as text.
-    pub(super) fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        Ok(parse_json(self.take()?)?)
-    }
-
-    /// Takes JSON that is kept as text and may be absent.
-    pub(super) fn optional_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        Ok(self.take::<Option<&str>>()?.map(parse_json).transpose()?)
-    }
-
-    /// Takes an instant.
-    pub(super) fn instant(&mut self) -> Result<Timestamp> {
-        Ok(Timestamp::from_micros(self.take()?))
-    }
-
-    /// Takes an instant that may be absent.
-    pub(super) fn optional_instant(&mut self) -> Result<Option<Timestamp>> {
-        Ok(self.take::<Option<i64>>()?.map(Timestamp::from_micros))
-    }
-
-    /// Takes a `BIGINT` that is never below zero.
-    pub(super) fn count(&mut self) -> Result<u64> {
-        Ok(parse_count(self.take()?)?)
-    }
-
-    /// Takes a `BIGINT` that is never below zero and may be absent.
-    pub(super) fn optional_count(&mut self) -> Result<Option<u64>> {
-        Ok(self.take::<Option<i64>>()?.map(parse_count).transpose()?)
-    }
-
-    /// Takes a `BIGINT` as a smaller number, such as a `u32` or a `u16`.
-    pub(super) fn small<T: TryFrom<i64>>(&mut self) -> Result<T> {
-        let number: i64 = self.take()?;
-        T::try_from(number).map_err(|_| PgError::Corrupt(format!("{number} is out of range")))
-    }
-
-    /// Takes a `BIGINT` as a smaller number that may be absent.
-    pub(super) fn optional_small<T: TryFrom<i64>>(&mut self) -> Result<Option<T>> {
-        let Some(number) = self.take::<Option<i64>>()? else { return Ok(None) };
-        let small = T::try_from(number);
-        small.map(Some).map_err(|_| PgError::Corrupt(format!("{number} is out of range")))
-    }
-
-    /// Takes a signed number of units.
-    pub(super) fn delta(&mut self) -> Result<Delta> {
-        Ok(parse_delta(self.take()?)?)
-    }
-
-    /// Takes 32 bytes.
-    pub(super) fn digest(&mut self) -> Result<[u8; 32]> {
-        let bytes: &[u8] = self.take()?;
-        let wrong = |_| PgError::Corrupt(format!("a digest of {} bytes", bytes.len()));
-        bytes.try_into().map_err(wrong)
+    fn bytes(&mut self) -> Result<Option<&[u8]>> {
+        self.take()
     }
 }
 

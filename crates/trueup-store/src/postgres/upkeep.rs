@@ -18,6 +18,7 @@ use super::shard;
 use super::sql::{self, Conn, Param};
 use super::statistics;
 use crate::encoding::at_most;
+use crate::encoding::columns::ReadColumns;
 use crate::port::Health;
 
 /// How often it is looked whether something is due or was published elsewhere.

@@ -10,6 +10,7 @@ use trueup_core::{Org, Timestamp};
 
 use super::{Digested, PURGED_AT_ONCE_MAX, Result, all, execute, first};
 use crate::RecordedAnswer;
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::json;
 
 /// An answer with the fingerprint of its request.

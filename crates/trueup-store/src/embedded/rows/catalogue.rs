@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
-use super::columns::Columns;
 use super::{List, Result, all, execute, text};
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::encoding::{at_most, containing, json, parse_skus};
 use crate::{
-    CatalogueFilter, CatalogueQuery, ChannelListing, ChannelListingView, Mapping, MatchNote, Page,
+    CatalogueFilter, CatalogueQuery, ChannelListing, ChannelListingView, MatchNote, Page,
     SUGGESTIONS_MAX,
 };
 
@@ -91,7 +92,9 @@ pub(crate) fn query(
     }
     list.by("c.run = ?", query.run.as_deref().map(text));
     list.by("c.name > ?", query.after.as_deref().map(text));
-    list.page(conn, "c.name", query.limit, |columns| read(columns, channel))
+    list.page(conn, "c.name", query.limit, |columns| {
+        records::channel_listing(columns, channel, |columns| columns.kept(parse_skus))
+    })
 }
 
 /// Lists what a run read and has a SKU, by SKU and name.
@@ -110,7 +113,9 @@ pub(crate) fn by_sku(
     if let Some((sku, name)) = after {
         list.by_all("(c.sku, c.name) > (?, ?)", [text(sku), text(name)]);
     }
-    list.page(conn, "c.sku, c.name", limit, |columns| read(columns, channel))
+    list.page(conn, "c.sku, c.name", limit, |columns| {
+        records::channel_listing(columns, channel, |columns| columns.kept(parse_skus))
+    })
 }
 
 /// Notes how listings were matched; passes over those that are gone.
@@ -214,45 +219,4 @@ pub(crate) fn forget(
           LIMIT ?
         )";
     execute(conn, SQL, params![org.as_str(), channel.as_str(), but_of_run, at_most(most)])
-}
-
-fn read(columns: &mut Columns<'_, '_>, channel: &ChannelId) -> Result<ChannelListingView> {
-    let listing = ChannelListing {
-        name: columns.take()?,
-        key: columns.optional_name()?,
-        sku: columns.take()?,
-        essence: columns.take()?,
-        title: columns.take()?,
-        fields: columns.json()?,
-        quantity: columns.take()?,
-        channel_fulfilled: columns.take()?,
-        found: columns.word()?,
-        suggestions: columns.kept(parse_skus)?,
-        was_mapped: columns.take()?,
-        run: columns.take()?,
-        seen_at: columns.instant()?,
-    };
-    Ok(ChannelListingView { listing, mapping: read_mapping(columns, channel)? })
-}
-
-fn read_mapping(columns: &mut Columns<'_, '_>, channel: &ChannelId) -> Result<Option<Mapping>> {
-    let (key, sku) = (columns.optional_name()?, columns.optional_name()?);
-    let fields = columns.optional_json()?;
-    let strategy = columns.optional_word()?;
-    let rules = columns.optional_rules()?;
-    let channel_fulfilled: Option<bool> = columns.take()?;
-    let enabled: Option<bool> = columns.take()?;
-    let (Some(key), Some(sku), Some(fields), Some(rules)) = (key, sku, fields, rules) else {
-        return Ok(None);
-    };
-    Ok(Some(Mapping {
-        channel: channel.clone(),
-        key,
-        sku,
-        fields,
-        strategy,
-        rules,
-        channel_fulfilled: channel_fulfilled.unwrap_or_default(),
-        enabled: enabled.unwrap_or_default(),
-    }))
 }

@@ -7,9 +7,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ConflictFacts, ListingKey, Org, Timestamp};
 
-use super::columns::Columns;
 use super::{List, Result, count, execute, first, text};
-use crate::encoding::conflicts::resolved;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::{parse_count, stored};
 use crate::{Conflict, Page, Resolved};
 
@@ -158,7 +158,7 @@ WHERE org = ?";
     }
     list.by("channel = ?", query.channel.map(|id| text(id.as_str())));
     list.by("id < ?", query.before.map(stored).transpose()?.map(Value::Integer));
-    list.page(conn, "id DESC", query.limit, read)
+    list.page(conn, "id DESC", query.limit, |columns| records::conflict(columns))
 }
 
 /// Returns a conflict.
@@ -169,7 +169,7 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: u64) -> Result<Option<Confli
         FROM conflict
         WHERE org = ?
           AND id = ?";
-    first(conn, SQL, params![org.as_str(), stored(id)?], read)
+    first(conn, SQL, params![org.as_str(), stored(id)?], |columns| records::conflict(columns))
 }
 
 /// Notes who resolved a conflict and how; closing it is the ledger's ([`close`]).
@@ -208,25 +208,4 @@ pub(crate) fn count_open(conn: &Connection, org: &Org, channel: &ChannelId) -> R
           AND channel = ?
           AND closed_at IS NULL";
     count(conn, SQL, [org.as_str(), channel.as_str()])
-}
-
-fn read(columns: &mut Columns<'_, '_>) -> Result<Conflict> {
-    Ok(Conflict {
-        id: columns.count()?,
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        master: columns.take()?,
-        base: columns.take()?,
-        expected: columns.take()?,
-        observed: columns.take()?,
-        opened_at: columns.instant()?,
-        seen_at: columns.instant()?,
-        resolved: resolved(
-            columns.optional_instant()?,
-            columns.take()?,
-            columns.take()?,
-            columns.take()?,
-        ),
-    })
 }

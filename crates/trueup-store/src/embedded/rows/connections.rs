@@ -3,11 +3,12 @@
 use rusqlite::{Connection as Sql, named_params};
 use trueup_core::{ChannelId, Org};
 
-use super::columns::Columns;
 use super::{Result, all as all_rows, execute, first};
+use crate::Connection;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::encoding::{json, rules};
-use crate::{Connection, Reason};
 
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
   poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
@@ -17,19 +18,19 @@ const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, r
 /// Lists every connection of every org, for the workers.
 pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
     let sql = format!("SELECT org, {COLUMNS} FROM connection ORDER BY org, id");
-    all_rows(conn, &sql, [], |columns| Ok((columns.name()?, read(columns)?)))
+    all_rows(conn, &sql, [], |columns| Ok((columns.name()?, records::connection(columns)?)))
 }
 
 /// Lists an org's connections by id.
 pub(crate) fn list(conn: &Sql, org: &Org) -> Result<Vec<Connection>> {
     let sql = format!("SELECT {COLUMNS} FROM connection WHERE org = ? ORDER BY id");
-    all_rows(conn, &sql, [org.as_str()], read)
+    all_rows(conn, &sql, [org.as_str()], |columns| records::connection(columns))
 }
 
 /// Returns a connection.
 pub(crate) fn get(conn: &Sql, org: &Org, id: &ChannelId) -> Result<Option<Connection>> {
     let sql = format!("SELECT {COLUMNS} FROM connection WHERE org = ? AND id = ?");
-    first(conn, &sql, [org.as_str(), id.as_str()], read)
+    first(conn, &sql, [org.as_str(), id.as_str()], |columns| records::connection(columns))
 }
 
 /// Makes or replaces a connection.
@@ -136,33 +137,4 @@ pub(crate) fn delete(conn: &Sql, org: &Org, id: &ChannelId) -> Result<bool> {
         execute(conn, sql, [org.as_str(), id.as_str()])?;
     }
     Ok(execute(conn, CONNECTION, [org.as_str(), id.as_str()])? > 0)
-}
-
-fn read_reason(columns: &mut Columns<'_, '_>) -> Result<Option<Reason>> {
-    let code: Option<String> = columns.take()?;
-    Ok(code.zip(columns.optional_instant()?).map(|(code, since)| Reason { code, since }))
-}
-
-fn read(columns: &mut Columns<'_, '_>) -> Result<Connection> {
-    Ok(Connection {
-        id: columns.name()?,
-        kind: columns.take()?,
-        state: columns.word()?,
-        sync_inventory: columns.take()?,
-        sync_orders: columns.take()?,
-        strategy: columns.optional_word()?,
-        rules: columns.rules()?,
-        poll_interval_minutes: columns.take()?,
-        dry_run: columns.take()?,
-        endpoint: columns.take()?,
-        settings: columns.json()?,
-        sealed_credentials: columns.take()?,
-        created_at: columns.instant()?,
-        updated_at: columns.instant()?,
-        last_sync: columns.optional_instant()?,
-        last_error: columns.optional_instant()?.zip(columns.take()?),
-        orders_seen_to: columns.optional_instant()?,
-        restock: columns.word()?,
-        reason: read_reason(columns)?,
-    })
 }

@@ -4,8 +4,9 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
-use super::columns::Columns;
 use super::{Result, execute, first};
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::{CONSENTS_MAX, Consent};
 
 /// Keeps a consent that is asked for, and forgets the oldest beyond [`CONSENTS_MAX`].
@@ -51,7 +52,7 @@ pub(crate) fn take(conn: &Connection, digest: &[u8; 32]) -> Result<Option<(Org, 
         DELETE FROM consent
         WHERE state_digest = ?
         RETURNING org, state_digest, channel, kind, redirect, created_at, expires_at";
-    first(conn, SQL, params![digest], |columns| Ok((columns.name()?, read(columns)?)))
+    first(conn, SQL, params![digest], |columns| Ok((columns.name()?, records::consent(columns)?)))
 }
 
 /// Forgets what has run out; returns how many.
@@ -60,15 +61,4 @@ pub(crate) fn purge_before(conn: &Connection, before: Timestamp) -> Result<usize
         DELETE FROM consent
         WHERE expires_at < ?";
     execute(conn, SQL, params![before.micros()])
-}
-
-fn read(columns: &mut Columns<'_, '_>) -> Result<Consent> {
-    Ok(Consent {
-        state_digest: columns.take()?,
-        channel: columns.name()?,
-        kind: columns.take()?,
-        redirect: columns.take()?,
-        created_at: columns.instant()?,
-        expires_at: columns.instant()?,
-    })
 }

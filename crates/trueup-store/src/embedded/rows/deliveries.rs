@@ -5,6 +5,8 @@ use trueup_core::{Org, Timestamp};
 
 use super::columns::Columns;
 use super::{List, Result, all, execute, first, text};
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::encoding::{at_most, json};
 use crate::{Delivery, Page, Subscription};
@@ -145,7 +147,7 @@ pub(crate) fn due(
         ORDER BY d.next_at, d.id
         LIMIT ?";
     all(conn, SQL, params![now.micros(), but, at_most(limit)], |columns| {
-        Ok((columns.name()?, read_delivery(columns)?))
+        Ok((columns.name()?, records::delivery(columns)?))
     })
 }
 
@@ -164,7 +166,7 @@ WHERE org = ?";
     let mut list = List::of(org, SQL);
     list.by("subscription = ?", Some(text(subscription)));
     list.by("id < ?", before.map(text));
-    list.page(conn, "id DESC", limit, read_delivery)
+    list.page(conn, "id DESC", limit, |columns| records::delivery(columns))
 }
 
 /// Returns a delivery.
@@ -174,7 +176,7 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: &str) -> Result<Option<Deliv
         FROM delivery
         WHERE org = ?
           AND id = ?";
-    first(conn, SQL, [org.as_str(), id], read_delivery)
+    first(conn, SQL, [org.as_str(), id], |columns| records::delivery(columns))
 }
 
 /// Makes or replaces a delivery; does nothing where its subscription is gone.
@@ -224,20 +226,6 @@ fn read_subscription(columns: &mut Columns<'_, '_>) -> Result<Subscription> {
         sealed_secret: columns.take()?,
         enabled: columns.take()?,
         description: columns.take()?,
-        created_at: columns.instant()?,
-    })
-}
-
-fn read_delivery(columns: &mut Columns<'_, '_>) -> Result<Delivery> {
-    Ok(Delivery {
-        id: columns.take()?,
-        subscription: columns.take()?,
-        event: columns.take()?,
-        body: columns.take()?,
-        state: columns.word()?,
-        attempts: columns.take()?,
-        next_at: columns.instant()?,
-        last_result: columns.take()?,
         created_at: columns.instant()?,
     })
 }

@@ -3,10 +3,10 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, Org};
 
-use super::columns::Columns;
 use super::{Result, all, execute, first};
 use crate::Feed;
 use crate::encoding::feeds;
+use crate::encoding::records;
 
 /// Keeps a feed.
 pub(crate) fn put(conn: &Connection, org: &Org, row: &Feed) -> Result<()> {
@@ -33,7 +33,7 @@ pub(crate) fn list(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<
         WHERE org = ?
           AND channel = ?
         ORDER BY created_at, id";
-    all(conn, SQL, [org.as_str(), channel.as_str()], read)
+    all(conn, SQL, [org.as_str(), channel.as_str()], |columns| records::feed(columns))
 }
 
 /// Returns a feed.
@@ -49,7 +49,7 @@ pub(crate) fn get(
         WHERE org = ?
           AND channel = ?
           AND id = ?";
-    first(conn, SQL, [org.as_str(), channel.as_str(), id], read)
+    first(conn, SQL, [org.as_str(), channel.as_str(), id], |columns| records::feed(columns))
 }
 
 /// Forgets a feed.
@@ -61,14 +61,4 @@ pub(crate) fn delete(conn: &Connection, org: &Org, channel: &ChannelId, id: &str
           AND id = ?";
     execute(conn, SQL, params![org.as_str(), channel.as_str(), id])?;
     Ok(())
-}
-
-fn read(columns: &mut Columns<'_, '_>) -> Result<Feed> {
-    Ok(Feed {
-        id: columns.take()?,
-        channel: columns.name()?,
-        ticket: columns.take()?,
-        items: columns.kept(feeds::read)?,
-        created_at: columns.instant()?,
-    })
 }

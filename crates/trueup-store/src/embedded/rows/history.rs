@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 use trueup_core::{ChannelId, Org, Sku};
 
 use super::{List, Result, execute, text};
+use crate::encoding::records;
 use crate::encoding::{json, stored};
 use crate::{HistoryEntry, HistoryQuery, Page};
 
@@ -47,16 +48,5 @@ WHERE org = ?";
     list.by("at >= ?", query.from.map(|at| Value::Integer(at.micros())));
     list.by("at < ?", query.to.map(|at| Value::Integer(at.micros())));
     list.by("id < ?", query.before.map(stored).transpose()?.map(Value::Integer));
-    list.page(conn, "id DESC", query.limit, |columns| {
-        Ok(HistoryEntry {
-            id: columns.count()?,
-            at: columns.instant()?,
-            operation: columns.take()?,
-            channel: columns.optional_name()?,
-            sku: columns.optional_name()?,
-            status: columns.take()?,
-            run: columns.take()?,
-            detail: columns.json()?,
-        })
-    })
+    list.page(conn, "id DESC", query.limit, |columns| records::history_entry(columns))
 }

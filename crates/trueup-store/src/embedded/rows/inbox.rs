@@ -4,6 +4,8 @@ use rusqlite::{Connection, params};
 use trueup_core::{Org, Timestamp};
 
 use super::{PURGED_AT_ONCE_MAX, Result, all, execute};
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::{at_most, stored};
 use crate::{InboxItem, InboxSettled};
 
@@ -49,17 +51,7 @@ pub(crate) fn waiting(
         ORDER BY id
         LIMIT ?";
     all(conn, SQL, params![now.micros(), but, at_most(limit)], |columns| {
-        let org = columns.name()?;
-        let item = InboxItem {
-            id: columns.count()?,
-            channel: columns.name()?,
-            delivery_id: columns.take()?,
-            topic: columns.take()?,
-            body: columns.take()?,
-            received_at: columns.instant()?,
-            attempts: columns.take()?,
-        };
-        Ok((org, item))
+        Ok((columns.name()?, records::inbox_item(columns)?))
     })
 }
 

@@ -6,6 +6,7 @@ use trueup_core::Org;
 use super::columns::Columns;
 use super::{Result, RowsError, all, execute, first};
 use crate::ApiKey;
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::json;
 
 /// Returns a key by its id, with its org: the one read that learns the org from the row.

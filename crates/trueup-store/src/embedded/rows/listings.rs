@@ -6,34 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, named_params, params};
-use trueup_core::{ChannelId, ListingKey, ListingState, Observed, Org, Sent, Sku};
+use trueup_core::{ChannelId, ListingKey, ListingState, Org, Sku};
 
 use super::columns::Columns;
 use super::{List, Result, count, execute, first, text};
-use crate::encoding::listings::Settings;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records::{self, ListingRow};
 use crate::encoding::words::Word;
 use crate::encoding::{json, parse_name, rules, stored};
 use crate::scopes::Member;
-use crate::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, Revised, RevisionsNote};
-
-/// A listing without its SKU, whose state the caller keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ListingRow {
-    /// The mapping.
-    pub(crate) mapping: Mapping,
-    /// What was sent, acknowledged and read, with the settings in force.
-    pub(crate) state: ListingState,
-    /// Why it is not pushed, if it is not.
-    pub(crate) parked: Option<Parked>,
-    /// How often in a row a push or its verification has failed.
-    pub(crate) attempts: u32,
-    /// How often it was revised in the vendor's day of its latest revision.
-    pub(crate) revised: Option<Revised>,
-    /// Its quantity scope.
-    pub(crate) scope: Option<String>,
-    /// The listing of its scope that is told the number, where it is another one.
-    pub(crate) leader: Option<(ChannelId, ListingKey)>,
-}
+use crate::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, RevisionsNote};
 
 /// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
 const IS_DIRTY: &str = "(l.follows = 0 AND (l.forced = 1 OR l.acked_version < s.publish_version))";
@@ -184,8 +166,8 @@ pub(crate) fn state(
           AND l.listing_key = ?";
     let params = [org.as_str(), channel.as_str(), key.as_str()];
     first(conn, SQL, params, |columns| {
-        let settings = read_settings(columns)?;
-        read_state(columns, &settings)
+        let settings = records::settings(columns)?;
+        records::listing_state(columns, &settings)
     })
 }
 
@@ -342,20 +324,15 @@ pub(crate) fn query(
     org: &Org,
     query: &ListingQuery,
 ) -> Result<Page<ListingRow>> {
-    // One above the limit, to see where the last group ends; the list itself looks further.
-    let Page { mut items, more } = list(conn, org, query, query.limit.saturating_add(1))?;
-    let Some(next) = items.get(query.limit).map(|row| row.mapping.clone()) else {
-        return Ok(Page { items, more });
-    };
-    let is_of_next = |row: &ListingRow| row.mapping.sku == next.sku && row.mapping.key == next.key;
-    items.truncate(query.limit);
-    let whole = items.iter().rposition(|row| !is_of_next(row)).map_or(0, |at| at + 1);
-    if whole == 0 && query.limit > 0 {
-        let longer = ListingQuery { limit: query.limit.saturating_add(1), ..query.clone() };
-        return self::query(conn, org, &longer);
+    let mut limit = query.limit;
+    loop {
+        // One above the limit, to see where the last group ends; the list itself looks further.
+        let found = list(conn, org, query, limit.saturating_add(1))?;
+        match records::whole_groups(found, limit) {
+            Some(page) => return Ok(page),
+            None => limit = limit.saturating_add(1),
+        }
     }
-    items.truncate(whole);
-    Ok(Page { items, more: true })
 }
 
 fn list(
@@ -407,7 +384,9 @@ WHERE l.org = ?";
     }
     // A few keys are looked up one by one; an index in this order holds the whole channel.
     let order = if query.keys.is_some() { "+l.sku" } else { "l.sku" };
-    list.page(conn, &format!("{order}, l.listing_key, l.channel"), limit, read_row)
+    list.page(conn, &format!("{order}, l.listing_key, l.channel"), limit, |columns| {
+        records::listing(columns, read_leader)
+    })
 }
 
 /// Counts a channel's listings that owe a push or whose push has no outcome yet. Those that are
@@ -434,95 +413,6 @@ pub(crate) fn count_pending(conn: &Connection, org: &Org, channel: &ChannelId) -
             OR l.in_flight_quantity IS NOT NULL
           )";
     count(conn, SQL, [org.as_str(), channel.as_str()])
-}
-
-fn read_settings(columns: &mut Columns<'_, '_>) -> Result<Settings> {
-    Ok(Settings {
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        channel_fulfilled: columns.take()?,
-        follows: columns.take()?,
-        strategy: columns.optional_word()?,
-        rules: columns.rules()?,
-        channel_strategy: columns.optional_word()?,
-        channel_rules: columns.optional_rules()?.unwrap_or_default(),
-    })
-}
-
-fn read_state(columns: &mut Columns<'_, '_>, settings: &Settings) -> Result<ListingState> {
-    Ok(ListingState {
-        channel: settings.channel.clone(),
-        key: settings.key.clone(),
-        sku: settings.sku.clone(),
-        rules: settings.rules(),
-        strategy: settings.strategy(),
-        channel_fulfilled: settings.channel_fulfilled,
-        follows: settings.follows,
-        home: settings.home(),
-        base: columns.take()?,
-        base_at: columns.optional_instant()?,
-        booked_at: columns.optional_instant()?,
-        in_flight: read_sent(columns)?,
-        acked_version: columns.count()?,
-        acked_at: columns.optional_instant()?,
-        observed: read_observed(columns)?,
-        provisional: columns.delta()?,
-        forced: columns.take()?,
-        epoch: columns.take()?,
-        in_conflict: columns.take()?,
-    })
-}
-
-fn read_sent(columns: &mut Columns<'_, '_>) -> Result<Option<Sent>> {
-    let quantity: Option<i64> = columns.take()?;
-    let version = columns.optional_count()?;
-    let at = columns.optional_instant()?;
-    let all = quantity.zip(version).zip(at);
-    Ok(all.map(|((quantity, version), at)| Sent { quantity, version, at }))
-}
-
-fn read_observed(columns: &mut Columns<'_, '_>) -> Result<Option<Observed>> {
-    let quantity: Option<i64> = columns.take()?;
-    let at = columns.optional_instant()?;
-    Ok(quantity.zip(at).map(|(quantity, at)| Observed { quantity, at }))
-}
-
-fn read_parked(columns: &mut Columns<'_, '_>) -> Result<Option<Parked>> {
-    let code: Option<String> = columns.take()?;
-    let detail: Option<String> = columns.take()?;
-    let at = columns.optional_instant()?;
-    Ok(code.zip(detail).zip(at).map(|((code, detail), at)| Parked { code, detail, at }))
-}
-
-fn read_revised(columns: &mut Columns<'_, '_>) -> Result<Option<Revised>> {
-    let count: u32 = columns.take()?;
-    let at = columns.optional_instant()?;
-    Ok(at.map(|at| Revised { count, at }))
-}
-
-fn read_row(columns: &mut Columns<'_, '_>) -> Result<ListingRow> {
-    let settings = read_settings(columns)?;
-    let state = read_state(columns, &settings)?;
-    let mapping = Mapping {
-        channel: settings.channel,
-        key: settings.key,
-        sku: settings.sku,
-        fields: columns.json()?,
-        strategy: settings.strategy,
-        rules: settings.rules,
-        channel_fulfilled: settings.channel_fulfilled,
-        enabled: columns.take()?,
-    };
-    Ok(ListingRow {
-        mapping,
-        state,
-        parked: read_parked(columns)?,
-        attempts: columns.take()?,
-        revised: read_revised(columns)?,
-        scope: columns.take()?,
-        leader: read_leader(columns)?,
-    })
 }
 
 fn read_leader(columns: &mut Columns<'_, '_>) -> Result<Option<(ChannelId, ListingKey)>> {

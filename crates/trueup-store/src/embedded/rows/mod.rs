@@ -34,6 +34,7 @@ use rusqlite::{Connection, Params, Row};
 use trueup_core::Org;
 
 use crate::Page;
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::{Corrupt, at_most};
 use columns::Columns;
 

@@ -5,6 +5,8 @@ use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, LineBooked, Org, Sku, Timestamp};
 
 use super::{List, Result, all, count, execute, first, text};
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::{at_most, holds, json, stored, stored_cancelled};
 use crate::{HeldLine, OrderLineId, Page, UnmappedLine};
 
@@ -42,9 +44,7 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: LineId<'_>) -> Result<Option
           AND order_id = ?
           AND line_id = ?";
     first(conn, SQL, [org.as_str(), id.channel.as_str(), id.order, id.line], |columns| {
-        let (sold, restocked) = (columns.count()?, columns.count()?);
-        let (voided, held) = (columns.count()?, columns.count()?);
-        Ok(LineBooked { sold, restocked, voided, held, holds: columns.kept(holds::read)? })
+        records::booked(columns)
     })
 }
 
@@ -96,15 +96,7 @@ pub(crate) fn held(
           AND org = ?",
     );
     narrow(&mut list, channel, after);
-    list.page(conn, "order_id, line_id", limit, |columns| {
-        Ok(HeldLine {
-            order_id: columns.take()?,
-            line_id: columns.take()?,
-            sku: columns.name()?,
-            held: columns.count()?,
-            since: columns.instant()?,
-        })
-    })
+    list.page(conn, "order_id, line_id", limit, |columns| records::held_line(columns))
 }
 
 /// Returns under which of these connections lines of an order are booked, by line.
@@ -235,21 +227,7 @@ pub(crate) fn unmapped(
         WHERE org = ?",
     );
     narrow(&mut list, channel, after);
-    list.page(conn, "order_id, line_id", limit, |columns| {
-        Ok(UnmappedLine {
-            order_id: columns.take()?,
-            line_id: columns.take()?,
-            sku: columns.take()?,
-            fields: columns.json()?,
-            sold: columns.count()?,
-            restocked: columns.count()?,
-            held: columns.count()?,
-            cancelled: columns.count()?,
-            placed_at: columns.optional_instant()?,
-            updated_at: columns.optional_instant()?,
-            since: columns.instant()?,
-        })
-    })
+    list.page(conn, "order_id, line_id", limit, |columns| records::unmapped_line(columns))
 }
 
 /// Lets go of lines that have been booked; one that has grown since stays.

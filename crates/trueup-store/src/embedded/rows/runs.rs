@@ -4,7 +4,9 @@ use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
 use super::{Result, all, execute, first};
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::json;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::{Run, Shard};
 
@@ -56,21 +58,7 @@ pub(crate) fn get(conn: &Connection, org: &Org, id: &str) -> Result<Option<Run>>
         FROM run
         WHERE org = ?
           AND id = ?";
-    first(conn, SQL, [org.as_str(), id], |columns| {
-        Ok(Run {
-            id: columns.take()?,
-            operation: columns.take()?,
-            channel: columns.name()?,
-            status: columns.word()?,
-            dry_run: columns.take()?,
-            counters: columns.json()?,
-            warnings: columns.json()?,
-            items: columns.json()?,
-            error: columns.take()?,
-            started_at: columns.instant()?,
-            finished_at: columns.optional_instant()?,
-        })
-    })
+    first(conn, SQL, [org.as_str(), id], |columns| records::run(columns))
 }
 
 /// Ends the runs of the orgs of shards that were left running; returns how many.

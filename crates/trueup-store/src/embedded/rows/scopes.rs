@@ -5,9 +5,10 @@
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
-use super::columns::Columns;
 use super::{List, Result, all, execute, text};
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::json;
+use crate::encoding::records;
 use crate::scopes::{self, Member, TakeOver};
 use crate::{ListingScope, Page, ScopeLeader};
 
@@ -140,7 +141,8 @@ fn elect(
             )
           )
         ORDER BY l.scope, l.rowid";
-    let members = all(conn, SQL, params![org.as_str(), json(&scopes)?], read)?;
+    let members =
+        all(conn, SQL, params![org.as_str(), json(&scopes)?], |columns| records::member(columns))?;
     for TakeOver { from, to } in scopes::elect(&members, goes) {
         take_over(conn, org, from, to)?;
     }
@@ -262,23 +264,5 @@ pub(crate) fn leaders(conn: &Connection, org: &Org, scopes: &[String]) -> Result
         WHERE org = ?
           AND scope IN (SELECT value FROM json_each(?))
           AND follows = 0";
-    all(conn, SQL, params![org.as_str(), json(&scopes)?], |columns| {
-        Ok(ScopeLeader {
-            scope: columns.take()?,
-            channel: columns.name()?,
-            key: columns.name()?,
-            sku: columns.name()?,
-        })
-    })
-}
-
-fn read(columns: &mut Columns<'_, '_>) -> Result<Member> {
-    Ok(Member {
-        scope: columns.take()?,
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        follows: columns.take()?,
-        rank: columns.take()?,
-    })
+    all(conn, SQL, params![org.as_str(), json(&scopes)?], |columns| records::scope_leader(columns))
 }

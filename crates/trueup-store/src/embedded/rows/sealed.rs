@@ -5,6 +5,7 @@ use trueup_core::Org;
 
 use super::columns::Columns;
 use super::{Result, all as all_rows, execute};
+use crate::encoding::columns::ReadColumns;
 use crate::{SealedPlace, SealedText};
 
 /// Lists every sealed text of every org, for a change of keys. An empty text holds nothing.

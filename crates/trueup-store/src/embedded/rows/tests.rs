@@ -11,6 +11,7 @@ use trueup_core::{
 
 use super::order_lines::{LineId, OrderLine};
 use super::*;
+use crate::encoding::records::ListingRow;
 use crate::{
     AttemptNote, ConnectionState, InboxItem, InboxSettled, ListingQuery, ListingScope, Mapping,
     Parked, RecordedAnswer, RuleSettings, UnmappedLine,
@@ -139,7 +140,7 @@ fn check_listings(conn: &Connection, query: &ListingQuery, expected: &[&str]) {
     assert!(!page.more);
 }
 
-fn names(found: &[listings::ListingRow]) -> Vec<String> {
+fn names(found: &[ListingRow]) -> Vec<String> {
     found.iter().map(|row| format!("{}/{}", row.mapping.channel, row.mapping.key)).collect()
 }
 

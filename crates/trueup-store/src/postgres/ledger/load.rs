@@ -19,6 +19,7 @@ use super::rows::{
     read_reservation, read_state,
 };
 use crate::encoding::at_most;
+use crate::encoding::columns::ReadColumns;
 use crate::postgres::arrival;
 use crate::postgres::error::{PgError, Result};
 use crate::postgres::pool::{MICROS_NOW, Tx};

@@ -12,11 +12,12 @@ use super::rows::{
     MOVEMENT_COLUMNS, RESERVATION_COLUMNS, STATE_COLUMNS, micros, read_movement, read_reservation,
     read_state,
 };
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records::ListingRow;
 use crate::encoding::{codec, containing, parts};
 use crate::port::{ListingView, MovementQuery, Page, ReservationQuery, SkuAt, SkuQuery};
 use crate::postgres::error::Result;
 use crate::postgres::pool::MICROS_NOW;
-use crate::postgres::records::listings::ListingRow;
 use crate::postgres::shard::{self, shard_of};
 use crate::postgres::sql::{self, Conn, List, Param};
 
@@ -317,15 +318,9 @@ pub(in crate::postgres) async fn views(
     skus.sort_unstable();
     skus.dedup();
     let answers = answers(conn, org, &skus).await?;
-    let view = |row: ListingRow| ListingView {
-        sku: answers.get(&row.mapping.sku).cloned(),
-        mapping: row.mapping,
-        state: row.state,
-        parked: row.parked,
-        attempts: row.attempts,
-        revised: row.revised,
-        scope: row.scope,
-        leader: row.leader,
+    let view = |row: ListingRow| {
+        let sku = answers.get(&row.mapping.sku).cloned();
+        row.view(sku)
     };
     Ok(Page { items: page.items.into_iter().map(view).collect(), more: page.more })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use trueup_core::{Movement, Quantity, Reservation, ReservationId, Sku, SkuState, Timestamp};
 
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::{
     Corrupt, codec, holds, items, levels, parse_name, parse_quantity, parse_skus, parts,
 };

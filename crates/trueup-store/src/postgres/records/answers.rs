@@ -6,6 +6,7 @@ use trueup_core::{Org, Timestamp};
 
 use super::PURGED_AT_ONCE_MAX;
 use crate::RecordedAnswer;
+use crate::encoding::columns::ReadColumns;
 use crate::encoding::{at_most, json};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;

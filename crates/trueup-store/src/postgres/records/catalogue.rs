@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
-use crate::encoding::{at_most, containing, json, parse_name, rules};
+use crate::encoding::{at_most, containing, json, parse_name};
 use crate::port::{
-    CatalogueFilter, CatalogueQuery, ChannelListing, ChannelListingView, Mapping, MatchNote, Page,
+    CatalogueFilter, CatalogueQuery, ChannelListing, ChannelListingView, MatchNote, Page,
     SUGGESTIONS_MAX,
 };
 use crate::postgres::error::Result;
@@ -136,7 +138,10 @@ pub(in crate::postgres) async fn query(
     }
     list.by("c.run = ?", query.run.clone().map(Plain));
     list.by("c.name > ?", query.after.clone().map(Plain));
-    list.page(conn, "c.name", query.limit, |columns| read(columns, channel)).await
+    list.page(conn, "c.name", query.limit, |columns| {
+        records::channel_listing(columns, channel, read_skus)
+    })
+    .await
 }
 
 /// Lists what a run read and has a SKU, by SKU and name; without texts that are far too long to be
@@ -157,7 +162,10 @@ pub(in crate::postgres) async fn by_sku(
         let after = (Plain(sku.clone()), Plain(name.clone()));
         list.by_all("(c.sku, c.name) > (?, ?)", vec![Box::new(after.0), Box::new(after.1)]);
     }
-    list.page(conn, "c.sku, c.name", limit, |columns| read(columns, channel)).await
+    list.page(conn, "c.sku, c.name", limit, |columns| {
+        records::channel_listing(columns, channel, read_skus)
+    })
+    .await
 }
 
 /// Notes how listings were matched; passes over those that are gone. Of several notes of one
@@ -307,48 +315,7 @@ pub(in crate::postgres) async fn forget(
     Ok(counted(sql::execute(conn, SQL, &params).await?))
 }
 
-fn read(columns: &mut Columns<'_>, channel: &ChannelId) -> Result<ChannelListingView> {
-    let listing = ChannelListing {
-        name: columns.take()?,
-        key: columns.optional_name()?,
-        sku: columns.take()?,
-        essence: columns.take()?,
-        title: columns.take()?,
-        fields: columns.json()?,
-        quantity: columns.take()?,
-        channel_fulfilled: columns.take()?,
-        found: columns.word()?,
-        suggestions: read_skus(columns)?,
-        was_mapped: columns.take()?,
-        run: columns.take()?,
-        seen_at: columns.instant()?,
-    };
-    Ok(ChannelListingView { listing, mapping: read_mapping(columns, channel)? })
-}
-
 fn read_skus(columns: &mut Columns<'_>) -> Result<Vec<Sku>> {
     let names: Vec<&str> = columns.take()?;
     Ok(names.into_iter().map(parse_name).collect::<crate::encoding::Result<_>>()?)
-}
-
-fn read_mapping(columns: &mut Columns<'_>, channel: &ChannelId) -> Result<Option<Mapping>> {
-    let (key, sku) = (columns.optional_name()?, columns.optional_name()?);
-    let fields = columns.optional_json()?;
-    let strategy = columns.optional_word()?;
-    let rules = columns.take::<Option<&str>>()?.map(rules::read).transpose()?;
-    let channel_fulfilled: Option<bool> = columns.take()?;
-    let enabled: Option<bool> = columns.take()?;
-    let (Some(key), Some(sku), Some(fields), Some(rules)) = (key, sku, fields, rules) else {
-        return Ok(None);
-    };
-    Ok(Some(Mapping {
-        channel: channel.clone(),
-        key,
-        sku,
-        fields,
-        strategy,
-        rules,
-        channel_fulfilled: channel_fulfilled.unwrap_or_default(),
-        enabled: enabled.unwrap_or_default(),
-    }))
 }

@@ -6,12 +6,13 @@
 use trueup_core::{ChannelId, ConflictFacts, ListingKey, Org, Timestamp};
 
 use super::rounds::rounds;
-use crate::encoding::conflicts::resolved;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::stored;
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{
-    Columns, Conn, List, Param, Plain, all, count, counted, execute, first, next_numbers,
+    Conn, List, Param, Plain, all, count, counted, execute, first, next_numbers,
 };
 use crate::{Conflict, Page, Resolved};
 
@@ -261,7 +262,7 @@ WHERE shard = $1
     }
     list.by("channel = ?", query.channel.map(ChannelId::to_string));
     list.by("id < ?", query.before.map(stored).transpose()?);
-    list.page(conn, "id DESC", query.limit, read).await
+    list.page(conn, "id DESC", query.limit, |columns| records::conflict(columns)).await
 }
 
 /// Returns a conflict.
@@ -273,7 +274,10 @@ pub(in crate::postgres) async fn get(conn: &Conn, org: &Org, id: u64) -> Result<
         WHERE shard = $1
           AND org = $2
           AND id = $3";
-    first(conn, SQL, &[&shard_of(org), &org.as_str(), &stored(id)?], read).await
+    first(conn, SQL, &[&shard_of(org), &org.as_str(), &stored(id)?], |columns| {
+        records::conflict(columns)
+    })
+    .await
 }
 
 /// Notes who resolved a conflict and how; closing it is the ledger's ([`apply`]).
@@ -319,25 +323,4 @@ pub(in crate::postgres) async fn count_open(
           AND channel = $3
           AND closed_at IS NULL";
     count(conn, SQL, &[&shard_of(org), &org.as_str(), &channel.as_str()]).await
-}
-
-fn read(columns: &mut Columns<'_>) -> Result<Conflict> {
-    Ok(Conflict {
-        id: columns.count()?,
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        master: columns.take()?,
-        base: columns.take()?,
-        expected: columns.take()?,
-        observed: columns.take()?,
-        opened_at: columns.instant()?,
-        seen_at: columns.instant()?,
-        resolved: resolved(
-            columns.optional_instant()?,
-            columns.take()?,
-            columns.take()?,
-            columns.take()?,
-        ),
-    })
 }

@@ -3,12 +3,14 @@
 use trueup_core::{ChannelId, Org};
 
 use super::scopes;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::encoding::{json, rules};
-use crate::port::{Connection, Reason};
+use crate::port::Connection;
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
-use crate::postgres::sql::{self, Columns, Conn, Param, Plain};
+use crate::postgres::sql::{self, Conn, Param, Plain};
 
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
   poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
@@ -33,7 +35,8 @@ pub(in crate::postgres) async fn all(
           )
         ORDER BY org, id"
     );
-    sql::all(conn, &sql, &[&shards], |columns| Ok((columns.name()?, read(columns)?))).await
+    sql::all(conn, &sql, &[&shards], |columns| Ok((columns.name()?, records::connection(columns)?)))
+        .await
 }
 
 /// Lists an org's connections by id.
@@ -45,7 +48,8 @@ pub(in crate::postgres) async fn list(conn: &Conn, org: &Org) -> Result<Vec<Conn
           AND org = $2
         ORDER BY id"
     );
-    sql::all(conn, &sql, &[&shard_of(org), &org.as_str()], read).await
+    sql::all(conn, &sql, &[&shard_of(org), &org.as_str()], |columns| records::connection(columns))
+        .await
 }
 
 /// Returns a connection.
@@ -61,7 +65,10 @@ pub(in crate::postgres) async fn get(
           AND org = $2
           AND id = $3"
     );
-    sql::first(conn, &sql, &[&shard_of(org), &org.as_str(), &id.as_str()], read).await
+    sql::first(conn, &sql, &[&shard_of(org), &org.as_str(), &id.as_str()], |columns| {
+        records::connection(columns)
+    })
+    .await
 }
 
 /// Makes or replaces a connection.
@@ -180,33 +187,4 @@ pub(in crate::postgres) async fn delete(conn: &Conn, org: &Org, id: &ChannelId) 
         sql::execute(conn, sql, &params).await?;
     }
     Ok(was_there)
-}
-
-fn read(columns: &mut Columns<'_>) -> Result<Connection> {
-    Ok(Connection {
-        id: columns.name()?,
-        kind: columns.take()?,
-        state: columns.word()?,
-        sync_inventory: columns.take()?,
-        sync_orders: columns.take()?,
-        strategy: columns.optional_word()?,
-        rules: rules::read(columns.take()?)?,
-        poll_interval_minutes: columns.optional_small()?,
-        dry_run: columns.take()?,
-        endpoint: columns.take()?,
-        settings: columns.json()?,
-        sealed_credentials: columns.take()?,
-        created_at: columns.instant()?,
-        updated_at: columns.instant()?,
-        last_sync: columns.optional_instant()?,
-        last_error: columns.optional_instant()?.zip(columns.take()?),
-        orders_seen_to: columns.optional_instant()?,
-        restock: columns.word()?,
-        reason: read_reason(columns)?,
-    })
-}
-
-fn read_reason(columns: &mut Columns<'_>) -> Result<Option<Reason>> {
-    let code: Option<String> = columns.take()?;
-    Ok(code.zip(columns.optional_instant()?).map(|(code, since)| Reason { code, since }))
 }

@@ -3,10 +3,12 @@
 
 use trueup_core::{Org, Timestamp};
 
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::port::{CONSENTS_MAX, Consent};
 use crate::postgres::error::{PgError, Result};
 use crate::postgres::shard::{self, shard_of};
-use crate::postgres::sql::{self, Columns, Conn, Param, Plain};
+use crate::postgres::sql::{self, Conn, Param, Plain};
 
 /// Keeps a consent that is asked for, and forgets the oldest beyond [`CONSENTS_MAX`].
 pub(in crate::postgres) async fn put(conn: &Conn, org: &Org, row: &Consent) -> Result<()> {
@@ -70,7 +72,8 @@ pub(in crate::postgres) async fn take(
           )
         RETURNING org, state_digest, channel, kind, redirect, created_at, expires_at";
     let params: [Param<'_>; 2] = [&shard::all(), &digest.as_slice()];
-    sql::first(conn, SQL, &params, |columns| Ok((columns.name()?, read(columns)?))).await
+    sql::first(conn, SQL, &params, |columns| Ok((columns.name()?, records::consent(columns)?)))
+        .await
 }
 
 /// Forgets what has run out in a shard; returns how many.
@@ -92,15 +95,4 @@ pub(in crate::postgres) async fn purge_before(
           )";
     let forgotten = sql::execute(conn, SQL, &[&shard, &before.micros()]).await?;
     Ok(sql::counted(forgotten))
-}
-
-fn read(columns: &mut Columns<'_>) -> Result<Consent> {
-    Ok(Consent {
-        state_digest: columns.digest()?,
-        channel: columns.name()?,
-        kind: columns.take()?,
-        redirect: columns.take()?,
-        created_at: columns.instant()?,
-        expires_at: columns.instant()?,
-    })
 }

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use trueup_core::{Org, Timestamp};
 
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::encoding::{at_most, json};
 use crate::port::{Delivery, Page, Subscription};
@@ -258,7 +260,7 @@ pub(in crate::postgres) async fn due(
         JOIN delivery d USING (shard, org, id)
         ORDER BY d.next_at, d.id";
     all(conn, SQL, &[&shards, &now.micros(), &at_most(limit)], |columns| {
-        Ok((columns.name()?, read_delivery(columns)?))
+        Ok((columns.name()?, records::delivery(columns)?))
     })
     .await
 }
@@ -279,7 +281,7 @@ WHERE shard = $1
     let mut list = List::of(org, SQL);
     list.by("subscription = ?", Some(Plain(subscription.to_owned())));
     list.by("id < ?", before.map(|id| Plain(id.to_owned())));
-    list.page(conn, "id DESC", limit, read_delivery).await
+    list.page(conn, "id DESC", limit, |columns| records::delivery(columns)).await
 }
 
 /// Returns a delivery.
@@ -290,7 +292,10 @@ pub(in crate::postgres) async fn get(conn: &Conn, org: &Org, id: &str) -> Result
         WHERE shard = $1
           AND org = $2
           AND id = $3";
-    first(conn, SQL, &[&shard_of(org), &org.as_str(), &Plain(id)], read_delivery).await
+    first(conn, SQL, &[&shard_of(org), &org.as_str(), &Plain(id)], |columns| {
+        records::delivery(columns)
+    })
+    .await
 }
 
 /// Makes or replaces a delivery; does nothing where its subscription is gone.
@@ -347,20 +352,6 @@ fn read_subscription(columns: &mut Columns<'_>) -> Result<Subscription> {
         sealed_secret: columns.take()?,
         enabled: columns.take()?,
         description: columns.take()?,
-        created_at: columns.instant()?,
-    })
-}
-
-fn read_delivery(columns: &mut Columns<'_>) -> Result<Delivery> {
-    Ok(Delivery {
-        id: columns.take()?,
-        subscription: columns.take()?,
-        event: columns.take()?,
-        body: columns.take()?,
-        state: columns.word()?,
-        attempts: columns.small()?,
-        next_at: columns.instant()?,
-        last_result: columns.take()?,
         created_at: columns.instant()?,
     })
 }

@@ -3,10 +3,11 @@
 use trueup_core::{ChannelId, Org};
 
 use crate::encoding::feeds;
+use crate::encoding::records;
 use crate::port::Feed;
 use crate::postgres::error::{PgError, Result};
 use crate::postgres::shard::shard_of;
-use crate::postgres::sql::{self, Columns, Conn, Param, Plain};
+use crate::postgres::sql::{self, Conn, Param, Plain};
 
 /// Keeps a feed.
 pub(in crate::postgres) async fn put(conn: &Conn, org: &Org, row: &Feed) -> Result<()> {
@@ -42,7 +43,10 @@ pub(in crate::postgres) async fn list(
           AND org = $2
           AND channel = $3
         ORDER BY created_at, id";
-    sql::all(conn, SQL, &[&shard_of(org), &org.as_str(), &channel.as_str()], read).await
+    sql::all(conn, SQL, &[&shard_of(org), &org.as_str(), &channel.as_str()], |columns| {
+        records::feed(columns)
+    })
+    .await
 }
 
 /// Returns a feed.
@@ -60,7 +64,7 @@ pub(in crate::postgres) async fn get(
           AND channel = $3
           AND id = $4";
     let params: [Param<'_>; 4] = [&shard_of(org), &org.as_str(), &channel.as_str(), &Plain(id)];
-    sql::first(conn, SQL, &params, read).await
+    sql::first(conn, SQL, &params, |columns| records::feed(columns)).await
 }
 
 /// Forgets a feed.
@@ -79,14 +83,4 @@ pub(in crate::postgres) async fn delete(
     let params: [Param<'_>; 4] = [&shard_of(org), &org.as_str(), &channel.as_str(), &Plain(id)];
     sql::execute(conn, SQL, &params).await?;
     Ok(())
-}
-
-fn read(columns: &mut Columns<'_>) -> Result<Feed> {
-    Ok(Feed {
-        id: columns.take()?,
-        channel: columns.name()?,
-        ticket: columns.take()?,
-        items: feeds::read(columns.take()?)?,
-        created_at: columns.instant()?,
-    })
 }

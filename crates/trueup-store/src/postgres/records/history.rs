@@ -2,6 +2,7 @@
 
 use trueup_core::{ChannelId, Org, Sku, Timestamp};
 
+use crate::encoding::records;
 use crate::encoding::{json, stored};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
@@ -66,17 +67,5 @@ WHERE shard = $1
     list.by("at >= ?", query.from.map(Timestamp::micros));
     list.by("at < ?", query.to.map(Timestamp::micros));
     list.by("id < ?", query.before.map(stored).transpose()?);
-    list.page(conn, "id DESC", query.limit, |columns| {
-        Ok(HistoryEntry {
-            id: columns.count()?,
-            at: columns.instant()?,
-            operation: columns.take()?,
-            channel: columns.optional_name()?,
-            sku: columns.optional_name()?,
-            status: columns.take()?,
-            run: columns.take()?,
-            detail: columns.json()?,
-        })
-    })
-    .await
+    list.page(conn, "id DESC", query.limit, |columns| records::history_entry(columns)).await
 }

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use trueup_core::{Org, Timestamp};
 
 use super::PURGED_AT_ONCE_MAX;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::{at_most, stored};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
@@ -102,17 +104,7 @@ pub(in crate::postgres) async fn waiting(
         JOIN inbox i USING (shard, org, id)
         ORDER BY i.received_at, i.org, i.id";
     all(conn, SQL, &[&shards, &now.micros(), &at_most(limit)], |columns| {
-        let org = columns.name()?;
-        let item = InboxItem {
-            id: columns.count()?,
-            channel: columns.name()?,
-            delivery_id: columns.take()?,
-            topic: columns.take()?,
-            body: columns.take()?,
-            received_at: columns.instant()?,
-            attempts: columns.small()?,
-        };
-        Ok((org, item))
+        Ok((columns.name()?, records::inbox_item(columns)?))
     })
     .await
 }

@@ -3,6 +3,7 @@
 use trueup_core::{Org, Timestamp};
 
 use crate::ApiKey;
+use crate::encoding::columns::ReadColumns;
 use crate::postgres::error::{PgError, Result};
 use crate::postgres::shard::{self, shard_of_text};
 use crate::postgres::sql::{Columns, Conn, Param, Plain, all, execute, first};

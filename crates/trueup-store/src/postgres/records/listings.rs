@@ -6,38 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trueup_core::{ChannelId, ListingKey, ListingState, Observed, Org, Sent, Sku};
+use trueup_core::{ChannelId, ListingKey, ListingState, Org, Sku};
 
 use super::scopes::{self, AT_PLACE};
-use crate::encoding::listings::Settings;
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records::{self, ListingRow};
 use crate::encoding::words::Word;
 use crate::encoding::{json, parse_name, rules, stored};
-use crate::port::{
-    AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, Revised, RevisionsNote,
-};
+use crate::port::{AttemptNote, FieldsNote, ListingQuery, Mapping, Page, Parked, RevisionsNote};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
 use crate::postgres::sql::{self, Columns, Conn, List, Param, Plain, counted};
 use crate::scopes::Member;
-
-/// A listing without its SKU.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::postgres) struct ListingRow {
-    /// The mapping.
-    pub(in crate::postgres) mapping: Mapping,
-    /// What was sent, acknowledged and read, with the settings in force.
-    pub(in crate::postgres) state: ListingState,
-    /// Why it is not pushed, if it is not.
-    pub(in crate::postgres) parked: Option<Parked>,
-    /// How often in a row a push or its verification has failed.
-    pub(in crate::postgres) attempts: u32,
-    /// How often it was revised in the vendor's day of its latest revision.
-    pub(in crate::postgres) revised: Option<Revised>,
-    /// Its quantity scope.
-    pub(in crate::postgres) scope: Option<String>,
-    /// The listing of its scope that is told the number, where it is another one.
-    pub(in crate::postgres) leader: Option<(ChannelId, ListingKey)>,
-}
 
 /// Owes a push by version or by force. `s` is the ledger's row of the SKU, if any.
 const IS_DIRTY: &str = "(NOT l.follows AND (l.forced OR l.acked_version < s.publish_version))";
@@ -52,7 +32,8 @@ const IS_SUSPICIOUS: &str = "(NOT l.follows AND (
     OR l.acked_version < s.version
   ))";
 
-/// What [`read_settings`] and [`read_state`] take, of listing `l` and its connection `c`.
+/// What [`records::settings`] and [`records::listing_state`] take, of listing `l` and its connection
+/// `c`.
 const STATE: &str = "
   l.channel, l.listing_key, l.sku, l.channel_fulfilled, l.follows, l.strategy, l.rules,
   c.strategy, c.rules,
@@ -256,8 +237,8 @@ pub(in crate::postgres) async fn load_states(
         places.iter().map(|(channel, key)| (channel.as_str(), key.as_str())).unzip();
     let params: [Param<'_>; 4] = [&shard_of(org), &org.as_str(), &channels, &keys];
     sql::all(conn, &sql, &params, |columns| {
-        let settings = read_settings(columns)?;
-        read_state(columns, &settings)
+        let settings = records::settings(columns)?;
+        records::listing_state(columns, &settings)
     })
     .await
 }
@@ -543,28 +524,11 @@ pub(in crate::postgres) async fn query(
     loop {
         // One above the limit, to see where the last group ends; the list itself looks further.
         let found = list(conn, org, query, limit.saturating_add(1)).await?;
-        match whole_groups(found, limit) {
+        match records::whole_groups(found, limit) {
             Some(page) => return Ok(page),
             None => limit = limit.saturating_add(1),
         }
     }
-}
-
-/// Returns a page of no more than the limit that ends with a whole group of one SKU and key;
-/// `None` where it cannot hold the first group.
-fn whole_groups(found: Page<ListingRow>, limit: usize) -> Option<Page<ListingRow>> {
-    let Page { mut items, more } = found;
-    let Some(next) = items.get(limit).map(|row| row.mapping.clone()) else {
-        return Some(Page { items, more });
-    };
-    let is_of_next = |row: &ListingRow| row.mapping.sku == next.sku && row.mapping.key == next.key;
-    items.truncate(limit);
-    let whole = items.iter().rposition(|row| !is_of_next(row)).map_or(0, |at| at + 1);
-    if whole == 0 && limit > 0 {
-        return None;
-    }
-    items.truncate(whole);
-    Some(Page { items, more: true })
 }
 
 async fn list(
@@ -617,7 +581,10 @@ WHERE l.shard = $1
     }
     // A few keys are looked up one by one; an index in this order holds the whole channel.
     let order = if query.keys.is_some() { "l.sku || ''" } else { "l.sku" };
-    list.page(conn, &format!("{order}, l.listing_key, l.channel"), limit, read_row).await
+    list.page(conn, &format!("{order}, l.listing_key, l.channel"), limit, |columns| {
+        records::listing(columns, read_leader)
+    })
+    .await
 }
 
 /// Counts a channel's listings that owe a push or whose push has no outcome yet. Those that are
@@ -656,99 +623,6 @@ pub(in crate::postgres) async fn count_pending(
             OR l.in_flight_quantity IS NOT NULL
           )";
     sql::count(conn, SQL, &[&shard_of(org), &org.as_str(), &channel.as_str()]).await
-}
-
-fn read_settings(columns: &mut Columns<'_>) -> Result<Settings> {
-    Ok(Settings {
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        channel_fulfilled: columns.take()?,
-        follows: columns.take()?,
-        strategy: columns.optional_word()?,
-        rules: rules::read(columns.take()?)?,
-        channel_strategy: columns.optional_word()?,
-        channel_rules: columns
-            .take::<Option<&str>>()?
-            .map(rules::read)
-            .transpose()?
-            .unwrap_or_default(),
-    })
-}
-
-fn read_state(columns: &mut Columns<'_>, settings: &Settings) -> Result<ListingState> {
-    Ok(ListingState {
-        channel: settings.channel.clone(),
-        key: settings.key.clone(),
-        sku: settings.sku.clone(),
-        rules: settings.rules(),
-        strategy: settings.strategy(),
-        channel_fulfilled: settings.channel_fulfilled,
-        follows: settings.follows,
-        home: settings.home(),
-        base: columns.take()?,
-        base_at: columns.optional_instant()?,
-        booked_at: columns.optional_instant()?,
-        in_flight: read_sent(columns)?,
-        acked_version: columns.count()?,
-        acked_at: columns.optional_instant()?,
-        observed: read_observed(columns)?,
-        provisional: columns.delta()?,
-        forced: columns.take()?,
-        epoch: columns.small()?,
-        in_conflict: columns.take()?,
-    })
-}
-
-fn read_sent(columns: &mut Columns<'_>) -> Result<Option<Sent>> {
-    let quantity: Option<i64> = columns.take()?;
-    let version = columns.optional_count()?;
-    let at = columns.optional_instant()?;
-    let all = quantity.zip(version).zip(at);
-    Ok(all.map(|((quantity, version), at)| Sent { quantity, version, at }))
-}
-
-fn read_observed(columns: &mut Columns<'_>) -> Result<Option<Observed>> {
-    let quantity: Option<i64> = columns.take()?;
-    let at = columns.optional_instant()?;
-    Ok(quantity.zip(at).map(|(quantity, at)| Observed { quantity, at }))
-}
-
-fn read_parked(columns: &mut Columns<'_>) -> Result<Option<Parked>> {
-    let code: Option<String> = columns.take()?;
-    let detail: Option<String> = columns.take()?;
-    let at = columns.optional_instant()?;
-    Ok(code.zip(detail).zip(at).map(|((code, detail), at)| Parked { code, detail, at }))
-}
-
-fn read_revised(columns: &mut Columns<'_>) -> Result<Option<Revised>> {
-    let count: u32 = columns.small()?;
-    let at = columns.optional_instant()?;
-    Ok(at.map(|at| Revised { count, at }))
-}
-
-fn read_row(columns: &mut Columns<'_>) -> Result<ListingRow> {
-    let settings = read_settings(columns)?;
-    let state = read_state(columns, &settings)?;
-    let mapping = Mapping {
-        channel: settings.channel,
-        key: settings.key,
-        sku: settings.sku,
-        fields: columns.json()?,
-        strategy: settings.strategy,
-        rules: settings.rules,
-        channel_fulfilled: settings.channel_fulfilled,
-        enabled: columns.take()?,
-    };
-    Ok(ListingRow {
-        mapping,
-        state,
-        parked: read_parked(columns)?,
-        attempts: columns.small()?,
-        revised: read_revised(columns)?,
-        scope: columns.take()?,
-        leader: read_leader(columns)?,
-    })
 }
 
 fn read_leader(columns: &mut Columns<'_>) -> Result<Option<(ChannelId, ListingKey)>> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use trueup_core::book::LineKey;
 use trueup_core::{ChannelId, LineBooked, Org, Sku, Timestamp};
 
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::encoding::{at_most, holds, stored};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
-use crate::postgres::sql::{Columns, Conn, List, Param, Plain, all, counted, execute};
+use crate::postgres::sql::{Conn, List, Param, Plain, all, counted, execute};
 use crate::{HeldLine, OrderLineId, Page};
 
 /// A line as it is written.
@@ -52,19 +54,9 @@ pub(in crate::postgres) async fn load(
     all(conn, SQL, &params, |columns| {
         let (channel, order, line) =
             (columns.name()?, columns.take::<&str>()?, columns.take::<&str>()?);
-        Ok(((channel, Arc::from(order), Arc::from(line)), read_booked(columns)?))
+        Ok(((channel, Arc::from(order), Arc::from(line)), records::booked(columns)?))
     })
     .await
-}
-
-fn read_booked(columns: &mut Columns<'_>) -> Result<LineBooked> {
-    Ok(LineBooked {
-        sold: columns.count()?,
-        restocked: columns.count()?,
-        voided: columns.count()?,
-        held: columns.count()?,
-        holds: holds::read(columns.take()?)?,
-    })
 }
 
 /// Writes lines; each stands once.
@@ -174,16 +166,7 @@ pub(in crate::postgres) async fn held(
           AND held > 0",
     );
     narrow(&mut list, channel, after);
-    list.page(conn, "order_id, line_id", limit, |columns| {
-        Ok(HeldLine {
-            order_id: columns.take()?,
-            line_id: columns.take()?,
-            sku: columns.name()?,
-            held: columns.count()?,
-            since: columns.instant()?,
-        })
-    })
-    .await
+    list.page(conn, "order_id, line_id", limit, |columns| records::held_line(columns)).await
 }
 
 /// Narrows a list of lines to those of a connection after one.

@@ -4,6 +4,7 @@ use trueup_core::{Org, Timestamp};
 
 use crate::Run;
 use crate::encoding::json;
+use crate::encoding::records;
 use crate::encoding::words::Word;
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
@@ -56,22 +57,8 @@ pub(in crate::postgres) async fn get(conn: &Conn, org: &Org, id: &str) -> Result
         WHERE shard = $1
           AND org = $2
           AND id = $3";
-    first(conn, SQL, &[&shard_of(org), &org.as_str(), &Plain(id)], |columns| {
-        Ok(Run {
-            id: columns.take()?,
-            operation: columns.take()?,
-            channel: columns.name()?,
-            status: columns.word()?,
-            dry_run: columns.take()?,
-            counters: columns.json()?,
-            warnings: columns.json()?,
-            items: columns.json()?,
-            error: columns.take()?,
-            started_at: columns.instant()?,
-            finished_at: columns.optional_instant()?,
-        })
-    })
-    .await
+    first(conn, SQL, &[&shard_of(org), &org.as_str(), &Plain(id)], |columns| records::run(columns))
+        .await
 }
 
 /// Returns which of these shards have runs under way.

@@ -10,10 +10,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use trueup_core::{ChannelId, ListingKey, Org, Sku};
 
+use crate::encoding::columns::ReadColumns;
+use crate::encoding::records;
 use crate::port::{ListingScope, Page, ScopeLeader};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
-use crate::postgres::sql::{self, Columns, Conn, List, Param, Plain};
+use crate::postgres::sql::{self, Conn, List, Param, Plain};
 use crate::scopes::{self, Member, TakeOver};
 
 /// What an org's turn of changing listings is called, and the counter of its mappings.
@@ -345,7 +347,7 @@ async fn elect(
         LEFT JOIN connection c ON c.shard = $1 AND c.org = $2 AND c.id = l.channel
         ORDER BY l.scope, l.nth";
     let params: [Param<'_>; 3] = [&shard_of(org), &org.as_str(), &scopes];
-    let members = sql::all(conn, SQL, &params, read).await?;
+    let members = sql::all(conn, SQL, &params, |columns| records::member(columns)).await?;
     take_over(conn, org, &scopes::elect(&members, goes)).await
 }
 
@@ -516,24 +518,5 @@ pub(in crate::postgres) async fn leaders(
     let scopes: BTreeSet<&str> = scopes.iter().map(String::as_str).collect();
     let scopes: Vec<Plain<&str>> = scopes.into_iter().map(Plain).collect();
     let params: [Param<'_>; 3] = [&shard_of(org), &org.as_str(), &scopes];
-    sql::all(conn, SQL, &params, |columns| {
-        Ok(ScopeLeader {
-            scope: columns.take()?,
-            channel: columns.name()?,
-            key: columns.name()?,
-            sku: columns.name()?,
-        })
-    })
-    .await
-}
-
-fn read(columns: &mut Columns<'_>) -> Result<Member> {
-    Ok(Member {
-        scope: columns.take()?,
-        channel: columns.name()?,
-        key: columns.name()?,
-        sku: columns.name()?,
-        follows: columns.take()?,
-        rank: columns.small()?,
-    })
+    sql::all(conn, SQL, &params, |columns| records::scope_leader(columns)).await
 }

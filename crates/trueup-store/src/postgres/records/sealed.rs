@@ -2,6 +2,7 @@
 
 use trueup_core::Org;
 
+use crate::encoding::columns::ReadColumns;
 use crate::postgres::error::Result;
 use crate::postgres::shard::{self, shard_of};
 use crate::postgres::sql::{Columns, Conn, Param, Plain, all as all_rows, execute};

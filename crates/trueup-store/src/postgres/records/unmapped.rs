@@ -4,6 +4,7 @@ use trueup_core::{ChannelId, Org, Timestamp};
 
 use super::order_lines::narrow;
 use super::rounds::rounds;
+use crate::encoding::records;
 use crate::encoding::{json, stored, stored_cancelled};
 use crate::postgres::error::Result;
 use crate::postgres::shard::shard_of;
@@ -152,22 +153,7 @@ pub(in crate::postgres) async fn list(
           AND org = $2",
     );
     narrow(&mut list, channel, after);
-    list.page(conn, "order_id, line_id", limit, |columns| {
-        Ok(UnmappedLine {
-            order_id: columns.take()?,
-            line_id: columns.take()?,
-            sku: columns.take()?,
-            fields: columns.json()?,
-            sold: columns.count()?,
-            restocked: columns.count()?,
-            held: columns.count()?,
-            cancelled: columns.count()?,
-            placed_at: columns.optional_instant()?,
-            updated_at: columns.optional_instant()?,
-            since: columns.instant()?,
-        })
-    })
-    .await
+    list.page(conn, "order_id, line_id", limit, |columns| records::unmapped_line(columns)).await
 }
 
 /// Lets go of lines that have been booked; one that has grown since stays.
