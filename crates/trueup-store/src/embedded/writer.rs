@@ -314,6 +314,12 @@ impl Shared {
         queue.drain(..count).collect()
     }
 
+    /// Puts jobs back that were taken too early, before all others.
+    fn put_back(&self, jobs: Vec<Job>) {
+        let mut queue = self.queue.lock();
+        jobs.into_iter().rev().for_each(|job| queue.push_front(job));
+    }
+
     fn close(&self) {
         let mut queue = self.queue.lock();
         self.closed.store(true, Ordering::Release);
@@ -556,7 +562,7 @@ impl Writer {
     /// Retires every reservation that is due, so that decisions see stock as it is.
     fn retire_due(&mut self) {
         let now = self.now();
-        while self.shared.next_expiry.load(Ordering::Acquire) <= now.micros() {
+        while self.is_due(now) {
             // Memory must be as new as what was decided.
             self.threads.syncer.wait();
             let due = self.shared.memory.read().due(now, EXPIRE_MAX);
@@ -576,6 +582,11 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Returns whether a reservation's time has run out.
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.shared.next_expiry.load(Ordering::Acquire) <= now.micros()
     }
 
     /// Begins a transaction and the batch that it is for.
@@ -611,7 +622,10 @@ impl Writer {
         // Before the commit ahead is durable this one cannot be: what comes meanwhile joins it.
         while broken.is_none() && self.threads.syncer.is_one_out() {
             let more = self.shared.take_more(batch.items);
-            if more.is_empty() {
+            // What is asked after an expiry is decided after it: what is due goes first.
+            let now = self.now();
+            if more.is_empty() || self.is_due(now) {
+                self.shared.put_back(more);
                 break;
             }
             self.work_on(&mut batch, more, now, &mut broken);

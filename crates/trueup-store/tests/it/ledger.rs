@@ -10,7 +10,7 @@ use trueup_store::{
     Submission,
 };
 
-use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku};
+use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku, submit};
 
 #[tokio::test]
 async fn what_was_answered_is_there_after_a_crash_and_after_a_restart() {
@@ -167,6 +167,39 @@ async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
     assert_eq!(found.unwrap().status, ReservationStatus::Expired);
     assert_eq!(fixture.run(commit(1)).await.unwrap_err().code(), "reservation_expired");
     fixture.reserve(2, "A", 1).await.unwrap();
+}
+
+/// What is asked after an expiry is decided after it, whatever was being decided meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_thick_of_it_a_hold_is_gone_from_its_expiry_on() {
+    const ROUNDS: u128 = 150;
+    let fixture = Fixture::new().await;
+    fixture.put("A", 1).await;
+    fixture.put("B", 0).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut buyers = Vec::new();
+    for _ in 0..8 {
+        let (store, stopped) = (fixture.store.clone().unwrap(), stopped.clone());
+        buyers.push(tokio::spawn(async move {
+            while !*stopped.borrow() {
+                submit(&*store, "acme", adjust("B", 1)).await.unwrap();
+            }
+        }));
+    }
+    for id in 0..ROUNDS {
+        fixture.reserve(id, "A", 1).await.unwrap();
+        fixture.pass(900);
+        if id % 2 == 0 {
+            let refused = fixture.run(commit(id)).await.unwrap_err();
+            assert_eq!(refused.code(), "reservation_expired", "round {id}");
+        } else {
+            assert_eq!(fixture.numbers("A").await, (1, 0), "round {id}");
+        }
+    }
+    stop.send_replace(true);
+    for buyer in buyers {
+        buyer.await.unwrap();
+    }
 }
 
 #[tokio::test]
