@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trueup_channels::{CatalogueEntry, ChannelError, Page, Reading};
 use trueup_core::{
@@ -43,8 +44,8 @@ struct Sweep {
     left: BTreeMap<ListingKey, Sku>,
     /// How many pages in a row have shown none of them.
     barren: usize,
-    /// The next page, where it was read while the one before was settled.
-    ahead: Option<Leaf>,
+    /// The next page, read while the one before is settled; given up when dropped.
+    ahead: Option<JoinSet<Leaf>>,
 }
 
 /// A page of the catalogue, or why it could not be read.
@@ -165,11 +166,14 @@ impl Worker {
         let Some(sweep) = sweep else { return Ok(()) };
         // A push that has landed since may be in the page or not.
         let pushed_at = self.pushed_at;
-        let ahead = sweep.ahead.take();
+        let ahead = match sweep.ahead.take() {
+            Some(mut ahead) => ahead.join_next().await.and_then(Result::ok),
+            None => None,
+        };
         let ahead = ahead.filter(|leaf| pushed_at.is_none_or(|pushed| pushed < leaf.asked_at));
         let leaf = match ahead {
             Some(leaf) => leaf,
-            None => turn(&self.link, &self.shared, sweep.cursor.clone()).await,
+            None => turn(self.link.clone(), self.shared.clone(), sweep.cursor.clone()).await,
         };
         let (link, read_at) = (self.link.clone(), leaf.read_at);
         let page = match leaf.page {
@@ -208,7 +212,12 @@ impl Worker {
         let moves = page.next.is_some() && page.next != sweep.cursor;
         sweep.cursor.clone_from(&page.next);
         let goes_on = moves && sweep.pays(link.channel.capabilities().read_items_max);
-        if !goes_on {
+        if goes_on {
+            // Asked for before this one is looked up and settled: the vendor's answers do not
+            // wait for the store.
+            let ahead = sweep.ahead.insert(JoinSet::new());
+            ahead.spawn(turn(link.clone(), self.shared.clone(), page.next));
+        } else {
             pull.end_sweep();
         }
         let skus: Vec<Sku> = taken.iter().map(|pending| pending.sku.clone()).collect();
@@ -231,17 +240,7 @@ impl Worker {
             run.failures = 0;
             run.count("skipped", u64::try_from(shown.len()).unwrap_or(0));
         }
-        let shared = self.shared.clone();
-        let ahead =
-            async { if goes_on { Some(turn(&link, &shared, page.next).await) } else { None } };
-        let seen = BTreeSet::new();
-        let taking = self.take_readings(row, read_at, items, &seen);
-        let (taken, ahead) = tokio::join!(taking, ahead);
-        let sweep = self.run.as_mut().and_then(|run| run.pull.as_mut()?.sweep.as_mut());
-        if let Some(sweep) = sweep {
-            sweep.ahead = ahead;
-        }
-        taken
+        self.take_readings(row, read_at, items, &BTreeSet::new()).await
     }
 
     /// Reads and settles one batch by identifiers.
@@ -470,7 +469,8 @@ impl Worker {
                 && let Some(run) = &mut self.run
             {
                 let (sku, key) = (item.sku, item.key);
-                run.push.push_back(Want { sku, key, wish: Wish::Due, tried: 0 });
+                let (wish, since) = (Wish::Due, Instant::now());
+                run.push.push_back(Want { sku, key, wish, tried: 0, since });
             }
         }
     }
@@ -529,7 +529,7 @@ impl Worker {
 }
 
 /// Reads a page of the catalogue.
-async fn turn(link: &Link, shared: &Shared, cursor: Option<String>) -> Leaf {
+async fn turn(link: Arc<Link>, shared: Arc<Shared>, cursor: Option<String>) -> Leaf {
     let (asked_at, read_at) = (Instant::now(), shared.now());
     let page = link.channel.catalogue(&link.transport, cursor.as_deref()).await;
     Leaf { asked_at, read_at, page }
