@@ -48,8 +48,15 @@ pub struct Capabilities {
     pub pushes_at_once_max: usize,
     /// The most listings in one [`Channel::bulk_start`]; 0 where there is no bulk way.
     pub bulk_items_max: usize,
-    /// How many dirty listings make the bulk way the better one.
+    /// How many dirty listings make the bulk way the better one, where it takes the vendor
+    /// `bulk_usual_ms`.
     pub bulk_from: usize,
+    /// How long a bulk batch usually takes the vendor, in milliseconds: by experience with it the
+    /// engine takes the bulk way from fewer on or from more; 0 = always from `bulk_from` on.
+    pub bulk_usual_ms: u64,
+    /// The budget that beginning a bulk batch draws on, where it has one: none is begun before
+    /// that has room.
+    pub bulk_bucket: Option<&'static str>,
     /// Numbers up to this one never go the bulk way, which may take the vendor long: what could
     /// be oversold goes by itself.
     pub bulk_above: u64,
@@ -58,6 +65,8 @@ pub struct Capabilities {
     pub bulk_look_ms: u64,
     /// The most listings in one [`Channel::read`].
     pub read_items_max: usize,
+    /// Whether readings draw on a budget of their own, so that they take nothing from pushes.
+    pub reads_apart: bool,
     /// The most listings on a page of [`Channel::catalogue`], where reading all of them page by
     /// page costs less than by identifiers; 0 where it does not.
     pub sweep_items_max: usize,

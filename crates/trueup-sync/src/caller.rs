@@ -250,6 +250,11 @@ impl Transport {
         Some(self.clock.now().plus_millis(millis))
     }
 
+    /// Returns whether a budget has room for one request now.
+    pub(crate) fn has_room(&self, bucket: &'static str) -> bool {
+        self.throttle.lock().has_room(bucket, Instant::now())
+    }
+
     /// Returns the rate budgets by name.
     pub(crate) fn figures(&self) -> BTreeMap<String, Figure> {
         self.throttle.lock().figures(Instant::now())

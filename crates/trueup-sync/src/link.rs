@@ -400,7 +400,7 @@ impl Link {
     pub(crate) fn postponed(&self, view: &ListingView, now: Timestamp) -> Option<Timestamp> {
         let budget = self.revisions_of(view, now)?;
         match plan::plan(view, Wish::Owed, self.channel.capabilities()) {
-            Plan::Send(sending) => budget.postpones(sending.lane, now),
+            Plan::Send(sending) => budget.postpones(sending.turn.lane, now),
             Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) | Plan::ReadFirst => None,
         }
     }

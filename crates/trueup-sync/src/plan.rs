@@ -31,6 +31,28 @@ impl Lane {
     }
 }
 
+/// A listing's place in the order of pushes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) lane: Lane,
+    /// How far it is from zero: what it shows or what it should, whichever is less.
+    pub(crate) distance: u64,
+    /// Whether it is so near that it never goes the bulk way.
+    pub(crate) is_near: bool,
+}
+
+impl Turn {
+    /// The place of a listing of which no more is known: ahead of others of its lane.
+    pub(crate) fn first_of(lane: Lane) -> Self {
+        Self { lane, distance: 0, is_near: false }
+    }
+
+    /// The place of a listing that needs no sending: behind others of its lane.
+    pub(crate) fn last_of(lane: Lane) -> Self {
+        Self { lane, distance: u64::MAX, is_near: false }
+    }
+}
+
 /// Why a listing is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Skip {
@@ -115,7 +137,7 @@ pub(crate) struct Sending {
     /// What the channel is believed to show now.
     pub(crate) expected_before: Option<i64>,
     /// Its place in the order.
-    pub(crate) lane: Lane,
+    pub(crate) turn: Turn,
 }
 
 /// Returns every term of what a listing should show; `None` where the SKU is not in the ledger.
@@ -249,8 +271,14 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
         quantity: u64::try_from(number).unwrap_or(0),
         push,
         expected_before: state.base,
-        lane: lane(number, shown),
+        turn: turn(number, shown, capabilities.bulk_above),
     })
+}
+
+fn turn(number: i64, shown: Option<i64>, bulk_above: u64) -> Turn {
+    let units = |number: i64| u64::try_from(number).unwrap_or(0);
+    let distance = units(shown.map_or(number, |shown| shown.min(number)));
+    Turn { lane: lane(number, shown), distance, is_near: units(number) <= bulk_above }
 }
 
 fn lane(number: i64, shown: Option<i64>) -> Lane {
@@ -370,6 +398,23 @@ mod tests {
             assert_eq!(lane(number, shown), expected, "{number} over {shown:?}");
         }
         assert!(Lane::Zero < Lane::Decrease && Lane::Decrease < Lane::Increase);
+    }
+
+    #[test]
+    fn a_place_tells_how_far_from_zero_a_listing_is() {
+        let table = [
+            (0, Some(50), (0, true)),
+            (3, Some(50), (3, true)),
+            (40, Some(50), (40, false)),
+            (40, Some(0), (0, false)),
+            (40, Some(-2), (0, false)),
+            (40, None, (40, false)),
+            (40, Some(i64::MAX), (40, false)),
+        ];
+        for (number, shown, expected) in table {
+            let Turn { distance, is_near, .. } = turn(number, shown, 5);
+            assert_eq!((distance, is_near), expected, "{number} over {shown:?}");
+        }
     }
 
     #[test]

@@ -157,6 +157,11 @@ impl Throttle {
         Ok(())
     }
 
+    /// Returns whether a budget has room for one request; nothing is taken of it.
+    pub(crate) fn has_room(&self, bucket: &'static str, now: Instant) -> bool {
+        self.buckets.get(bucket).is_none_or(|bucket| bucket.clone().take_rate(1, now).is_ok())
+    }
+
     /// Notes what the vendor told of a quota.
     pub(crate) fn allow(&mut self, bucket: &'static str, quota: Allowance) {
         self.bucket(bucket).quota = Some(quota);

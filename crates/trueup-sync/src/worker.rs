@@ -5,6 +5,7 @@
 //! State that matters is in the store; what is kept here may be lost with the process.
 
 mod feed;
+mod line;
 mod pull;
 mod push;
 mod read;
@@ -26,9 +27,10 @@ use trueup_store::{Connection, ConnectionState, HistoryEntry, ListingQuery, List
 use crate::backoff;
 use crate::engine::EngineError;
 use crate::link::{Job, Link};
-use crate::plan::{self, Lane, Plan, Wish};
+use crate::plan::{self, Lane, Plan, Turn, Wish};
 use crate::shared::Shared;
 use feed::OpenFeed;
+use line::{Line, Waiting};
 use push::{Flight, Gathering};
 
 pub use run::RUN_ITEMS_MAX;
@@ -53,8 +55,11 @@ const ORDERS_WAIT_MAX: Duration = Duration::from_secs(10);
 const READING_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How much later than due a push is looked for on the channel while others are owed.
 const CHECK_DELAY_MAX: Duration = Duration::from_secs(300);
-/// How long no push must have landed before pushes are looked for: more of a change may come.
+/// How long no push must have landed before pushes are looked for: more of a change may come. So
+/// much later than due they are looked for in any case where reading takes nothing from pushes.
 const CHECK_QUIET_MAX: Duration = Duration::from_secs(2);
+/// How many batches are read in a row while pushes wait that could not be oversold.
+const READINGS_IN_A_ROW_MAX: u32 = 10;
 /// How long what is not urgent waits for a quota before it is tried again, in milliseconds: the
 /// vendor may tell of another quota meanwhile.
 const SPARING_MS_MAX: u64 = 600_000;
@@ -68,82 +73,6 @@ const STORE_REST: Duration = Duration::from_secs(1);
 const SPIN_REST: Duration = Duration::from_millis(5);
 /// How long the worker sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
-
-/// Listings that owe a push: of each lane, first come, first out.
-#[derive(Debug, Default)]
-struct Queue {
-    /// What stands in line, with the number that it took; a listing that has changed lanes has
-    /// another number by now, and what it left behind is passed over.
-    lines: [VecDeque<(u64, Sku, ListingKey)>; Lane::ALL.len()],
-    places: FxHashMap<ListingKey, (Lane, u64)>,
-    /// How many there are of each lane, in the order of lanes.
-    counts: [usize; Lane::ALL.len()],
-    next: u64,
-}
-
-/// How many entries may be left behind in a line beside as many that stand in it.
-const LEFT_BEHIND_MAX: usize = 1_024;
-
-impl Queue {
-    /// Puts a listing in line; one that is in that line keeps its place.
-    fn put(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
-        if self.places.get(&key).is_some_and(|(known, _)| *known == lane) {
-            return;
-        }
-        self.remove(&key);
-        self.next += 1;
-        self.counts[lane.index()] += 1;
-        self.places.insert(key.clone(), (lane, self.next));
-        let line = &mut self.lines[lane.index()];
-        line.push_back((self.next, sku, key));
-        if line.len() > 2 * self.counts[lane.index()] + LEFT_BEHIND_MAX {
-            let places = &self.places;
-            line.retain(|(number, _, key)| places.get(key) == Some(&(lane, *number)));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
-    fn first_lane(&self) -> Option<(Lane, usize)> {
-        let lanes = Lane::ALL.into_iter().map(|lane| (lane, self.counts[lane.index()]));
-        lanes.into_iter().find(|(_, count)| *count > 0)
-    }
-
-    /// Takes up to so many of a lane.
-    fn take(&mut self, lane: Lane, count: usize) -> Vec<(Sku, ListingKey)> {
-        let mut taken = Vec::new();
-        while taken.len() < count {
-            let Some((number, sku, key)) = self.lines[lane.index()].pop_front() else { break };
-            if self.places.get(&key) == Some(&(lane, number)) {
-                self.remove(&key);
-                taken.push((sku, key));
-            }
-        }
-        if self.is_empty() {
-            self.clear();
-        }
-        taken
-    }
-
-    /// Returns whether a listing stands in line.
-    fn contains(&self, key: &ListingKey) -> bool {
-        self.places.contains_key(key)
-    }
-
-    /// Takes a listing out of line; returns whether it was in it.
-    fn remove(&mut self, key: &ListingKey) -> bool {
-        let Some((lane, _)) = self.places.remove(key) else { return false };
-        self.counts[lane.index()] -= 1;
-        true
-    }
-
-    fn clear(&mut self) {
-        // The memory that very many took is given back.
-        *self = Self { next: self.next, ..Self::default() };
-    }
-}
 
 /// Since when a listing is to be raised, and how it stood then: once anything has been settled
 /// of it, a raise is another wish.
@@ -193,6 +122,8 @@ impl Owing {
 struct Later {
     sku: Sku,
     at: Instant,
+    /// Its place in line then.
+    turn: Turn,
 }
 
 /// A batch whose outcome is unclear: it is sent again as it was, so that it meets its own token.
@@ -240,7 +171,7 @@ struct Outage {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    queue: Queue,
+    line: Line,
     owing: Owing,
     /// What is first in line and waits for more that goes the bulk way with it.
     gathering: Option<Gathering>,
@@ -254,17 +185,22 @@ pub(crate) struct Worker {
     landing: BTreeSet<Sku>,
     /// Bulk batches that the vendor has.
     feeds: Vec<OpenFeed>,
+    /// When the last of them ended, and how long it took from its beginning.
+    bulk_took: Option<(Instant, Duration)>,
     /// Bulk batches that are said to have ended and whose tickets have not landed.
     ended: BTreeSet<String>,
     /// Since when reading has waited for pushes to land.
     reading_waits: Option<Instant>,
+    /// How many batches have been read since pushes waited for it.
+    readings_in_a_row: u32,
     /// Whether the last batch was of a run, so that the next is of what is owed.
     run_went_last: bool,
     /// When a push last landed.
     pushed_at: Option<Instant>,
     later: BTreeMap<ListingKey, Later>,
     unclear: VecDeque<Unclear>,
-    raising: BTreeMap<ListingKey, Sku>,
+    /// Raises that wait for orders to be heard, with their places in line.
+    raising: BTreeMap<ListingKey, (Turn, Waiting)>,
     /// Since when orders are wanted for them; asked for once all that is owed has been looked at.
     orders_wanted: Option<Timestamp>,
     /// Whether raises wait for orders to be heard.
@@ -295,7 +231,7 @@ impl Worker {
         Self {
             shared,
             link,
-            queue: Queue::default(),
+            line: Line::new(Instant::now()),
             owing: Owing::default(),
             gathering: None,
             air: JoinSet::new(),
@@ -303,8 +239,10 @@ impl Worker {
             airborne: FxHashSet::default(),
             landing: BTreeSet::new(),
             feeds: Vec::new(),
+            bulk_took: None,
             ended: BTreeSet::new(),
             reading_waits: None,
+            readings_in_a_row: 0,
             run_went_last: false,
             pushed_at: None,
             later: BTreeMap::new(),
@@ -331,11 +269,11 @@ impl Worker {
 
     /// Puts a listing in line, once its push that is under way has landed. One in a feed is put
     /// in line when that has ended.
-    fn line_up(&mut self, lane: Lane, sku: Sku, key: ListingKey) {
-        if self.airborne.contains(&key) {
-            self.landing.insert(sku);
-        } else if !self.link.is_fed(&key) {
-            self.queue.put(lane, sku, key);
+    fn line_up(&mut self, turn: Turn, waiting: Waiting) {
+        if self.airborne.contains(&waiting.key) {
+            self.landing.insert(waiting.sku);
+        } else if !self.link.is_fed(&waiting.key) {
+            self.line.put(turn, waiting);
         }
     }
 
@@ -404,12 +342,14 @@ impl Worker {
             // A zero may be among it: nothing else takes time before it is found.
             return Ok(true);
         }
-        if self.air.is_empty() {
-            // Nothing is read while a push is under way: what it shows would be anybody's guess.
-            self.reading_waits = None;
-            worked |= self.reading_steps(&row).await?;
+        // Nothing is read while a push is under way: what it shows would be anybody's guess.
+        let lands = self.air.is_empty();
+        let mut read = lands && self.reading_steps(&row).await?;
+        read |= self.run_step(&row).await?;
+        worked |= read;
+        if lands {
+            self.note_reading(read);
         }
-        worked |= self.run_step(&row).await?;
         self.note_sync(worked).await?;
         Ok(worked)
     }
@@ -428,24 +368,40 @@ impl Worker {
         Ok(worked)
     }
 
+    /// Lets pushes go on that have waited for readings, unless there is more to read.
+    fn note_reading(&mut self, read: bool) {
+        self.readings_in_a_row += 1;
+        if !read || self.readings_in_a_row >= READINGS_IN_A_ROW_MAX || !self.wants_reading() {
+            self.readings_in_a_row = 0;
+            self.reading_waits = None;
+        }
+    }
+
     /// Returns whether pushes should land, because something has waited long to be read.
     fn should_land(&mut self) -> bool {
         let now = Instant::now();
-        let waits = self.run.as_ref().is_some_and(run::ActiveRun::reads)
-            || self.rereads.values().any(|reread| reread.not_before <= now)
-            || (self.may_check() && self.checks.values().any(|check| check.due <= now));
-        if !waits {
+        if !self.wants_reading() {
             return false;
         }
         now.duration_since(*self.reading_waits.get_or_insert(now)) >= READING_WAIT_MAX
     }
 
-    /// Returns whether pushes are to be looked for on the channel now: owed pushes go first, as
+    /// Returns whether there is something to read now.
+    fn wants_reading(&self) -> bool {
+        let now = Instant::now();
+        self.run.as_ref().is_some_and(run::ActiveRun::reads)
+            || self.rereads.values().any(|reread| reread.not_before <= now)
+            || (self.may_check() && self.checks.values().any(|check| check.due <= now))
+    }
+
+    /// Returns whether pushes are to be looked for on the channel now: owed pushes go first where
     /// both draw on one budget, but not for ever.
     fn may_check(&self) -> bool {
         let now = Instant::now();
-        let overdue = |check: &Check| check.due + CHECK_DELAY_MAX <= now;
-        let is_quiet = self.queue.is_empty() && self.quiet_from(now) <= now;
+        let reads_apart = self.link.channel.capabilities().reads_apart;
+        let delay = if reads_apart { CHECK_QUIET_MAX } else { CHECK_DELAY_MAX };
+        let overdue = |check: &Check| check.due + delay <= now;
+        let is_quiet = self.line.is_empty() && self.quiet_from(now) <= now;
         is_quiet || self.checks.values().any(overdue)
     }
 
@@ -499,7 +455,7 @@ impl Worker {
         self.note_ended(ended);
         if !publishes(row) {
             // What is owed stays owed in the store.
-            self.queue.clear();
+            self.line.clear();
             self.owing = Owing::default();
             self.raising.clear();
             self.later.clear();
@@ -569,15 +525,17 @@ impl Worker {
         }
         // The text of the ledger's own SKU is shared by all that stand in line.
         let sku = view.sku.as_ref().map_or(&view.mapping.sku, |known| &known.sku).clone();
-        let key = view.mapping.key.clone();
+        let waiting = Waiting { sku, key: view.mapping.key.clone(), since: Instant::now() };
         match plan::plan(view, Wish::Owed, self.link.channel.capabilities()) {
             Plan::Skip(_) => {}
             // What only needs a note goes last; what is to be read first may be anything.
-            Plan::Shown(_) | Plan::OnItsWay(_) => self.line_up(Lane::Increase, sku, key),
-            Plan::ReadFirst => self.line_up(Lane::Decrease, sku, key),
+            Plan::Shown(_) | Plan::OnItsWay(_) => {
+                self.line_up(Turn::last_of(Lane::Increase), waiting);
+            }
+            Plan::ReadFirst => self.line_up(Turn::first_of(Lane::Decrease), waiting),
             Plan::Send(sending) => {
-                self.want_orders_for(sending.lane, view);
-                self.line_up(sending.lane, sku, key);
+                self.want_orders_for(sending.turn.lane, view);
+                self.line_up(sending.turn, waiting);
             }
         }
     }
@@ -608,8 +566,8 @@ impl Worker {
             .map(|(key, _)| key.clone())
             .collect();
         for key in due {
-            if let Some(later) = self.later.remove(&key) {
-                self.line_up(Lane::Decrease, later.sku, key);
+            if let Some(Later { sku, at, turn }) = self.later.remove(&key) {
+                self.line_up(turn, Waiting { sku, key, since: at });
             }
         }
     }
@@ -618,8 +576,8 @@ impl Worker {
         if self.raising.is_empty() || self.link.heard.lock().wanted.is_some() {
             return;
         }
-        for (key, sku) in std::mem::take(&mut self.raising) {
-            self.line_up(Lane::Increase, sku, key);
+        for (turn, waiting) in std::mem::take(&mut self.raising).into_values() {
+            self.line_up(turn, waiting);
         }
     }
 
@@ -628,7 +586,7 @@ impl Worker {
         while !self.air.is_empty() {
             self.land().await?;
         }
-        self.queue.clear();
+        self.line.clear();
         self.owing = Owing::default();
         self.rereads.clear();
         self.checks.clear();
@@ -766,7 +724,7 @@ impl Worker {
 
     /// Says whether the worker is idle, and returns when it must look again.
     fn rest(&mut self) -> Instant {
-        let idle = self.queue.is_empty()
+        let idle = self.line.is_empty()
             && self.owing.is_empty()
             && self.later.is_empty()
             && self.unclear.is_empty()
@@ -783,9 +741,9 @@ impl Worker {
         let mut wake = now + SLEEP_MAX;
         let mut at = |instant: Instant| wake = wake.min(instant);
         let gathered = self.gathering.map_or(now, |gathering| gathering.until());
-        match self.queue.first_lane() {
-            Some((Lane::Zero | Lane::Decrease, _)) => at(out_until.max(gathered)),
-            Some((Lane::Increase, _)) => at(spared_until.max(gathered)),
+        match self.line.first_lane() {
+            Some(Lane::Zero | Lane::Decrease) => at(out_until.max(gathered)),
+            Some(Lane::Increase) => at(spared_until.max(gathered)),
             None => {}
         }
         self.later.values().for_each(|later| at(later.at));
@@ -820,8 +778,8 @@ impl Worker {
     }
 
     /// Tries one listing again after a while, longer each time.
-    fn try_later(&mut self, sku: Sku, key: ListingKey, attempts: u32) {
-        self.later.insert(key, Later { sku, at: later(attempts) });
+    fn try_later(&mut self, turn: Turn, sku: Sku, key: ListingKey, attempts: u32) {
+        self.later.insert(key, Later { sku, at: later(attempts), turn });
     }
 }
 
@@ -844,33 +802,4 @@ fn publishes(row: &Connection) -> bool {
 /// Returns whether an error says that our credentials or our account are not let in.
 pub(crate) fn refuses_us(kind: ChannelErrorKind) -> bool {
     matches!(kind, ChannelErrorKind::Auth | ChannelErrorKind::AccountBlocked)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sku(text: &str) -> Sku {
-        Sku::new(text).unwrap()
-    }
-
-    fn key(text: &str) -> ListingKey {
-        ListingKey::new(text).unwrap()
-    }
-
-    #[test]
-    fn the_queue_gives_lanes_in_order_and_each_listing_once() {
-        let mut queue = Queue::default();
-        queue.put(Lane::Increase, sku("A"), key("a"));
-        queue.put(Lane::Decrease, sku("B"), key("b"));
-        queue.put(Lane::Zero, sku("C"), key("c"));
-        queue.put(Lane::Increase, sku("D"), key("d"));
-        queue.put(Lane::Zero, sku("D"), key("d"));
-        assert_eq!(queue.first_lane(), Some((Lane::Zero, 2)));
-        let taken = queue.take(Lane::Zero, 10);
-        assert_eq!(taken, [(sku("C"), key("c")), (sku("D"), key("d"))]);
-        assert_eq!(queue.take(Lane::Decrease, 10), [(sku("B"), key("b"))]);
-        assert_eq!(queue.take(Lane::Increase, 10), [(sku("A"), key("a"))]);
-        assert!(queue.is_empty());
-    }
 }

@@ -50,8 +50,10 @@ const FEEDS_TRANSFER: &str = "feeds.transfer";
 /// Patches go one by one; a second of the patch budget, so that a zero that comes meanwhile soon
 /// has its turn.
 const PUSH_ITEMS_MAX: usize = 5;
-/// 5 patches a second for 5 minutes; from here on a feed (at most 5 in 5 minutes) is faster.
+/// Patches go at 5 a second: from here on a feed is faster that takes its usual time.
 const BULK_FROM: usize = 1_500;
+/// Amazon tells no time; its feeds have been seen to take minutes, and hours on bad days.
+const FEED_USUAL_MS: u64 = 300_000;
 /// Feeds may wait for hours behind others: numbers up to this one are patched.
 /// <https://github.com/amzn/selling-partner-api-models/issues/4823>
 const NEAR_ZERO_MAX: u64 = 5;
@@ -150,9 +152,13 @@ const CAPABILITIES: Capabilities = Capabilities {
     pushes_at_once_max: 5,
     bulk_items_max: wire::FEED_MESSAGES_MAX,
     bulk_from: BULK_FROM,
+    bulk_usual_ms: FEED_USUAL_MS,
+    bulk_bucket: Some(FEEDS_CREATE),
     bulk_above: NEAR_ZERO_MAX,
     bulk_look_ms: FEED_LOOK_MS,
     read_items_max: wire::IDENTIFIERS_MAX,
+    // Patches and searches are counted apart.
+    reads_apart: true,
     sweep_items_max: 0,
     compare_and_set: false,
     verify_by_reading: true,

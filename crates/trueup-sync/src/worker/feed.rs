@@ -16,7 +16,7 @@ use super::push::{End, Freight, Outgoing, Report, Want, Way};
 use super::{Worker, publishes};
 use crate::engine::EngineError;
 use crate::link::Link;
-use crate::plan::{Lane, Sending, Wish};
+use crate::plan::{Lane, Sending, Turn, Wish};
 use crate::scopes::Claims;
 use crate::shared::{SKUS_MAX, Shared};
 
@@ -36,6 +36,8 @@ pub(super) struct OpenFeed {
     /// How many items it has.
     count: usize,
     created_at: Timestamp,
+    /// When it was begun, where that was since the start.
+    began: Option<Instant>,
     pub(super) due: Instant,
     pause: Duration,
     /// Held until its items are settled.
@@ -140,18 +142,18 @@ impl Worker {
             for scope in scopes {
                 claims.claim(&scope);
             }
-            self.follow(&feed, claims, Duration::ZERO);
+            self.follow(&feed, claims, Duration::ZERO, None);
         }
         Ok(())
     }
 
     /// Follows what a flight has handed over; its listings are told nothing else from now on.
-    pub(super) fn follow_kept(&mut self, kept: &Kept, claims: Claims) {
+    pub(super) fn follow_kept(&mut self, kept: &Kept, claims: Claims, began: Instant) {
         let first = Duration::from_millis(self.link.channel.capabilities().bulk_look_ms);
-        self.follow(&kept.feed, claims, first);
+        self.follow(&kept.feed, claims, first, Some(began));
     }
 
-    fn follow(&mut self, feed: &Feed, claims: Claims, first: Duration) {
+    fn follow(&mut self, feed: &Feed, claims: Claims, first: Duration, began: Option<Instant>) {
         let now = Instant::now();
         let keys = feed.items.iter().map(|item| (item.key.clone(), feed.created_at));
         self.link.fed.lock().extend(keys);
@@ -159,7 +161,7 @@ impl Worker {
             if let Some(check) = self.checks.get_mut(&item.key) {
                 check.due = now + CHECK_PUT_OFF;
             }
-            self.queue.remove(&item.key);
+            self.line.remove(&item.key);
             self.later.remove(&item.key);
             self.raising.remove(&item.key);
         }
@@ -171,6 +173,7 @@ impl Worker {
             ticket: feed.ticket.clone(),
             count: feed.items.len(),
             created_at: feed.created_at,
+            began,
             due: if has_ended { now } else { now + first },
             pause: Duration::from_millis(self.link.channel.capabilities().bulk_look_ms),
             _claims: claims,
@@ -220,6 +223,9 @@ impl Worker {
         if state.is_ok() {
             self.came_through();
         }
+        if matches!(state, Ok(BulkState::Done(_))) || is_overdue {
+            self.note_took(&id);
+        }
         let outcomes = match state {
             Ok(BulkState::Done(outcomes)) => outcomes,
             Ok(BulkState::Lost(error)) => self.lost(&ticket, &error, count),
@@ -238,6 +244,14 @@ impl Worker {
         };
         self.end_feed(row, &id, outcomes).await?;
         Ok(true)
+    }
+
+    /// Notes how long a feed took; one that broke off says nothing of it.
+    fn note_took(&mut self, id: &str) {
+        let began = self.feeds.iter().find(|feed| feed.id == id).and_then(|feed| feed.began);
+        if let Some(began) = began {
+            self.bulk_took = Some((Instant::now(), began.elapsed()));
+        }
     }
 
     fn lost(&self, ticket: &str, error: &ChannelError, count: usize) -> Vec<PushOutcome> {
@@ -282,7 +296,10 @@ impl Worker {
         }
         let owed = |item: FeedItem| {
             let (sku, key) = (item.sku.clone(), item.key.clone());
-            Freight { want: Want { sku, key, wish: Wish::Owed, tried: 0 }, item }
+            Freight {
+                want: Want { sku, key, wish: Wish::Owed, tried: 0, since: Instant::now() },
+                item,
+            }
         };
         self.take_freight(items.into_iter().map(owed).collect(), outcomes).await?;
         self.shared.store.delete_feed(&org, &channel, id).await?;
@@ -356,7 +373,7 @@ fn outgoing_of(Freight { want, item }: Freight, mut view: ListingView) -> Outgoi
             push,
             quantity: u64::try_from(item.quantity).unwrap_or(0),
             expected_before: None,
-            lane: Lane::Increase,
+            turn: Turn::last_of(Lane::Increase),
         },
     }
 }

@@ -14,13 +14,14 @@ use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Tim
 use trueup_store::{AttemptNote, Connection, FeedItem, ListingView, Parked, RevisionsNote};
 
 use super::feed::{self, Kept};
+use super::line::{Rows, Waiting};
 use super::{
     Later, ORDERS_AHEAD_MS, ORDERS_WAIT_MAX, RaiseWish, Reread, Unclear, VERIFY_TRIES_MAX, Worker,
     run,
 };
 use crate::engine::EngineError;
 use crate::link::Link;
-use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Wish};
+use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Turn, Wish};
 use crate::scopes::Claims;
 use crate::shared::{SKUS_MAX, Shared};
 
@@ -29,6 +30,10 @@ use crate::shared::{SKUS_MAX, Shared};
 const BULK_QUIET: Duration = Duration::from_secs(2);
 /// How long a bulk batch that is not full waits for more at most.
 const BULK_GATHERED_MAX: Duration = Duration::from_secs(10);
+/// In how many times fewer than `bulk_from` listings a bulk batch may be worth it at most.
+const BULK_FEWER_MAX: usize = 15;
+/// How long it is remembered how long a bulk batch took: it is as good a guess for no longer.
+const BULK_TOOK_MAX: Duration = Duration::from_secs(3_600);
 /// How many bulk batches are on their way to the vendor at once, beside what goes the ordinary
 /// way: they draw on a budget of their own, and each takes memory.
 const BULK_IN_AIR_MAX: usize = 1;
@@ -41,6 +46,8 @@ pub(super) struct Want {
     pub(super) wish: Wish,
     /// How often the run under way has tried it; 0 where no run asks.
     pub(super) tried: u32,
+    /// Since when it has waited.
+    pub(super) since: Instant,
 }
 
 /// What became of a wanted push.
@@ -152,6 +159,8 @@ pub(super) struct Flight {
     run: Option<String>,
     /// Whether it is of the run under way.
     of_run: bool,
+    /// When it was begun to be computed.
+    began: Instant,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
     /// What it handed over by the bulk way; these items are no longer among the freight.
@@ -170,6 +179,7 @@ impl Flight {
             way,
             run: run.map(str::to_owned),
             of_run: false,
+            began: Instant::now(),
             outcomes: Vec::new(),
             kept: None,
             claims,
@@ -284,13 +294,18 @@ impl Worker {
         }
         let lands = self.should_land();
         let lanes = self.lanes_that_go(is_out, lands);
-        let bulk = lanes.iter().copied().find(|lane| self.is_bulky(*lane));
+        let bulk = lanes.iter().copied().find(|lane| self.is_bulky(*lane, &lanes));
         let is_urgent = lanes.first() == Some(&Lane::Zero);
         // What goes the bulk way soon is not sent the other; what comes in line may make it so.
         let has_bulk = self.link.channel.capabilities().bulk_items_max > 0;
         let may_grow = has_bulk && !self.owing.is_empty();
-        let goes_now = |lane: &Lane| bulk != Some(*lane) && (*lane == Lane::Zero || !may_grow);
-        let ordinary = lanes.first().copied().filter(goes_now).filter(|_| room.ordinary);
+        let rows = |lane: Lane| match lane {
+            Lane::Zero => Rows::All,
+            _ if may_grow || bulk.is_some_and(|bulk| bulk <= lane) => Rows::Near,
+            Lane::Decrease | Lane::Increase => Rows::All,
+        };
+        let has_some = |lane: &Lane| self.line.count(*lane, rows(*lane)) > 0;
+        let ordinary = lanes.iter().copied().find(has_some).filter(|_| room.ordinary);
         let bulk = bulk.filter(|lane| !self.gathers(*lane) && room.bulk);
         let owed = ordinary.map(|lane| (lane, Way::Ordinary));
         let owed = owed.or(bulk.map(|lane| (lane, Way::Bulk)));
@@ -307,11 +322,12 @@ impl Worker {
         };
         let mut taken = Vec::new();
         // A batch costs the same however full it is: the next lanes fill it up.
-        let fills = |next: &Lane| *next >= lane && (way == Way::Bulk || goes_now(next));
-        for lane in lanes.into_iter().filter(fills) {
-            taken.extend(self.queue.take(lane, count - taken.len()));
+        for lane in lanes.into_iter().filter(|next| *next >= lane) {
+            let rows = if way == Way::Bulk { Rows::Far } else { rows(lane) };
+            taken.extend(self.line.take(lane, rows, count - taken.len()));
         }
-        let want = |(sku, key)| Want { sku, key, wish: Wish::Owed, tried: 0 };
+        let want =
+            |Waiting { sku, key, since }| Want { sku, key, wish: Wish::Owed, tried: 0, since };
         let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
     }
@@ -319,29 +335,64 @@ impl Worker {
     /// Returns the lanes that have something to send now, in order.
     fn lanes_that_go(&self, is_out: bool, lands: bool) -> Vec<Lane> {
         let goes = |lane: &Lane| {
-            let waits = self.queue.counts[lane.index()] > 0 && !self.is_spared(*lane);
+            let waits = self.line.count(*lane, Rows::All) > 0 && !self.is_spared(*lane);
             // A zero waits for no reading.
             waits && !is_out && (!lands || *lane == Lane::Zero)
         };
         Lane::ALL.into_iter().filter(goes).collect()
     }
 
-    /// Returns whether what stands in a lane goes the bulk way; what could be oversold does not
-    /// wait in a vendor's queue.
-    fn is_bulky(&self, lane: Lane) -> bool {
-        match lane {
-            Lane::Zero => false,
-            Lane::Decrease | Lane::Increase => {
-                self.way(self.queue.counts[lane.index()]).0 == Way::Bulk
-            }
+    /// Returns whether what is far from zero goes the bulk way, from a lane on: where that is done
+    /// sooner than sending it one by one, or the line has not moved for as long as it takes. What
+    /// could be oversold does not wait in a vendor's queue.
+    fn is_bulky(&self, lane: Lane, lanes: &[Lane]) -> bool {
+        let capabilities = self.link.channel.capabilities();
+        if lane == Lane::Zero || capabilities.bulk_items_max == 0 {
+            return false;
         }
+        let goes = |next: &&Lane| **next >= lane;
+        let far = || lanes.iter().filter(goes);
+        let waiting: usize = far().map(|lane| self.line.count(*lane, Rows::Far)).sum();
+        let takes = self.bulk_takes();
+        let stands = |first: Instant| takes.is_some_and(|takes| first + takes <= Instant::now());
+        let stands = || far().filter_map(|lane| self.line.first_far(*lane)).any(stands);
+        let is_worth_it = waiting >= self.bulk_from()
+            || (waiting >= capabilities.bulk_from / BULK_FEWER_MAX && stands());
+        is_worth_it && self.has_bulk_budget()
+    }
+
+    /// Returns whether a bulk batch could begin now: what is computed for one that waits is old
+    /// when it goes.
+    fn has_bulk_budget(&self) -> bool {
+        let bucket = self.link.channel.capabilities().bulk_bucket;
+        bucket.is_none_or(|bucket| self.link.transport.has_room(bucket))
+    }
+
+    /// Returns how long a bulk batch takes, as the last one did or else as it usually does.
+    fn bulk_takes(&self) -> Option<Duration> {
+        let usual_ms = self.link.channel.capabilities().bulk_usual_ms;
+        let lately = self.bulk_took.filter(|(at, _)| at.elapsed() < BULK_TOOK_MAX);
+        let took = lately.map_or(Duration::from_millis(usual_ms), |(_, took)| took);
+        (usual_ms > 0).then_some(took)
+    }
+
+    /// Returns from how many listings on the bulk way is done sooner than sending them one by one.
+    pub(super) fn bulk_from(&self) -> usize {
+        let capabilities = self.link.channel.capabilities();
+        let from = capabilities.bulk_from.max(1);
+        let Some(takes) = self.bulk_takes() else { return from };
+        let usual_ms = u128::from(capabilities.bulk_usual_ms);
+        let least = from / BULK_FEWER_MAX;
+        let scaled = u128::try_from(from).unwrap_or(u128::MAX).saturating_mul(takes.as_millis());
+        let scaled = usize::try_from(scaled / usual_ms).unwrap_or(usize::MAX);
+        scaled.clamp(least.max(1), capabilities.bulk_items_max.max(from))
     }
 
     /// Returns whether what goes the bulk way, from a lane on, waits for more. Only raises wait
     /// for orders to be heard: a batch that is full without them goes.
     fn gathers(&mut self, lane: Lane) -> bool {
         let now = Instant::now();
-        let count = |of: Lane| if of < lane { 0 } else { self.queue.counts[of.index()] };
+        let count = |of: Lane| if of < lane { 0 } else { self.line.count(of, Rows::Far) };
         let (decreases, raises) = (count(Lane::Decrease), count(Lane::Increase));
         let waiting = decreases + raises;
         let asks = self.orders_wanted.is_some() || self.link.is_orders_wanted();
@@ -370,32 +421,49 @@ impl Worker {
     /// Computes a batch and sends it off; by the bulk way, a piece at a time.
     async fn launch(&mut self, row: &Connection, errand: Errand) -> Result<(), EngineError> {
         let Errand { wants, way, run, of } = errand;
-        let (reports, flights) = match self.prepare(row, wants.clone(), run.as_deref(), way).await {
+        let began = Instant::now();
+        let prepared = match self.prepare(row, wants.clone(), way).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.put_back_wants(wants, run, of);
                 return Err(error);
             }
         };
+        let Prepared { reports, claims, outgoing, freight, items, near } = prepared;
         let of_run = of == Asker::Run;
+        self.put_near(near, of_run);
         if of_run {
             self.take_reports(reports);
         }
+        let flights = self.flights(claims, outgoing, (freight, items), run.as_deref());
         for mut flight in flights {
             self.bulk_in_air += usize::from(flight.way == Way::Bulk);
             for want in flight.wants() {
                 self.airborne.insert(want.key.clone());
-                if self.queue.remove(&want.key) {
+                if self.line.remove(&want.key) {
                     self.landing.insert(want.sku.clone());
                 }
             }
             if let Some(run) = self.run.as_mut().filter(|_| of_run) {
                 run.in_air += 1;
             }
-            flight.of_run = of_run;
+            (flight.of_run, flight.began) = (of_run, began);
             self.air.spawn(flight.fly(self.link.clone(), self.shared.clone()));
         }
         Ok(())
+    }
+
+    /// Keeps what was to go the bulk way and turned out to be near zero for the ordinary one.
+    fn put_near(&mut self, near: Vec<(Turn, Want)>, of_run: bool) {
+        for (turn, want) in near {
+            match &mut self.run {
+                Some(run) if of_run => run.near.push_back(want),
+                Some(_) | None => {
+                    let Want { sku, key, since, .. } = want;
+                    self.line_up(turn, Waiting { sku, key, since });
+                }
+            }
+        }
     }
 
     fn put_back_wants(&mut self, wants: Vec<Want>, run: Option<String>, of: Asker) {
@@ -405,8 +473,8 @@ impl Worker {
                 self.unclear.push_back(Unclear { at, run, wants });
             }
             Asker::Owed(lane) => {
-                for want in wants {
-                    self.line_up(lane, want.sku, want.key);
+                for Want { sku, key, since, .. } in wants {
+                    self.line_up(Turn::first_of(lane), Waiting { sku, key, since });
                 }
             }
             Asker::Run => {
@@ -467,7 +535,7 @@ impl Worker {
             let none = Claims::new(self.shared.clone(), self.link.org.clone());
             let claims = std::mem::replace(&mut flight.claims, none);
             // Before they leave the air: at no time may anything else be sent of them.
-            self.follow_kept(kept, claims);
+            self.follow_kept(kept, claims, flight.began);
             self.came_through();
         }
         for want in wants.iter().chain(kept.iter().flat_map(|kept| &kept.wants)) {
@@ -518,34 +586,35 @@ impl Worker {
     /// Chooses the vendor's way for so many listings, and how many of them go at once.
     pub(super) fn way(&self, waiting: usize) -> (Way, usize) {
         let capabilities = self.link.channel.capabilities();
-        if capabilities.bulk_items_max > 0 && waiting >= capabilities.bulk_from.max(1) {
+        let has_bulk = capabilities.bulk_items_max > 0 && self.has_bulk_budget();
+        if has_bulk && waiting >= self.bulk_from() {
             (Way::Bulk, capabilities.bulk_items_max)
         } else {
             (Way::Ordinary, capabilities.push_items_max.max(1))
         }
     }
 
-    /// Computes a batch and marks what is to be sent; the reports are of what is not. Numbers
-    /// near zero are taken out of what goes the bulk way: they go by themselves, at once.
+    /// Computes a batch and marks what is to be sent. Numbers near zero are taken out of what goes
+    /// the bulk way, unmarked: their turn comes by themselves.
     async fn prepare(
         &mut self,
         row: &Connection,
         wants: Vec<Want>,
-        run: Option<&str>,
         way: Way,
-    ) -> Result<(Vec<Report>, Vec<Flight>), EngineError> {
+    ) -> Result<Prepared, EngineError> {
         let mut prepared = Prepared {
             reports: Vec::with_capacity(wants.len()),
             claims: Claims::new(self.shared.clone(), self.link.org.clone()),
-            near: Vec::new(),
-            far: Vec::new(),
+            outgoing: Vec::new(),
+            freight: Vec::new(),
             items: Vec::new(),
+            near: Vec::new(),
         };
         let mut wants = wants.into_iter();
         loop {
             let piece: Vec<Want> = wants.by_ref().take(SKUS_MAX).collect();
             if piece.is_empty() {
-                return Ok(self.flights(prepared, run));
+                return Ok(prepared);
             }
             self.prepare_piece(row, piece, way, &mut prepared).await?;
         }
@@ -568,7 +637,10 @@ impl Worker {
                 reports.push(Report { want, end: End::Gone });
                 continue;
             };
-            match self.plan(row, &view, want.wish) {
+            match self.plan(row, &view, &want) {
+                Planned::Send(sending) if way == Way::Bulk && sending.turn.is_near => {
+                    prepared.near.push((sending.turn, want));
+                }
                 Planned::Send(sending) => outgoing.push(Outgoing { want, view, sending }),
                 Planned::Note(push, result) => {
                     let quantity = push.quantity;
@@ -593,8 +665,9 @@ impl Worker {
                 outgoing.into_iter().partition(|out| out.sending.expected_before.is_none());
             outgoing = known;
             self.fell_out(&error).await?;
-            for Outgoing { want, view, .. } in blind {
-                self.try_later(want.sku.clone(), want.key.clone(), view.attempts + 1);
+            for Outgoing { want, view, sending } in blind {
+                let (sku, key) = (want.sku.clone(), want.key.clone());
+                self.try_later(sending.turn, sku, key, view.attempts + 1);
                 reports.push(Report { want, end: End::Again(error.clone()) });
             }
         }
@@ -602,15 +675,14 @@ impl Worker {
         let _no_election = shared.scopes.elections.read().await;
         let outgoing = self.claim(outgoing, &mut prepared.claims, reports).await?;
         self.mark(&outgoing).await?;
-        let above = self.link.channel.capabilities().bulk_above;
+        if way == Way::Ordinary {
+            prepared.outgoing.extend(outgoing);
+            return Ok(());
+        }
         for out in outgoing {
-            if way == Way::Ordinary || out.sending.quantity <= above {
-                prepared.near.push(out);
-                continue;
-            }
             prepared.items.push(push_item(&out));
             let item = feed::item_of(&out);
-            prepared.far.push(Freight { want: out.want, item });
+            prepared.freight.push(Freight { want: out.want, item });
         }
         Ok(())
     }
@@ -625,13 +697,18 @@ impl Worker {
     }
 
     /// Makes batches of what was marked.
-    fn flights(&self, prepared: Prepared, run: Option<&str>) -> (Vec<Report>, Vec<Flight>) {
-        let Prepared { reports, mut claims, near, far, items } = prepared;
+    fn flights(
+        &self,
+        mut claims: Claims,
+        outgoing: Vec<Outgoing>,
+        (freight, items): (Vec<Freight>, Vec<PushItem>),
+        run: Option<&str>,
+    ) -> Vec<Flight> {
         let size = self.link.channel.capabilities().push_items_max.max(1);
         let mut flights = Vec::new();
-        let mut near = near.into_iter();
+        let mut rest = outgoing.into_iter();
         loop {
-            let outgoing: Vec<Outgoing> = near.by_ref().take(size).collect();
+            let outgoing: Vec<Outgoing> = rest.by_ref().take(size).collect();
             if outgoing.is_empty() {
                 break;
             }
@@ -639,12 +716,12 @@ impl Worker {
             let batch = self.batch(&outgoing, run);
             flights.push(Flight { outgoing, ..Flight::new(batch, Way::Ordinary, run, claims) });
         }
-        if !far.is_empty() {
-            let token = self.bulk_token(&far, run);
+        if !freight.is_empty() {
+            let token = self.bulk_token(&freight, run);
             let batch = PushBatch { token, items };
-            flights.push(Flight { freight: far, ..Flight::new(batch, Way::Bulk, run, claims) });
+            flights.push(Flight { freight, ..Flight::new(batch, Way::Bulk, run, claims) });
         }
-        (reports, flights)
+        flights
     }
 
     /// Keeps what leads in its scope and whose number nobody else is telling.
@@ -673,14 +750,15 @@ impl Worker {
                 kept.push(out);
                 continue;
             }
-            self.try_later(out.want.sku.clone(), key.clone(), 1);
+            self.try_later(out.sending.turn, out.want.sku.clone(), key.clone(), 1);
             let error = unread("another connection is telling the same number");
             reports.push(Report { want: out.want, end: End::Again(error) });
         }
         Ok(kept)
     }
 
-    fn plan(&mut self, row: &Connection, view: &ListingView, wish: Wish) -> Planned {
+    fn plan(&mut self, row: &Connection, view: &ListingView, want: &Want) -> Planned {
+        let wish = want.wish;
         let capabilities = self.link.channel.capabilities().clone();
         let key = &view.mapping.key;
         if self.link.is_fed(key) {
@@ -709,14 +787,16 @@ impl Worker {
             Plan::Send(sending) => {
                 let (link, now) = (&self.link, self.shared.now());
                 let budget = link.revisions_of(view, now);
-                if let Some(until) = budget.and_then(|b| b.postpones(sending.lane, now)) {
+                if let Some(until) = budget.and_then(|b| b.postpones(sending.turn.lane, now)) {
                     // Then the newest number goes; a zero meanwhile goes at once.
                     let at = Instant::now() + until_then(now, until);
-                    let later = Later { sku: view.mapping.sku.clone(), at };
+                    let (sku, turn) = (view.mapping.sku.clone(), sending.turn);
+                    let later = Later { sku, at, turn };
                     self.later.insert(key.clone(), later);
                     return Planned::End(End::Skipped(Skip::Postponed));
                 }
-                let guarded = sending.lane == Lane::Increase && raises_wait(row, &capabilities);
+                let guarded =
+                    sending.turn.lane == Lane::Increase && raises_wait(row, &capabilities);
                 let (now, heard) = (self.shared.now(), self.link.heard_at());
                 let wanted_at = self.raise_wanted_at(view).unwrap_or(now);
                 let fresh_ms = capabilities.orders_fresh_ms;
@@ -732,7 +812,9 @@ impl Worker {
                     let wish = RaiseWish::new(since, &view.state);
                     self.raise_wanted.insert(key.clone(), wish);
                     self.link.want_orders(since);
-                    self.raising.insert(key.clone(), view.mapping.sku.clone());
+                    let sku = view.mapping.sku.clone();
+                    let waiting = Waiting { sku, key: key.clone(), since: want.since };
+                    self.raising.insert(key.clone(), (sending.turn, waiting));
                     let failed = self.link.heard.lock().failed.clone();
                     return Planned::End(match failed.filter(|(at, _)| *at >= since) {
                         Some((_, error)) => End::Again(error),
@@ -890,7 +972,7 @@ impl Worker {
                 self.link.note_revised(&view, self.shared.now());
                 revised.push(want.key.clone());
             }
-            let push = sending.push;
+            let Sending { push, turn, .. } = sending;
             let quantity = push.quantity;
             let attempts = view.attempts.saturating_add(1);
             let end = match outcome {
@@ -932,7 +1014,8 @@ impl Worker {
                         settled.push((push, PushResult::NotApplied));
                     }
                     let at = Instant::now() + super::sparing(&error);
-                    self.later.insert(want.key.clone(), Later { sku: want.sku.clone(), at });
+                    let later = Later { sku: want.sku.clone(), at, turn };
+                    self.later.insert(want.key.clone(), later);
                     End::Skipped(Skip::Postponed)
                 }
                 PushOutcome::NotSent(error) => {
@@ -941,7 +1024,7 @@ impl Worker {
                         settled.push((push, PushResult::NotApplied));
                     }
                     notes.push(note(&want.key, attempts, view.parked.clone()));
-                    self.try_later(want.sku.clone(), want.key.clone(), attempts);
+                    self.try_later(turn, want.sku.clone(), want.key.clone(), attempts);
                     End::Again(error)
                 }
                 PushOutcome::Refused(error) => {
@@ -1048,10 +1131,12 @@ struct Prepared {
     reports: Vec<Report>,
     claims: Claims,
     /// What goes the ordinary way.
-    near: Vec<Outgoing>,
+    outgoing: Vec<Outgoing>,
     /// What goes the bulk way, and what the vendor is told of it.
-    far: Vec<Freight>,
+    freight: Vec<Freight>,
     items: Vec<PushItem>,
+    /// What was to go the bulk way and is near zero; it is not marked.
+    near: Vec<(Turn, Want)>,
 }
 
 fn push_item(out: &Outgoing) -> PushItem {

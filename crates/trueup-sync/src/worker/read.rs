@@ -12,10 +12,11 @@ use trueup_core::{
 };
 use trueup_store::{AttemptNote, Connection, ListingView, Parked};
 
+use super::line::Waiting;
 use super::push::{listing, note};
 use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, publishes};
 use crate::engine::EngineError;
-use crate::plan::{self, Lane};
+use crate::plan::{self, Lane, Turn};
 
 /// How soon a push is first looked for on the channel, and so much later again for each so many
 /// that wait for the same.
@@ -64,18 +65,13 @@ impl Worker {
 
     /// Expects to see a number that was just told, in place of those before it.
     pub(super) fn expect_number(&mut self, view: &ListingView, sent: i64) {
-        let shown = view.state.base.into_iter();
-        let mut earlier: Vec<i64> =
-            shown.chain(view.state.in_flight.map(|sent| sent.quantity)).collect();
-        if let Some(known) = self.checks.get(&view.mapping.key) {
-            earlier.extend(known.earlier.iter().copied());
+        let told = view.state.in_flight.map(|sent| sent.quantity);
+        let mut earlier: Vec<i64> = view.state.base.into_iter().chain(told).collect();
+        if let Some(known) = self.checks.remove(&view.mapping.key) {
+            earlier.extend(known.earlier);
             earlier.push(known.sent);
         }
-        earlier.retain(|number| *number != sent);
-        earlier.sort_unstable();
-        earlier.dedup();
-        earlier.truncate(EARLIER_MAX);
-        self.expect(view, sent, earlier);
+        self.expect(view, sent, newest_of(earlier, sent));
     }
 
     fn expect(&mut self, view: &ListingView, sent: i64, earlier: Vec<i64>) {
@@ -292,9 +288,10 @@ impl Worker {
                 let times = *times;
                 if publishes(row) && view.is_dirty() {
                     // An unclear push waits for a number before another can be sent.
+                    let (turn, since) = (Turn::first_of(Lane::Decrease), Instant::now());
                     match view.state.in_flight {
-                        Some(_) => self.try_later(sku, key, times),
-                        None => self.line_up(Lane::Decrease, sku, key),
+                        Some(_) => self.try_later(turn, sku, key, times),
+                        None => self.line_up(turn, Waiting { sku, key, since }),
                     }
                 }
                 return None;
@@ -491,6 +488,19 @@ impl Worker {
     }
 }
 
+/// Returns the newest of earlier numbers, each once, in their order: those but the number that is
+/// told now.
+fn newest_of(earlier: Vec<i64>, told: i64) -> Vec<i64> {
+    let mut newest: Vec<i64> = Vec::new();
+    for number in earlier.into_iter().rev() {
+        if newest.len() < EARLIER_MAX && number != told && !newest.contains(&number) {
+            newest.push(number);
+        }
+    }
+    newest.reverse();
+    newest
+}
+
 /// What a batch of verifying readings leads to.
 #[derive(Default)]
 struct Checked {
@@ -500,4 +510,18 @@ struct Checked {
     lied: Vec<(ListingView, i64)>,
     notes: Vec<AttemptNote>,
     parked: Vec<(Sku, serde_json::Value)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_many_earlier_numbers_are_remembered() {
+        let falling: Vec<i64> = (0..40).rev().collect();
+        assert_eq!(newest_of(falling, 3), [16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 2, 1, 0]);
+        let rising: Vec<i64> = (0..40).collect();
+        assert_eq!(newest_of(rising, 40), (24..40).collect::<Vec<i64>>());
+        assert_eq!(newest_of(vec![5, 6, 5, 7], 7), [6, 5]);
+    }
 }

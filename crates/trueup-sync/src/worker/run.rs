@@ -69,6 +69,8 @@ pub(super) struct ActiveRun {
     lookup: Option<Lookup>,
     /// Listings to push.
     pub(super) push: VecDeque<Want>,
+    /// Those of them that are near zero where the others go the bulk way: they go by themselves.
+    pub(super) near: VecDeque<Want>,
     /// Listings to push again after a pause.
     again: Vec<Want>,
     /// What is to be read, for a pull.
@@ -174,6 +176,7 @@ impl ActiveRun {
             run,
             lookup: None,
             push: VecDeque::new(),
+            near: VecDeque::new(),
             again: Vec::new(),
             pull: None,
             items: Vec::new(),
@@ -269,7 +272,7 @@ impl Worker {
                 return Ok(false);
             }
             self.pull_step(row).await?;
-        } else if !run.push.is_empty() {
+        } else if !(run.push.is_empty() && run.near.is_empty()) {
             // They go out with the next step of pushes.
             let was_due = std::mem::replace(&mut run.is_due, true);
             self.keep_progress().await?;
@@ -387,12 +390,12 @@ impl Worker {
             let wish = quantity.map_or(*by_default, Wish::Exactly);
             // What needs no sending is found out when its turn comes.
             let lane = match plan::plan(&view, wish, capabilities) {
-                Plan::Send(sending) => sending.lane,
+                Plan::Send(sending) => sending.turn.lane,
                 Plan::ReadFirst => Lane::Decrease,
                 Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
             };
             *after = Some((sku.clone(), key.clone()));
-            wanted.push((lane, Want { sku, key, wish, tried: 0 }));
+            wanted.push((lane, Want { sku, key, wish, tried: 0, since: Instant::now() }));
         };
         let more = shared.first_listings(&link.org, query, VIEWS_MAX, look).await?;
         if more {
@@ -432,8 +435,10 @@ impl Worker {
     /// Takes the next batch of what the run pushes; what is under way already waits for its end,
     /// and what stands in line, while the line moves, for its turn there.
     pub(super) fn next_of_run(&mut self, room: Room, line_moves: bool) -> Option<Errand> {
-        let waiting = self.run.as_ref().filter(|run| run.is_due).map(|run| run.push.len())?;
-        let (mut way, mut count) = self.way(waiting);
+        let run = self.run.as_ref().filter(|run| run.is_due)?;
+        let takes_near = room.ordinary && !run.near.is_empty();
+        let waiting = if takes_near { run.near.len() } else { run.push.len() };
+        let (mut way, mut count) = self.way(if takes_near { 0 } else { waiting });
         let look = match way {
             Way::Ordinary => waiting.min(RUN_LOOK_MAX),
             Way::Bulk => waiting,
@@ -442,17 +447,19 @@ impl Worker {
             return None;
         }
         let ordinary_max = self.link.channel.capabilities().push_items_max.max(1);
-        let bulk_from = self.link.channel.capabilities().bulk_from;
+        let bulk_from = self.bulk_from();
         let run = self.run.as_mut()?;
+        let ActiveRun { push, near, .. } = run;
+        let line = if takes_near { near } else { push };
         let mut wants = Vec::new();
         for _ in 0..look {
             if wants.len() >= count {
                 break;
             }
-            let Some(want) = run.push.pop_front() else { break };
-            let has_turn = line_moves && want.wish == Wish::Due && self.queue.contains(&want.key);
+            let Some(want) = line.pop_front() else { break };
+            let has_turn = line_moves && want.wish == Wish::Due && self.line.contains(&want.key);
             if has_turn || self.airborne.contains(&want.key) {
-                run.push.push_back(want);
+                line.push_back(want);
             } else {
                 wants.push(want);
             }
@@ -460,7 +467,7 @@ impl Worker {
         if way == Way::Bulk && wants.len() < bulk_from {
             (way, count) = (Way::Ordinary, if room.ordinary { ordinary_max } else { 0 });
             let rest = wants.split_off(wants.len().min(count));
-            rest.into_iter().rev().for_each(|want| run.push.push_front(want));
+            rest.into_iter().rev().for_each(|want| line.push_front(want));
         }
         if wants.is_empty() {
             return None;
@@ -514,7 +521,8 @@ impl Worker {
         if gives_up {
             let error =
                 ChannelError::new(ChannelErrorKind::Transient, "the channel is not reached");
-            let rest: Vec<Want> = run.push.drain(..).chain(run.again.drain(..)).collect();
+            let rest = run.near.drain(..).chain(run.push.drain(..));
+            let rest: Vec<Want> = rest.chain(run.again.drain(..)).collect();
             for want in rest {
                 close_push(run, &want, End::Again(error.clone()));
             }
@@ -539,6 +547,7 @@ impl Worker {
             run.run.error = Some(why.to_owned());
             run.lookup = None;
             run.push.clear();
+            run.near.clear();
             run.again.clear();
             run.pull = None;
         }

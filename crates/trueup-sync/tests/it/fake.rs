@@ -176,9 +176,12 @@ const PLAIN: Capabilities = Capabilities {
     pushes_at_once_max: 1,
     bulk_items_max: 0,
     bulk_from: 0,
+    bulk_usual_ms: 0,
+    bulk_bucket: None,
     bulk_above: 0,
     bulk_look_ms: 10,
     read_items_max: 10,
+    reads_apart: false,
     sweep_items_max: 0,
     compare_and_set: false,
     verify_by_reading: false,
@@ -199,6 +202,11 @@ static BULKY_KIND: FakeKind = FakeKind {
     name: "bulky",
     capabilities: Capabilities { bulk_items_max: 100, bulk_from: 4, bulk_above: 5, ..PLAIN },
 };
+/// Has a bulk way that is thought to take a minute.
+static HASTY_KIND: FakeKind = FakeKind {
+    name: "hasty",
+    capabilities: Capabilities { bulk_from: 60, bulk_usual_ms: 60_000, ..BULKY_KIND.capabilities },
+};
 /// Has a queue.
 static QUEUED_KIND: FakeKind = FakeKind { name: "queued", capabilities: PLAIN };
 /// Takes now and applies later.
@@ -207,6 +215,16 @@ static SLOW_KIND: FakeKind = FakeKind {
     capabilities: Capabilities { verify_by_reading: true, settle_ms: 80, ..PLAIN },
 };
 
+/// Takes now and applies later, and counts readings apart.
+static APART_KIND: FakeKind = FakeKind {
+    name: "apart",
+    capabilities: Capabilities {
+        verify_by_reading: true,
+        reads_apart: true,
+        settle_ms: 60_000,
+        ..PLAIN
+    },
+};
 /// Counts revisions, in days of its own.
 static COUNTING_KIND: FakeKind = FakeKind {
     name: "counting",
@@ -266,7 +284,7 @@ impl Consent for AskingPage {
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
-    let kinds: [&'static FakeKind; 9] = [
+    let kinds: [&'static FakeKind; 11] = [
         &PLAIN_KIND,
         &CAREFUL_KIND,
         &QUEUED_KIND,
@@ -276,6 +294,8 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
         &PAGED_KIND,
         &BULKY_KIND,
         &ASKING_KIND,
+        &HASTY_KIND,
+        &APART_KIND,
     ];
     kinds.into_iter().find(|kind| kind.name == name).map(|kind| kind as &dyn Kind)
 }

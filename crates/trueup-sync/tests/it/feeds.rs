@@ -230,6 +230,29 @@ async fn what_a_lost_feed_left_is_read_and_sent_again() {
     house.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fewer_go_the_bulk_way_once_it_was_seen_to_be_fast() {
+    let house = House::open().await;
+    let names: Vec<String> = (0..60).map(|nth| format!("S{nth}")).collect();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), 10)).collect();
+    count_all(&house, &names, 10).await;
+    let (_, shop) = house.connect("hasty", &listings, |_| ()).await;
+    house.settle().await;
+    let few = &names[..20];
+    count_all(&house, few, 9).await;
+    house.settle().await;
+    assert_eq!(shop.state().bulk, [0_u64; 0], "so few are sent sooner one by one");
+    count_all(&house, &names, 20).await;
+    house.settle().await;
+    assert_eq!(shop.state().bulk.len(), 60);
+    count_all(&house, few, 30).await;
+    house.settle().await;
+    assert_eq!(shop.state().bulk.len(), 80, "the last one was fast");
+    assert!(few.iter().all(|name| shop.shown(name) == Some(30)));
+    house.close().await;
+}
+
 /// More than the number from which a feed is the better way.
 const MANY: usize = 1_520;
 

@@ -372,3 +372,89 @@ async fn what_could_be_oversold_never_goes_the_bulk_way() {
     assert_eq!(shop.state().bulk, bulk, "zeroes go one by one");
     house.close().await;
 }
+
+/// Opens a house with many listings that show a number.
+async fn with_many(
+    house: &House,
+    kind: &str,
+    count: u32,
+    shown: u64,
+) -> (trueup_core::ChannelId, std::sync::Arc<crate::fake::FakeShop>, Vec<String>) {
+    let names: Vec<String> = (0..count).map(|nth| format!("S{nth:03}")).collect();
+    let number = i64::try_from(shown).unwrap();
+    let listings: Vec<(&str, &str, i64)> =
+        names.iter().map(|name| (name.as_str(), name.as_str(), number)).collect();
+    for name in &names {
+        house.count(name, shown, false).await;
+    }
+    let (id, shop) = house.connect(kind, &listings, |_| ()).await;
+    house.settle().await;
+    (id, shop, names)
+}
+
+/// Returns how many listings were told a number before one was told it.
+fn sent_before(shop: &crate::fake::FakeShop, of: &str, quantity: u64) -> usize {
+    let state = shop.state();
+    let is_it = |(key, told, _): &(String, u64, String)| key == of && *told == quantity;
+    state.sent.iter().position(is_it).expect("it was told")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nearly_sold_out_goes_before_what_is_not() {
+    let house = House::open().await;
+    let (_, shop, names) = with_many(&house, "plain", 60, 900).await;
+    shop.state().hold_pushes = true;
+    for name in &names[..50] {
+        house.count(name, 800, true).await;
+    }
+    until("a push is under way", || shop.state().pushing == 1).await;
+    for name in &names[50..] {
+        house.count(name, 1, true).await;
+    }
+    shop.state().hold_pushes = false;
+    house.settle().await;
+    for name in &names[50..] {
+        let before = sent_before(&shop, name, 1);
+        assert!(before < 30, "{name} was told after {before} others");
+    }
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zero_does_not_wait_for_all_that_is_near_zero_of_a_bulk_change() {
+    let house = House::open().await;
+    let (id, shop, names) = with_many(&house, "bulky", 100, 20).await;
+    shop.state().push_takes = Duration::from_millis(20);
+    for (nth, name) in names[1..].iter().enumerate() {
+        house.count(name, if nth % 10 == 0 { 10 } else { 3 }, false).await;
+    }
+    let run = house.engine.push(&house.org, &id, PushScope::All, None).await.unwrap();
+    until("it has begun", || !shop.state().sent.is_empty()).await;
+    house.count(&names[0], 0, true).await;
+    house.engine.wait_run(&house.org, &run, crate::house::PATIENCE).await.unwrap();
+    house.settle().await;
+    let before = sent_before(&shop, &names[0], 0);
+    assert!(before < 60, "the zero was told after {before} others");
+    assert!(names[1..].iter().all(|name| shop.shown(name).is_some_and(|shown| shown <= 10)));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_are_verified_while_others_keep_coming() {
+    let house = House::open().await;
+    let (id, _, names) = with_many(&house, "apart", 2, 900).await;
+    house.count(&names[0], 800, true).await;
+    let end = tokio::time::Instant::now() + crate::house::PATIENCE;
+    let mut units = 900;
+    loop {
+        units -= 1;
+        house.count(&names[1], units, true).await;
+        let state = house.listing(&id, &names[0]).await.state;
+        if (state.base, state.in_flight) == (Some(800), None) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "it is never looked for: {state:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    house.close().await;
+}
