@@ -56,7 +56,8 @@ impl SecretKey {
     }
 
     /// Derives a secret of its own for a purpose from a text.
-    pub(crate) fn derive(&self, context: &str, text: &[u8]) -> [u8; 32] {
+    #[must_use]
+    pub fn derive(&self, context: &str, text: &[u8]) -> [u8; 32] {
         let key = blake3::derive_key(context, &self.0);
         *blake3::keyed_hash(&key, text).as_bytes()
     }

@@ -5,4 +5,3 @@ pub mod auth;
 pub mod bench;
 pub mod cli;
 pub mod config;
-pub mod web;

@@ -18,8 +18,9 @@ use crate::auth::Auth;
 use crate::auth::TokenSettings;
 use crate::cli::keys::{KeyError, KeySettings};
 use crate::cli::place::{OpenError, Opened, Place};
-use crate::web;
 
+/// For what the key of the dashboard's sessions is derived.
+const SESSIONS: &str = "trueup 2026 dashboard sessions";
 /// How long requests under way may take to end when the server stops.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
 
@@ -110,6 +111,8 @@ impl Running {
         };
         let Opened { store, clock } = options.place.open_node(node.clone()).await?;
         let keys = options.keys.ring(&options.place)?;
+        let key = keys.active.derive(SESSIONS, b"");
+        let is_secure = options.public_url.as_ref().is_some_and(|url| url.starts_with("https://"));
         let engine_options = EngineOptions {
             allow_private_endpoints: options.allow_private_endpoints,
             keys,
@@ -131,7 +134,10 @@ impl Running {
             stopping: stopping.clone(),
         });
         let stop = stopping.clone();
-        let serve = axum::serve(listener, web::routes().merge(router(app)))
+        let api = router(app);
+        let dashboard =
+            trueup_web::routes(trueup_web::Options { api: api.clone(), key, is_secure });
+        let serve = axum::serve(listener, dashboard.merge(api))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let serving = tokio::spawn(async move { serve.await });
         Ok(Self { addr, store, engine, stopping, serving })

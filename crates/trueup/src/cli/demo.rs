@@ -16,6 +16,7 @@ use trueup_testkit::SeedItem;
 
 use super::assembly::{Running, ServerOptions, StartError, SystemClock};
 use super::keys::KeySettings;
+use super::link::{self, LinkError};
 use super::market::{CHANNELS_MAX, Client, Market, MarketError};
 use super::place::Place;
 use super::say::say;
@@ -51,6 +52,9 @@ pub enum DemoError {
     /// The token could not be made.
     #[error(transparent)]
     Token(#[from] crate::auth::MintError),
+    /// No link to the dashboard could be made.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// A directory for the demo's store could not be made.
     #[error("make a directory for the demo: {0}")]
     Directory(std::io::Error),
@@ -111,17 +115,23 @@ async fn run_in(args: &DemoArgs, dir: &std::path::Path) -> Result<(), DemoError>
         },
     )?;
     let client = Client::new(&running.url(), &token, ORG)?;
-    let sold = sell_until_stopped(args, &running, &client, &token).await;
+    let link = link::ask(&running.url(), &org, &token, TOKEN_SECONDS).await?;
+    let sold = sell_until_stopped(args, &client, &Introduction { link, token }).await;
     say("stopping");
     running.stop().await?;
     Ok(sold?)
 }
 
+/// What people are told to get in with.
+struct Introduction {
+    link: String,
+    token: String,
+}
+
 async fn sell_until_stopped(
     args: &DemoArgs,
-    running: &Running,
     client: &Client,
-    token: &str,
+    introduction: &Introduction,
 ) -> Result<(), MarketError> {
     let skus: Vec<String> = (100..100 + CATALOGUE).map(|number| format!("SKU-{number}")).collect();
     let items: Vec<_> = skus
@@ -133,7 +143,7 @@ async fn sell_until_stopped(
     let seeds: Vec<SeedItem> = skus.iter().map(|sku| SeedItem::new(sku.clone(), 200)).collect();
     let market = Market::open(client, CHANNELS_MAX, &seeds, 1, None).await?;
     market.trouble(FAULT_SEED);
-    introduce(running, token);
+    introduction.tell(client.url());
     let stop = stopped(args.seconds);
     tokio::pin!(stop);
     let mut chance = StdRng::seed_from_u64(FAULT_SEED);
@@ -234,22 +244,25 @@ fn oversold(market: &Market) -> usize {
     (100..100 + CATALOGUE).filter(|number| below(&format!("SKU-{number}"))).count()
 }
 
-fn introduce(running: &Running, token: &str) {
-    let url = running.url();
-    say(format_args!(
-        "\nTrueup is running on {url} with simulated Shopify, Amazon and eBay, faults on.\n\
-         \n  Dashboard  {url}/#org={ORG}&token={token}\n  API        {url}/docs\n\
-         \nTry:\n\
-         \n  export JWT={token}\n\
-         \n  curl {url}/sales-channel/inventory/SKU-100 \\\n    \
-         -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\"\n\
-         \n  curl -X PUT {url}/sales-channel/inventory/SKU-100 \\\n    \
-         -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\" \\\n    \
-         -d '{{\"quantity\": 42, \"syncToChannels\": true, \"reason\": \"warehouse count\"}}'\n\
-         \n  curl {url}/sales-channel/inventory/SKU-100/channels \\\n    \
-         -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\"\n\
-         \nCtrl-C stops everything.\n"
-    ));
+impl Introduction {
+    fn tell(&self, url: &str) {
+        let Self { link, token } = self;
+        say(format_args!(
+            "\nTrueup is running on {url} with simulated Shopify, Amazon and eBay, faults on.\n\
+             \n  Dashboard  {link}\n             (signs in once; again at {url}/login with the \
+             org {ORG} and the token below)\n  API        {url}/docs\n\
+             \nTry:\n\
+             \n  export JWT={token}\n\
+             \n  curl {url}/sales-channel/inventory/SKU-100 \\\n    \
+             -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\"\n\
+             \n  curl -X PUT {url}/sales-channel/inventory/SKU-100 \\\n    \
+             -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\" \\\n    \
+             -d '{{\"quantity\": 42, \"syncToChannels\": true, \"reason\": \"warehouse count\"}}'\n\
+             \n  curl {url}/sales-channel/inventory/SKU-100/channels \\\n    \
+             -H \"Authorization: Bearer $JWT\" -H \"orgid: {ORG}\"\n\
+             \nCtrl-C stops everything.\n"
+        ));
+    }
 }
 
 /// Ctrl-C and SIGTERM, from now on.

@@ -61,6 +61,12 @@ impl Client {
         Ok(Self { http, url: own(url), token: own(token), org: own(org) })
     }
 
+    /// Returns the server's URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Calls a route under `/sales-channel`; a refusal is an answer too.
     ///
     /// # Errors

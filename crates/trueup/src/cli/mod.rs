@@ -4,6 +4,7 @@ pub mod assembly;
 pub mod demo;
 pub mod files;
 pub mod keys;
+pub mod link;
 pub mod market;
 pub mod migrate;
 pub mod place;
@@ -39,6 +40,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Make a token signed with `TRUEUP_JWT_SECRET`.
     Token(token::TokenArgs),
+    /// Make a link that signs in to the dashboard once.
+    DashboardLink(link::LinkArgs),
     /// Read stock from a CSV file.
     Import(files::ImportArgs),
     /// Write stock as CSV to stdout.
@@ -90,6 +93,7 @@ async fn dispatch(command: Command) -> Ended {
         Command::Demo(args) => Ok(demo::run(args).await.map(|()| true)?),
         Command::Simulate(args) => Ok(simulate::run(args).await.map(|()| true)?),
         Command::Token(args) => token::run(&args).map(|()| true),
+        Command::DashboardLink(args) => link::run(args).await.map(|()| true),
         Command::Import(args) => files::import(args).await,
         Command::Export(args) => files::export(args).await.map(|()| true),
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),

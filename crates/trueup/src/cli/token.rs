@@ -34,6 +34,14 @@ pub struct TokenArgs {
 /// # Errors
 /// When the secret is missing or short, or a scope is not known.
 pub fn run(args: &TokenArgs) -> Result<(), Box<dyn std::error::Error>> {
+    Ok(data(token(args)?)?)
+}
+
+/// Makes a token.
+///
+/// # Errors
+/// When the secret is missing or short, or a scope is not known.
+pub fn token(args: &TokenArgs) -> Result<String, Box<dyn std::error::Error>> {
     let secret = config::jwt_secret()?.ok_or("TRUEUP_JWT_SECRET is not set")?;
     let words = args.scope.split([' ', ',']).filter(|word| !word.is_empty());
     let scopes: Vec<Scope> = words
@@ -51,5 +59,5 @@ pub fn run(args: &TokenArgs) -> Result<(), Box<dyn std::error::Error>> {
             audience: None,
         },
     )?;
-    Ok(data(token)?)
+    Ok(token)
 }

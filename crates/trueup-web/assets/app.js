@@ -1,0 +1,130 @@
+// Keeps numbers fresh and saves keystrokes. Every page works without it.
+"use strict";
+
+// How often a page is read anew at most, and at least, in milliseconds.
+const SOON = 2000;
+const LATE = 15000;
+
+const live = document.getElementById("live");
+
+function say(words) {
+  if (live.textContent !== words) live.textContent = words;
+}
+
+// --- Numbers of SKUs -----------------------------------------------------------------------
+
+// What is being typed stays; what it is compared with when it is sent does too.
+const isTyped = (input) => document.activeElement === input || input.value !== input.nextElementSibling.value;
+
+function put(place, value) {
+  if (place instanceof HTMLInputElement) {
+    if (isTyped(place)) return;
+    place.nextElementSibling.value = value;
+    place.value = value;
+    return;
+  }
+  if (place.textContent === value) return;
+  place.textContent = value;
+  place.classList.add("changed");
+  setTimeout(() => place.classList.remove("changed"), 1500);
+}
+
+function putNumbers(sku, valueOf) {
+  for (const place of document.querySelectorAll(`[data-sku="${CSS.escape(sku)}"] [data-of]`)) {
+    const value = valueOf(place.dataset.of);
+    if (value !== undefined) put(place, String(value));
+  }
+}
+
+// --- Whole pieces of a page ----------------------------------------------------------------
+
+// What somebody works with is left alone: a focus, a mark, a choice.
+function isInUse(place) {
+  const selection = getSelection();
+  return place.contains(document.activeElement) || place.querySelector("input:checked") !== null ||
+    (!selection.isCollapsed && selection.containsNode(place, true));
+}
+
+function takeOver(fresh) {
+  for (const row of fresh.querySelectorAll("[data-sku]")) {
+    const valueOf = (name) => {
+      const place = row.querySelector(`[data-of="${name}"]`);
+      return place?.value ?? place?.textContent;
+    };
+    putNumbers(row.dataset.sku, valueOf);
+  }
+  for (const place of document.querySelectorAll("[data-live]")) {
+    const now = fresh.querySelector(`[data-live="${CSS.escape(place.dataset.live)}"]`);
+    if (now && !now.isEqualNode(place) && !isInUse(place)) place.replaceWith(document.adoptNode(now));
+  }
+}
+
+let isDue = false;
+let readAt = Date.now();
+let isReading = false;
+
+async function readAnew() {
+  const age = Date.now() - readAt;
+  if (isReading || document.hidden || age < (isDue ? SOON : LATE)) return;
+  isReading = true;
+  isDue = false;
+  try {
+    const answer = await fetch(location.href);
+    if (answer.ok && !answer.redirected) {
+      takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    }
+  } catch {
+    say("not live");
+  } finally {
+    isReading = false;
+    readAt = Date.now();
+  }
+}
+
+function follow() {
+  const events = new EventSource("/live");
+  events.onopen = () => say("live");
+  events.onerror = () => say("not live");
+  const note = () => { isDue = true; };
+  for (const name of ["low_stock", "oversold", "conflict", "run", "lagged"]) events.addEventListener(name, note);
+  events.addEventListener("stock", (event) => {
+    const sku = JSON.parse(event.data);
+    putNumbers(sku.sku, (name) => sku[name]);
+    note();
+  });
+  // A stream that is let go of while the page is left does not keep the next one waiting.
+  addEventListener("pagehide", () => events.close());
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+  setInterval(readAnew, 500);
+}
+
+// A page of the past does not change.
+const isPast = new URLSearchParams(location.search).get("at");
+if (live && !isPast && document.querySelector("[data-live], [data-sku]")) follow();
+
+// --- Keystrokes ----------------------------------------------------------------------------
+
+document.addEventListener("input", ({ target }) => {
+  if (target.matches("input.count[data-of]")) target.classList.toggle("changed", target.value !== target.nextElementSibling.value);
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-sure]");
+  if (button && !confirm(button.dataset.sure)) event.preventDefault();
+});
+
+// What was done is said once, not again when the page is loaded anew.
+const address = new URL(location.href);
+if (address.searchParams.has("done")) {
+  address.searchParams.delete("done");
+  history.replaceState(null, "", address);
+}
+
+// "/" goes to the search, as in many tools.
+document.addEventListener("keydown", (event) => {
+  const search = document.querySelector('[role="search"] input');
+  if (event.key === "/" && search && !event.target.closest("input, textarea, select")) {
+    event.preventDefault();
+    search.focus();
+  }
+});

@@ -1,0 +1,112 @@
+//! The first screen: how everything is, and where to look.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use axum::routing::get;
+use serde::Deserialize;
+
+use super::ListQuery;
+use super::activity::Entry;
+use super::channels::{Channel, Status, with_status};
+use crate::Shared;
+use crate::api::{Listed, Path, Trouble};
+use crate::page::{Frame, filters, refused, shown};
+use crate::session::Session;
+
+/// How far lists are counted.
+const COUNTED: &str = "1000";
+/// How many entries of the history are shown.
+const ENTRIES: &str = "8";
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new().route("/", get(show)).route("/live", get(live))
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Page {
+    frame: Frame,
+    low: Count,
+    held: Count,
+    sums: Sums,
+    channels: Vec<(Channel, Option<Status>)>,
+    troubles: Vec<Entry>,
+    entries: Vec<Entry>,
+}
+
+/// How many there are, as far as one page of a list tells.
+struct Count {
+    count: usize,
+    is_more: bool,
+}
+
+impl Count {
+    /// Returns the words for people.
+    fn words(&self) -> String {
+        format!("{}{}", self.count, if self.is_more { "+" } else { "" })
+    }
+}
+
+/// What all channels have before them.
+#[derive(Default)]
+struct Sums {
+    pending: u64,
+    drifted: u64,
+    conflicts: u64,
+}
+
+impl Sums {
+    fn of(channels: &[(Channel, Option<Status>)]) -> Self {
+        let mut sums = Self::default();
+        for status in channels.iter().filter_map(|(_, status)| status.as_ref()) {
+            sums.pending += status.pending;
+            sums.drifted += status.drifted;
+            sums.conflicts += status.conflicts;
+        }
+        sums
+    }
+}
+
+/// Something in a list that is only counted.
+#[derive(Deserialize)]
+struct Any {}
+
+async fn show(
+    State(house): State<Shared>,
+    session: Session,
+    Query(query): Query<ListQuery>,
+) -> Response {
+    match look(&house, &session, &query).await {
+        Ok(page) => shown(&page),
+        Err(trouble) => refused(&session, "/", trouble),
+    }
+}
+
+async fn look(house: &Shared, session: &Session, query: &ListQuery) -> Result<Page, Trouble> {
+    let count = async |path: Path| {
+        let page: Listed<Any> = house.api.get(session, path.with("limit", COUNTED)).await?;
+        Ok(Count { count: page.items.len(), is_more: page.next_cursor.is_some() })
+    };
+    let latest = Path::new(&["sync", "history"]).with("limit", ENTRIES);
+    let (low, held, channels, troubles, entries) = futures::try_join!(
+        count(Path::new(&["inventory", "alerts", "low-stock"])),
+        count(Path::new(&["inventory", "reservations"]).with("status", "active")),
+        with_status(house, session),
+        house.api.get::<Listed<Entry>>(session, latest.clone().with("status", "error")),
+        house.api.get::<Listed<Entry>>(session, latest),
+    )?;
+    let frame = Frame::new(session, "/", "Overview").after(query.done.as_deref());
+    let sums = Sums::of(&channels);
+    let (troubles, entries) = (troubles.items, entries.items);
+    Ok(Page { frame, low, held, sums, channels, troubles, entries })
+}
+
+/// Passes the API's live events on: a browser's event source cannot send the API's headers.
+async fn live(State(house): State<Shared>, session: Session) -> Response {
+    match house.api.raw(&session, Path::new(&["events"])).await {
+        Ok(events) => events,
+        Err(trouble) => refused(&session, "/", trouble),
+    }
+}
