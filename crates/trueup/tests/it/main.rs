@@ -11,6 +11,7 @@ mod api_channels;
 mod api_connect;
 mod api_inventory_check;
 mod bench;
+mod browser;
 mod crash;
 mod hostile;
 mod migrate;
