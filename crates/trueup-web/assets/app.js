@@ -81,8 +81,18 @@ async function readAnew() {
   }
 }
 
-function follow() {
-  const events = new EventSource("/live");
+let events = null;
+
+// Pages that nobody looks at do not listen: a browser has six connections to a server.
+function listen() {
+  if (document.hidden) {
+    events?.close();
+    events = null;
+    return;
+  }
+  if (events) return;
+  isDue = true;
+  events = new EventSource("/live");
   events.onopen = () => say("live");
   events.onerror = () => say("not live");
   const note = () => { isDue = true; };
@@ -92,8 +102,12 @@ function follow() {
     putNumbers(sku.sku, (name) => sku[name]);
     note();
   });
-  // A stream that is let go of while the page is left does not keep the next one waiting.
-  addEventListener("pagehide", () => events.close());
+}
+
+function follow() {
+  listen();
+  document.addEventListener("visibilitychange", listen);
+  addEventListener("pagehide", () => events?.close());
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   setInterval(readAnew, 500);
 }

@@ -108,8 +108,8 @@ impl Path {
     }
 
     /// Begins a path of the server itself.
-    pub(crate) fn of_server(name: &str) -> Self {
-        Self::below("", &[name])
+    pub(crate) fn of_server(segments: &[&str]) -> Self {
+        Self::below("", segments)
     }
 
     fn below(root: &str, segments: &[&str]) -> Self {

@@ -60,7 +60,7 @@ impl Frame {
 }
 
 /// What can have been done: a word for addresses, and a sentence for people.
-const DONE: [(&str, &str); 12] = [
+const DONE: [(&str, &str); 15] = [
     ("counted", "The count is booked."),
     ("adjusted", "The change is booked."),
     ("bulk", "The counts are booked."),
@@ -69,6 +69,9 @@ const DONE: [(&str, &str); 12] = [
     ("resolved", "What was chosen is resolved."),
     ("paused", "The channel is paused: nothing is sent, work is kept."),
     ("resumed", "The channel goes on."),
+    ("connected", "The channel is connected, and its settings are kept."),
+    ("mapped", "The listing is mapped."),
+    ("unmapped", "The SKU is not mapped here any more."),
     ("imported", "The file is booked."),
     ("replayed", "The delivery is sent again."),
     ("revoked", "The key is revoked."),

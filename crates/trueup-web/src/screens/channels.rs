@@ -33,7 +33,7 @@ pub(super) struct Channel {
     pub(super) channel_id: String,
     pub(super) kind: String,
     #[serde(flatten)]
-    settings: BTreeMap<String, Value>,
+    pub(super) settings: BTreeMap<String, Value>,
 }
 
 impl Channel {
@@ -177,8 +177,8 @@ async fn one(
 /// A run that was begun.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Begun {
-    run_id: String,
+pub(super) struct Begun {
+    pub(super) run_id: String,
 }
 
 async fn act(

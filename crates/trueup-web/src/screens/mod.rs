@@ -4,9 +4,12 @@ mod access;
 mod activity;
 mod channels;
 mod conflicts;
+mod connect;
 mod drift;
 mod import;
+mod listings;
 mod login;
+mod low;
 mod overview;
 mod reservations;
 mod sku;
@@ -26,11 +29,14 @@ pub(crate) fn routes() -> Router<Shared> {
         .merge(overview::routes())
         .merge(stock::routes())
         .merge(sku::routes())
+        .merge(low::routes())
         .merge(drift::routes())
         .merge(conflicts::routes())
         .merge(reservations::routes())
         .merge(activity::routes())
         .merge(channels::routes())
+        .merge(connect::routes())
+        .merge(listings::routes())
         .merge(import::routes())
         .merge(access::routes())
         .merge(system::routes())

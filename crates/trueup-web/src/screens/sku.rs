@@ -6,6 +6,7 @@ use axum::extract::{Path as Segment, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::Method;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -45,6 +46,24 @@ pub(super) struct Movement {
     actor: String,
     source: String,
     reference: Option<String>,
+}
+
+impl Movement {
+    /// Returns whether the SKU has no line before it.
+    pub(super) fn is_first(&self) -> bool {
+        self.seq == 1
+    }
+
+    /// Returns when it was recorded.
+    pub(super) fn instant(&self) -> Option<Timestamp> {
+        self.at.parse().ok()
+    }
+
+    /// Returns how many units it sold; fewer than none where some came back.
+    pub(super) fn sold(&self) -> Option<i32> {
+        let is_sale = ["commit", "channel_sale", "channel_return"].contains(&self.kind.as_str());
+        is_sale.then(|| i32::try_from(-self.delta).ok()).flatten()
+    }
 }
 
 /// Why a listing shows what it shows.

@@ -21,13 +21,13 @@ use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
 
 /// How many SKUs are asked for on their channels at once.
-const ASKED_AT_ONCE: usize = 16;
+pub(super) const ASKED_AT_ONCE: usize = 16;
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/stock", get(show))
-        .route("/low-stock", get(low))
         .route("/stock/bulk", post(bulk))
+        .route("/stock.csv", get(export))
 }
 
 /// A SKU as the API lists it.
@@ -152,6 +152,14 @@ async fn look(house: &Shared, session: &Session, query: ListQuery) -> Result<Pag
     })
 }
 
+/// Passes the API's file of all stock on.
+async fn export(State(house): State<Shared>, session: Session) -> Response {
+    match house.api.raw(&session, Path::new(&["inventory", "export"])).await {
+        Ok(file) => file,
+        Err(trouble) => refused(&session, "/stock", trouble),
+    }
+}
+
 /// Books the counts of the rows whose number was changed.
 async fn bulk(State(house): State<Shared>, posted: Posted) -> Response {
     let back = "/stock";
@@ -198,40 +206,6 @@ fn changed(fields: &[(String, String)]) -> Result<Vec<Value>, Trouble> {
 
 fn nothing() -> Trouble {
     Trouble::new(StatusCode::BAD_REQUEST, "nothing_changed", "No count was changed.")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Low {
-    sku: String,
-    quantity: i64,
-    available: u64,
-    low_stock_threshold: Option<u64>,
-    since: Option<String>,
-}
-
-#[derive(Template)]
-#[template(path = "low.html")]
-struct LowPage {
-    frame: Frame,
-    rows: Vec<Low>,
-    next: Option<String>,
-}
-
-async fn low(
-    State(house): State<Shared>,
-    session: Session,
-    Query(query): Query<ListQuery>,
-) -> Response {
-    let path = list(&["inventory", "alerts", "low-stock"]);
-    match house.api.gather::<Low>(&session, &path, &query.cursor).await {
-        Ok(found) => {
-            let frame = Frame::new(&session, "/low-stock", "Low stock");
-            let next = query.next("/low-stock", found.next_cursor.as_deref());
-            shown(&LowPage { frame, rows: found.items, next })
-        }
-        Err(trouble) => refused(&session, "/", trouble),
-    }
 }
 
 #[cfg(test)]

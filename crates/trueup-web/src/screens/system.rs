@@ -97,8 +97,8 @@ async fn look(house: &Shared, session: &Session) -> Result<Page, Trouble> {
         Trouble::unless_forbidden(found)
     };
     let (health, figures, cluster) = futures::try_join!(
-        house.api.get_anyway::<Health>(session, Path::of_server("readyz")),
-        house.api.text(session, Path::of_server("metrics")),
+        house.api.get_anyway::<Health>(session, Path::of_server(&["readyz"])),
+        house.api.text(session, Path::of_server(&["metrics"])),
         cluster,
     )?;
     let figures = figures_of(&String::from_utf8_lossy(&figures));

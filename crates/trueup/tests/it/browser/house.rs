@@ -72,6 +72,16 @@ impl House {
         text_of(&path)
     }
 
+    /// Starts another shop, with a listing that no SKU of ours matches; returns it with what it is
+    /// connected by.
+    pub(super) async fn second_shop(&self) -> (SimServer, Value) {
+        let shop = shopify::Simulator::default();
+        shop.seed(vec![SeedItem::new("ODD-1", UNITS)]).unwrap();
+        let vendor = spawn(shop.clone(), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let config = shop.channel_config(&vendor.url);
+        (vendor, config)
+    }
+
     pub(super) async fn on_hand(&self, sku: &str) -> i64 {
         number(&self.client.must("GET", &format!("/inventory/{sku}"), None).await, "quantity")
     }

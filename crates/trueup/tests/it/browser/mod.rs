@@ -13,7 +13,7 @@ use driver::skip;
 use house::House;
 
 /// Every screen, by the heading that it has.
-const SCREENS: [(&str, &str); 14] = [
+const SCREENS: [(&str, &str); 18] = [
     ("/", "Overview"),
     ("/stock", "Stock"),
     ("/stock/SKU-1", "SKU-1"),
@@ -24,9 +24,13 @@ const SCREENS: [(&str, &str); 14] = [
     ("/activity", "Activity"),
     ("/channels", "Channels"),
     ("/channels/shopify", "shopify"),
+    ("/channels/shopify/listings", "Listings of shopify"),
+    ("/channels/shopify/settings", "Settings of shopify"),
+    ("/connect-channel?kind=amazon", "Connect Amazon"),
     ("/import", "Import counts"),
     ("/access", "Webhooks and keys"),
     ("/system", "System"),
+    ("/login", "Sign in"),
     ("/stock/missing", "Not there"),
 ];
 
@@ -221,10 +225,66 @@ async fn conflicts_reservations_and_channels_are_worked_on() {
 
     browser.open(&house.url("/low-stock")).await;
     browser.sees("SKU-6").await;
+    browser.sees("Days of cover").await;
     browser.open(&house.url("/activity?operation=inventory_conflict")).await;
     browser.sees("resolved").await;
     browser.open(&house.url("/system")).await;
     browser.sees("embedded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_connected_changed_and_mapped() {
+    let Some(house) = House::signed_in().await else { return };
+    let browser = &house.browser;
+    let (vendor, config) = house.second_shop().await;
+    browser.open(&house.url("/channels")).await;
+    browser.click("a[href$='kind=shopify']").await;
+    browser.fill("[name=id]", "outlet").await;
+    browser.fill("[name=shop]", config["shop"].as_str().unwrap()).await;
+    browser.fill("[name=defaultLocationId]", config["defaultLocationId"].as_str().unwrap()).await;
+    browser.fill("[name=endpoint]", &vendor.url).await;
+    browser.fill("[name='credentials.accessToken']", "shpat_wrong").await;
+    browser.click("main button.main").await;
+    browser.until("a refusal", "return document.querySelector('.notice.bad') !== null", &[]).await;
+    browser.open(&house.url("/connect-channel?kind=shopify")).await;
+    browser.fill("[name=id]", "outlet").await;
+    browser.fill("[name=shop]", config["shop"].as_str().unwrap()).await;
+    browser.fill("[name=defaultLocationId]", config["defaultLocationId"].as_str().unwrap()).await;
+    browser.fill("[name=endpoint]", &vendor.url).await;
+    let token = config["credentials"]["accessToken"].as_str().unwrap();
+    browser.fill("[name='credentials.accessToken']", token).await;
+    browser.fill("[name=buffer]", "2").await;
+    browser.click("main button.main").await;
+    browser.sees("The channel is connected").await;
+    assert!(!browser.text("html").await.contains(token), "credentials are never shown");
+
+    browser.click("a[href$=settings]").await;
+    browser
+        .until("a form", "return document.querySelector('[name=buffer]')?.value === '2'", &[])
+        .await;
+    browser.fill("[name=buffer]", "3").await;
+    browser.click("main button.main").await;
+    browser.sees("The channel is connected").await;
+    let channel = house.client.must("GET", "/channels/outlet", None).await;
+    assert_eq!((&channel["buffer"], &channel["shop"]), (&json!(3), &config["shop"]));
+
+    browser.click("a[href$=listings]").await;
+    browser.click("form[action$=discover] button").await;
+    browser
+        .until("the run's end", "return document.body.innerText.includes('completed')", &[])
+        .await;
+    browser.open(&house.url("/channels/outlet/listings?status=unmapped")).await;
+    browser.sees("ODD-1").await;
+    browser.fill("input[name=sku]", "SKU-9").await;
+    browser.click("td form button").await;
+    browser.sees("The listing is mapped.").await;
+    browser.open(&house.url("/stock/SKU-9")).await;
+    browser.sees("100 on hand − 3 kept off this channel = 97").await;
+    browser.open(&house.url("/channels/outlet/listings?status=mapped")).await;
+    browser.click("form[action$=unmap] button").await;
+    browser.accept_alert().await;
+    browser.sees("The SKU is not mapped here any more.").await;
+    vendor.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
