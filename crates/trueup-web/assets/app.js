@@ -38,10 +38,19 @@ function putNumbers(sku, valueOf) {
 
 // --- Whole pieces of a page ----------------------------------------------------------------
 
-// What somebody works with is left alone: a focus, a mark, a choice.
+let isPressed = false;
+for (const [name, is] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  addEventListener(name, () => { isPressed = is; });
+}
+
+// What somebody works with is left alone: a focus, a mark, a choice, something typed, and buttons
+// under the pointer, which would be others all of a sudden.
 function isInUse(place) {
   const selection = getSelection();
-  return place.contains(document.activeElement) || place.querySelector("input:checked") !== null ||
+  const isChanged = (one) => one.type !== "hidden" && (one.checked !== one.defaultChecked || one.value !== one.defaultValue);
+  return place.contains(document.activeElement) || place.querySelector("details[open]") !== null ||
+    [...place.querySelectorAll("input, textarea")].some(isChanged) ||
+    (place.matches(":hover") && place.querySelector("button") !== null) ||
     (!selection.isCollapsed && selection.containsNode(place, true));
 }
 
@@ -53,6 +62,9 @@ function takeOver(fresh) {
     };
     putNumbers(row.dataset.sku, valueOf);
   }
+  // The forms stay those of this page, or nothing would ever be as it was.
+  const mark = document.querySelector("[name=form]").value;
+  for (const one of fresh.querySelectorAll("[name=form]")) one.setAttribute("value", mark);
   for (const place of document.querySelectorAll("[data-live]")) {
     const now = fresh.querySelector(`[data-live="${CSS.escape(place.dataset.live)}"]`);
     if (now && !now.isEqualNode(place) && !isInUse(place)) place.replaceWith(document.adoptNode(now));
@@ -65,13 +77,14 @@ let isReading = false;
 
 async function readAnew() {
   const age = Date.now() - readAt;
-  if (isReading || document.hidden || age < (isDue ? SOON : LATE)) return;
+  if (isReading || isPressed || document.hidden || age < (isDue ? SOON : LATE)) return;
   isReading = true;
   isDue = false;
   try {
     const answer = await fetch(location.href);
-    if (answer.ok && !answer.redirected) {
-      takeOver(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    const text = await answer.text();
+    if (answer.ok && !answer.redirected && !isPressed) {
+      takeOver(new DOMParser().parseFromString(text, "text/html"));
     }
   } catch {
     say("not live");

@@ -14,6 +14,7 @@ mod links;
 mod page;
 mod screens;
 mod session;
+mod spark;
 
 use std::sync::Arc;
 

@@ -103,6 +103,7 @@ struct Delivery {
     attempts: u32,
     created_at: String,
     last_result: Option<String>,
+    body: Value,
 }
 
 #[derive(Template)]

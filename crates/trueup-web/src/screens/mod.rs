@@ -54,6 +54,8 @@ struct ListQuery {
     #[serde(default)]
     operation: String,
     #[serde(default)]
+    sku: String,
+    #[serde(default)]
     cursor: String,
     done: Option<String>,
 }
@@ -67,6 +69,7 @@ impl ListQuery {
             ("status", &self.status),
             ("channel", &self.channel),
             ("operation", &self.operation),
+            ("sku", &self.sku),
         ] {
             if !value.is_empty() {
                 next.append_pair(name, value);

@@ -5,15 +5,18 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::ListQuery;
 use super::activity::Entry;
 use super::channels::{Channel, Status, with_status};
+use super::reservations::Reservation;
 use crate::Shared;
 use crate::api::{Listed, Path, Trouble};
 use crate::page::{Frame, filters, refused, shown};
 use crate::session::Session;
+use crate::spark::Spark;
 
 /// How far lists are counted.
 const COUNTED: &str = "1000";
@@ -31,6 +34,7 @@ struct Page {
     low: Count,
     held: Count,
     sums: Sums,
+    sparks: [(&'static str, Spark); 2],
     channels: Vec<(Channel, Option<Status>)>,
     troubles: Vec<Entry>,
     entries: Vec<Entry>,
@@ -90,17 +94,36 @@ async fn look(house: &Shared, session: &Session, query: &ListQuery) -> Result<Pa
         Ok(Count { count: page.items.len(), is_more: page.next_cursor.is_some() })
     };
     let latest = Path::new(&["sync", "history"]).with("limit", ENTRIES);
-    let (low, held, channels, troubles, entries) = futures::try_join!(
+    let newest = Path::new(&["inventory", "reservations"]).with("limit", COUNTED);
+    let (low, held, newest, channels, troubles, entries) = futures::try_join!(
         count(Path::new(&["inventory", "alerts", "low-stock"])),
         count(Path::new(&["inventory", "reservations"]).with("status", "active")),
+        house.api.get::<Listed<Reservation>>(session, newest),
         with_status(house, session),
         house.api.get::<Listed<Entry>>(session, latest.clone().with("status", "error")),
         house.api.get::<Listed<Entry>>(session, latest),
     )?;
     let frame = Frame::new(session, "/", "Overview").after(query.done.as_deref());
     let sums = Sums::of(&channels);
+    let sparks = sparks(&newest, Timestamp::now());
     let (troubles, entries) = (troubles.items, entries.items);
-    Ok(Page { frame, low, held, sums, channels, troubles, entries })
+    Ok(Page { frame, low, held, sums, sparks, channels, troubles, entries })
+}
+
+/// Draws what the newest reservations tell: units that were reserved, and units that were sold.
+fn sparks(newest: &Listed<Reservation>, now: Timestamp) -> [(&'static str, Spark); 2] {
+    let is_more = newest.next_cursor.is_some();
+    let since = newest.items.last().and_then(Reservation::begin).filter(|_| is_more);
+    let (mut reserved, mut sold) = (Spark::new(now, since), Spark::new(now, since));
+    for one in &newest.items {
+        if let Some(at) = one.begin() {
+            reserved.add(at, one.units());
+        }
+        if let Some(at) = one.sold() {
+            sold.add(at, one.units());
+        }
+    }
+    [("units reserved", reserved), ("reserved units sold", sold)]
 }
 
 /// Passes the API's live events on: a browser's event source cannot send the API's headers.

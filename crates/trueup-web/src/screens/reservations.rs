@@ -6,6 +6,7 @@ use axum::extract::{Path as Segment, Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::Method;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,6 +36,7 @@ pub(super) struct Reservation {
     pub(super) items: Vec<Item>,
     pub(super) created_at: String,
     pub(super) expires_at: String,
+    ended_at: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -48,8 +50,24 @@ impl Reservation {
         self.status == "active"
     }
 
-    fn end(&self) -> Option<jiff::Timestamp> {
+    fn end(&self) -> Option<Timestamp> {
         self.expires_at.parse().ok()
+    }
+
+    /// Returns when it was made.
+    pub(super) fn begin(&self) -> Option<Timestamp> {
+        self.created_at.parse().ok()
+    }
+
+    /// Returns when it was sold, where it was.
+    pub(super) fn sold(&self) -> Option<Timestamp> {
+        let ended = self.ended_at.as_ref().filter(|_| self.status == "committed")?;
+        ended.parse().ok()
+    }
+
+    /// Returns how many units it holds, or held.
+    pub(super) fn units(&self) -> u64 {
+        self.items.iter().map(|item| item.quantity).fold(0, u64::saturating_add)
     }
 }
 

@@ -191,8 +191,10 @@ async fn stock_is_found_counted_and_changed() {
 async fn conflicts_reservations_and_channels_are_worked_on() {
     let Some(house) = House::signed_in().await else { return };
     let browser = &house.browser;
-    house.make_trouble().await;
     browser.open(&house.url("/conflicts")).await;
+    browser.sees("Nothing waits for a decision.").await;
+    // It comes while somebody looks.
+    house.make_trouble().await;
     browser.sees("told 100, shows 93: 7 fewer by itself").await;
     browser.click("[name=id]").await;
     browser.fill("[name=note]", "shelf looked at").await;
@@ -223,6 +225,10 @@ async fn conflicts_reservations_and_channels_are_worked_on() {
         .until("the run's end", "return document.body.innerText.includes('completed')", &[])
         .await;
 
+    browser.open(&house.url("/")).await;
+    browser.sees("units reserved").await;
+    let bars = "return document.querySelectorAll('.spark rect').length > 0";
+    browser.until("what was reserved", bars, &[]).await;
     browser.open(&house.url("/low-stock")).await;
     browser.sees("SKU-6").await;
     browser.sees("Days of cover").await;
