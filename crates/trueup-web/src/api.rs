@@ -143,6 +143,15 @@ pub(crate) fn encoded(segment: &str) -> String {
     utf8_percent_encode(segment, PLAIN).to_string()
 }
 
+/// What the API is asked to do.
+pub(crate) struct Wish {
+    pub(crate) method: Method,
+    pub(crate) path: Path,
+    pub(crate) body: Bytes,
+    /// The version of the SKU that it is meant for; `None` = whichever it is at.
+    pub(crate) version: Option<u64>,
+}
+
 /// A page of a list.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -205,14 +214,17 @@ impl Api {
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         session: &Session,
-        method: Method,
-        path: Path,
-        body: Bytes,
+        wish: Wish,
         key: &str,
     ) -> Result<T, Trouble> {
-        let mut request = request(session, method, &path, body)?;
-        let key = HeaderValue::from_str(key).map_err(|e| Trouble::internal(e.to_string()))?;
-        request.headers_mut().insert(IDEMPOTENCY_KEY, key);
+        let mut request = request(session, wish.method, &wish.path, wish.body)?;
+        let header = |text: &str| {
+            HeaderValue::from_str(text).map_err(|error| Trouble::internal(error.to_string()))
+        };
+        request.headers_mut().insert(IDEMPOTENCY_KEY, header(key)?);
+        if let Some(version) = wish.version {
+            request.headers_mut().insert(header::IF_MATCH, header(&format!("\"{version}\""))?);
+        }
         let answer = body_of(self.ask(request).await).await?;
         read(if answer.is_empty() { b"null" } else { &answer })
     }

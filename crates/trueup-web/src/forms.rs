@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Shared;
-use crate::api::{Path, Trouble};
+use crate::api::{Path, Trouble, Wish};
 use crate::page::refused;
 use crate::session::{Session, sign_in};
 
@@ -55,25 +55,26 @@ impl Posted {
         path: Path,
         body: &Value,
     ) -> Result<T, Trouble> {
-        self.send_bytes(house, method, path, body.to_string().into()).await
+        let body = body.to_string().into();
+        self.wish(house, Wish { method, path, body, version: None }).await
     }
 
-    /// Asks the API for what the form wishes, with bytes such as a CSV file.
-    pub(crate) async fn send_bytes<T: DeserializeOwned>(
+    /// Asks the API for what the form wishes, whatever it is made of.
+    pub(crate) async fn wish<T: DeserializeOwned>(
         &self,
         house: &Shared,
-        method: Method,
-        path: Path,
-        body: Bytes,
+        wish: Wish,
     ) -> Result<T, Trouble> {
-        let key = self.key(&method, &path, &body);
-        house.api.send(&self.session, method, path, body, &key).await
+        let key = self.key(&wish);
+        house.api.send(&self.session, wish, &key).await
     }
 
     /// Returns the idempotency key of a wish.
-    fn key(&self, method: &Method, path: &Path, body: &[u8]) -> String {
+    fn key(&self, wish: &Wish) -> String {
         let mut digest = blake3::Hasher::new();
-        for part in [method.as_str().as_bytes(), path.as_str().as_bytes(), body] {
+        let version = wish.version.map_or_else(String::new, |version| version.to_string());
+        let (method, path) = (wish.method.as_str(), wish.path.as_str());
+        for part in [method.as_bytes(), path.as_bytes(), version.as_bytes(), &wish.body] {
             digest.update(&part.len().to_le_bytes());
             digest.update(part);
         }
@@ -195,12 +196,15 @@ mod tests {
             page: page.to_owned(),
             fields: Vec::new(),
         };
-        let path = || Path::new(&["inventory", "A", "adjust"]);
-        let key = |posted: &Posted, body: &[u8]| posted.key(&Method::POST, &path(), body);
+        let key = |posted: &Posted, body: &'static str, version| {
+            let path = Path::new(&["inventory", "A", "adjust"]);
+            posted.key(&Wish { method: Method::POST, path, body: body.into(), version })
+        };
         let one = posted("one");
-        assert_eq!(key(&one, b"-1"), key(&one, b"-1"));
-        assert_ne!(key(&one, b"-1"), key(&one, b"-2"));
-        assert_ne!(key(&one, b"-1"), key(&posted("two"), b"-1"));
-        assert!(key(&one, b"-1").len() <= 255);
+        assert_eq!(key(&one, "-1", None), key(&one, "-1", None));
+        assert_ne!(key(&one, "-1", None), key(&one, "-2", None));
+        assert_ne!(key(&one, "-1", None), key(&one, "-1", Some(7)));
+        assert_ne!(key(&one, "-1", None), key(&posted("two"), "-1", None));
+        assert!(key(&one, "-1", None).len() <= 255);
     }
 }

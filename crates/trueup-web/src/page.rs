@@ -60,9 +60,10 @@ impl Frame {
 }
 
 /// What can have been done: a word for addresses, and a sentence for people.
-const DONE: [(&str, &str); 15] = [
+const DONE: [(&str, &str); 16] = [
     ("counted", "The count is booked."),
     ("adjusted", "The change is booked."),
+    ("set", "The settings are kept."),
     ("bulk", "The counts are booked."),
     ("released", "The stock is free again."),
     ("extended", "It holds for another 15 minutes from now."),

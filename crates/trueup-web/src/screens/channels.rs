@@ -195,11 +195,7 @@ async fn act(
         "push" => ((run("sync"), json!({})), None),
         "pull" => ((run("pull"), json!({})), None),
         "look" => ((run("pull"), json!({ "dryRun": true })), None),
-        _ => {
-            let detail = "There is no such action.";
-            let trouble = Trouble::new(StatusCode::NOT_FOUND, "not_found", detail);
-            return refused(&posted.session, &back, trouble);
-        }
+        _ => return refused(&posted.session, &back, no_such_action()),
     };
     let answer = posted.send::<Value>(&house, Method::POST, path, &body).await;
     match (answer, word) {
@@ -210,4 +206,9 @@ async fn act(
         },
         (Err(trouble), _) => refused(&posted.session, &back, trouble),
     }
+}
+
+/// The refusal of a word that no button has.
+pub(super) fn no_such_action() -> Trouble {
+    Trouble::new(StatusCode::NOT_FOUND, "not_found", "There is no such action.")
 }

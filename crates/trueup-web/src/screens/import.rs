@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, header};
 use serde::Deserialize;
 
 use crate::Shared;
-use crate::api::{Path, Trouble};
+use crate::api::{Path, Trouble, Wish};
 use crate::assets;
 use crate::forms::Posted;
 use crate::page::{Frame, filters, refused, shown};
@@ -102,7 +102,8 @@ async fn import(
         .with("dryRun", flag(!is_booked))
         .with("atomic", flag(posted.has("atomic")))
         .with("syncToChannels", flag(posted.has("publish")));
-    posted.send_bytes(house, Method::POST, path, Bytes::copy_from_slice(text.as_bytes())).await
+    let body = Bytes::copy_from_slice(text.as_bytes());
+    posted.wish(house, Wish { method: Method::POST, path, body, version: None }).await
 }
 
 /// Returns the header and the lines that were refused, each with its reason in a last column;

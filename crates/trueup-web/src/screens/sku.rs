@@ -3,19 +3,20 @@
 use askama::Template;
 use axum::Router;
 use axum::extract::{Path as Segment, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::activity::Entry;
+use super::channels::{Begun, no_such_action};
 use super::reservations::Reservation;
 use super::stock::Sku;
 use super::{ListQuery, list};
 use crate::Shared;
-use crate::api::{Listed, Path, Trouble, encoded};
+use crate::api::{Listed, Path, Trouble, Wish, encoded};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
@@ -28,6 +29,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/stock/{sku}", get(show))
         .route("/stock/{sku}/count", post(count))
         .route("/stock/{sku}/adjust", post(adjust))
+        .route("/stock/{sku}/settings", post(set))
+        .route("/stock/{sku}/channels/{channel}/{verb}", post(sync))
 }
 
 /// A ledger line.
@@ -255,6 +258,68 @@ async fn adjust(
     let body = body(&posted, "delta");
     let booked = posted.send::<Value>(&house, Method::POST, path, &body).await;
     told(&posted, &sku, booked, "adjusted")
+}
+
+/// How often settings are tried again that a movement came before.
+const TRIES_MAX: u32 = 5;
+
+/// Changes a SKU's settings. The API takes them with a count: what is on hand is counted as it
+/// stands, and only if nothing has moved meanwhile.
+async fn set(
+    State(house): State<Shared>,
+    Segment(sku): Segment<String>,
+    posted: Posted,
+) -> Response {
+    let mut tried = try_set(&house, &sku, &posted).await;
+    for _ in 1..TRIES_MAX {
+        match &tried {
+            Err(trouble) if trouble.status == StatusCode::PRECONDITION_FAILED => {
+                tried = try_set(&house, &sku, &posted).await;
+            }
+            Ok(_) | Err(_) => break,
+        }
+    }
+    told(&posted, &sku, tried, "set")
+}
+
+async fn try_set(house: &Shared, sku: &str, posted: &Posted) -> Result<Value, Trouble> {
+    let path = || Path::new(&["inventory", sku]);
+    let found = house.api.get::<Sku>(&posted.session, path()).await?;
+    let place = found.locations.iter().find(|place| place.location_id == "main");
+    let Some(place) = place.or(found.locations.first()) else {
+        let detail = "A SKU that stands nowhere has no settings: count it first.";
+        return Err(Trouble::new(StatusCode::CONFLICT, "no_location", detail));
+    };
+    let mut body = json!({ "quantity": place.quantity, "locationId": place.location_id });
+    for name in ["safetyStock", "backorderLimit"] {
+        body[name] = if posted.has(name) { units(posted.text(name)) } else { json!(0) };
+    }
+    let threshold = posted.text("lowStockThreshold");
+    body["lowStockThreshold"] = if threshold.is_empty() { Value::Null } else { units(threshold) };
+    if posted.has("reason") {
+        body["reason"] = json!(posted.text("reason"));
+    }
+    let (method, body, version) = (Method::PUT, body.to_string().into(), Some(found.version));
+    posted.wish(house, Wish { method, path: path(), body, version }).await
+}
+
+/// Tells a channel the number of this SKU, or reads it back there.
+async fn sync(
+    State(house): State<Shared>,
+    Segment((sku, channel, verb)): Segment<(String, String, String)>,
+    posted: Posted,
+) -> Response {
+    let back = format!("/stock/{}", encoded(&sku));
+    let (verb, body) = match verb.as_str() {
+        "push" => ("sync", json!({ "items": [{ "sku": sku }] })),
+        "pull" => ("pull", json!({ "skus": [sku] })),
+        _ => return refused(&posted.session, &back, no_such_action()),
+    };
+    let path = Path::new(&["inventory", verb, &channel]);
+    match posted.send::<Begun>(&house, Method::POST, path, &body).await {
+        Ok(run) => Redirect::to(&format!("/activity/{}", encoded(&run.run_id))).into_response(),
+        Err(trouble) => refused(&posted.session, &back, trouble),
+    }
 }
 
 fn told(

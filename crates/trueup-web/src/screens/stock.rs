@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::channels::Channel;
+use super::sku::units;
 use super::{ListQuery, list};
 use crate::Shared;
-use crate::api::{Listed, Path, Trouble};
+use crate::api::{Listed, Path, Trouble, encoded};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
@@ -27,6 +28,7 @@ pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/stock", get(show))
         .route("/stock/bulk", post(bulk))
+        .route("/stock/new", post(make))
         .route("/stock.csv", get(export))
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Sku {
     pub(super) safety_stock: u64,
     pub(super) low_stock_threshold: Option<u64>,
     pub(super) low_stock: bool,
+    #[serde(default)]
+    pub(super) backorder_limit: u64,
     pub(super) version: u64,
     pub(super) updated_at: String,
     #[serde(default)]
@@ -179,6 +183,17 @@ async fn bulk(State(house): State<Shared>, posted: Posted) -> Response {
     match posted.send::<Value>(&house, Method::PUT, path, &body).await {
         Ok(_) => done(back, "bulk"),
         Err(trouble) => refused(&posted.session, back, trouble),
+    }
+}
+
+/// Counts a SKU that is not there yet.
+async fn make(State(house): State<Shared>, posted: Posted) -> Response {
+    let sku = posted.text("sku");
+    let path = Path::new(&["inventory", sku]);
+    let body = json!({ "quantity": units(posted.text("units")) });
+    match posted.send::<Value>(&house, Method::PUT, path, &body).await {
+        Ok(_) => done(&format!("/stock/{}", encoded(sku)), "counted"),
+        Err(trouble) => refused(&posted.session, "/stock", trouble),
     }
 }
 

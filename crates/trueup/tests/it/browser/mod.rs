@@ -184,7 +184,28 @@ async fn stock_is_found_counted_and_changed() {
     browser.click("form[action$=count] [name=publish]").await;
     browser.click("form[action$=count] button").await;
     browser.sees("The count is booked.").await;
-    browser.until("told", "return document.querySelector('[data-live=listings]').innerText.includes('50 on hand = 50')", &[]).await;
+    browser.fill("[name=lowStockThreshold]", "60").await;
+    browser.fill("[name=safetyStock]", "4").await;
+    browser.click("form[action$=settings] button").await;
+    browser.sees("The settings are kept.").await;
+    let sku = house.client.must("GET", "/inventory/SKU-4", None).await;
+    let set = (number(&sku, "quantity"), number(&sku, "safetyStock"), &sku["lowStock"]);
+    assert_eq!(set, (50, 4, &json!(true)));
+    browser.click("form[action$='shopify/push'] button").await;
+    browser
+        .until("the run's end", "return document.body.innerText.includes('completed')", &[])
+        .await;
+    assert_eq!(house.shop.quantity("SKU-4"), Some(46));
+
+    browser.open(&house.url("/stock")).await;
+    browser.click("details summary").await;
+    browser.fill("[name=sku]", "NEW 2/3").await;
+    browser.fill("[name=units]", "6").await;
+    browser.click("details button").await;
+    browser.sees("The count is booked.").await;
+    assert_eq!(browser.text("h1").await, "NEW 2/3");
+    browser.open(&house.url("/stock/SKU-4")).await;
+    browser.until("told", "return document.querySelector('[data-live=listings]').innerText.includes('50 on hand − 4 safety stock = 46')", &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
