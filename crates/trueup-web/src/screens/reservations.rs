@@ -10,13 +10,17 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ListQuery, list};
+use super::ListQuery;
 use crate::Shared;
-use crate::api::Path;
+use crate::api::{Path, ROWS};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
 
+/// How many active reservations are put in the order of their ends, and how many of other ones are
+/// asked for.
+const ACTIVE: &str = "1000";
+const PLAIN: &str = "50";
 /// For how long a hold is extended, from now.
 const EXTENSION_SECONDS: u32 = 900;
 
@@ -77,6 +81,8 @@ struct Page {
     frame: Frame,
     query: ListQuery,
     rows: Vec<Reservation>,
+    /// How many that were looked at end later than those that are shown.
+    later: usize,
     next: Option<String>,
 }
 
@@ -86,18 +92,24 @@ async fn show(
     Query(query): Query<ListQuery>,
 ) -> Response {
     let status = if query.status.is_empty() { "active" } else { &query.status };
-    let status = if status == "all" { "" } else { status };
-    let path =
-        list(&["inventory", "reservations"]).with("status", status).with("orderId", &query.search);
+    let is_by_end = status == "active";
+    let path = Path::new(&["inventory", "reservations"])
+        .with("limit", if is_by_end { ACTIVE } else { PLAIN })
+        .with("status", if status == "all" { "" } else { status })
+        .with("orderId", &query.search)
+        .with("sku", &query.sku);
     match house.api.gather::<Reservation>(&session, &path, &query.cursor).await {
         Ok(mut found) => {
-            if status == "active" {
+            let mut later = 0;
+            if is_by_end {
                 found.items.sort_by_cached_key(Reservation::end);
+                later = found.items.len().saturating_sub(ROWS);
+                found.items.truncate(ROWS);
             }
             let frame = Frame::new(&session, "/reservations", "Reservations");
             let frame = frame.after(query.done.as_deref());
             let next = query.next("/reservations", found.next_cursor.as_deref());
-            shown(&Page { frame, query, rows: found.items, next })
+            shown(&Page { frame, query, rows: found.items, later, next })
         }
         Err(trouble) => refused(&session, "/", trouble),
     }
