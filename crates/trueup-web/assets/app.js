@@ -83,6 +83,7 @@ async function readAnew() {
   try {
     const answer = await fetch(location.href);
     const text = await answer.text();
+    if (answer.redirected) say("signed out");
     if (answer.ok && !answer.redirected && !isPressed) {
       takeOver(new DOMParser().parseFromString(text, "text/html"));
     }

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Form, Path as Segment, Query, State};
+use axum::extract::{DefaultBodyLimit, Form, Path as Segment, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode, header};
@@ -16,12 +16,16 @@ use crate::links::Pass;
 use crate::page::html;
 use crate::session::{CREDENTIAL_BYTES_MAX, Session, no_cookie};
 
+/// The largest form of somebody who is not signed in, in bytes.
+const BYTES_MAX: usize = 16 << 10;
+
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/login", get(ask).post(sign_in))
         .route("/login/links", post(make_link))
         .route("/login/once/{word}", get(ask_once).post(sign_in_once))
         .route("/logout", post(sign_out))
+        .layer(DefaultBodyLimit::max(BYTES_MAX))
 }
 
 #[derive(Template)]
@@ -147,13 +151,12 @@ async fn sign_in_once(
     }
 }
 
-/// Returns a path of ours, and the first page in place of any other address.
+/// Returns a path of ours, and the first page in place of any other address. Browsers leave tabs
+/// out of addresses and take a backslash for a slash.
 fn own(back: &str) -> &str {
-    let is_ours = back.starts_with('/')
-        && !back.starts_with("//")
-        && !back.contains(['\\', '\r', '\n'])
-        && !back.starts_with("/login");
-    if is_ours { back } else { "/" }
+    let is_plain = back.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
+    let is_ours = back.starts_with('/') && !back.starts_with("//") && !back.starts_with("/login");
+    if is_plain && is_ours { back } else { "/" }
 }
 
 async fn sign_out(State(house): State<Shared>, _: Posted) -> Response {
@@ -168,7 +171,8 @@ mod tests {
     #[test]
     fn the_way_back_stays_here() {
         assert_eq!(own("/stock?search=a"), "/stock?search=a");
-        for other in ["", "//evil", "https://evil", "/\\evil", "evil", "/login?back=/"] {
+        let others = ["", "//evil", "https://evil", "/\\evil", "evil", "/login?back=/"];
+        for other in others.into_iter().chain(["/\t/evil", "/\0", "/\r\nx: y", "/ü"]) {
             assert_eq!(own(other), "/", "{other}");
         }
     }

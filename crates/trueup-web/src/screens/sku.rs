@@ -299,6 +299,9 @@ async fn try_set(house: &Shared, sku: &str, posted: &Posted) -> Result<Value, Tr
     if posted.has("reason") {
         body["reason"] = json!(posted.text("reason"));
     }
+    if posted.has("publish") {
+        body["syncToChannels"] = json!(true);
+    }
     let (method, body, version) = (Method::PUT, body.to_string().into(), Some(found.version));
     posted.wish(house, Wish { method, path: path(), body, version }).await
 }

@@ -186,15 +186,26 @@ async fn bulk(State(house): State<Shared>, posted: Posted) -> Response {
     }
 }
 
-/// Counts a SKU that is not there yet.
+/// Counts a SKU that is not there yet; one that is there keeps its count.
 async fn make(State(house): State<Shared>, posted: Posted) -> Response {
-    let sku = posted.text("sku");
-    let path = Path::new(&["inventory", sku]);
-    let body = json!({ "quantity": units(posted.text("units")) });
-    match posted.send::<Value>(&house, Method::PUT, path, &body).await {
-        Ok(_) => done(&format!("/stock/{}", encoded(sku)), "counted"),
+    match try_make(&house, &posted).await {
+        Ok(()) => done(&format!("/stock/{}", encoded(posted.text("sku"))), "counted"),
         Err(trouble) => refused(&posted.session, "/stock", trouble),
     }
+}
+
+async fn try_make(house: &Shared, posted: &Posted) -> Result<(), Trouble> {
+    let path = || Path::new(&["inventory", posted.text("sku")]);
+    match house.api.get::<Value>(&posted.session, path()).await {
+        Err(trouble) if trouble.status == StatusCode::NOT_FOUND => {}
+        Err(trouble) => return Err(trouble),
+        Ok(_) => {
+            let detail = "There is such a SKU already: count it on its page.";
+            return Err(Trouble::new(StatusCode::CONFLICT, "sku_exists", detail));
+        }
+    }
+    let body = json!({ "quantity": units(posted.text("units")) });
+    posted.send::<Value>(house, Method::PUT, path(), &body).await.map(drop)
 }
 
 /// Returns the counts that differ from what the page showed: `count:SKU` beside `was:SKU`.

@@ -59,9 +59,10 @@ impl House {
         format!("{}{path}", self.server.url)
     }
 
-    /// Makes a link that signs in once, as an operator does.
-    pub(super) fn link(&self) -> String {
-        let made = run(&["dashboard-link", "--org", "acme", "--url", &self.server.url]);
+    /// Makes a link that signs in once, as an operator does, with these scopes.
+    pub(super) fn link(&self, scope: &str) -> String {
+        let url = &self.server.url;
+        let made = run(&["dashboard-link", "--org", "acme", "--url", url, "--scope", scope]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).unwrap().trim().to_owned()
     }

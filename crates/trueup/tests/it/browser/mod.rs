@@ -64,11 +64,21 @@ async fn people_sign_in_with_a_token_or_a_link_and_out_again() {
     browser.open(&house.url("/stock")).await;
     browser.until("no stock", "return location.pathname === '/login'", &[]).await;
 
-    let link = house.link();
+    let link = house.link("inventory:read");
     browser.open(&link).await;
     browser.sees("acme").await;
     browser.click("#once button").await;
     browser.sees("Overview").await;
+    // Who may only read is told what is not shown, and refused what is not allowed.
+    browser.open(&house.url("/system")).await;
+    browser.sees("Who may see the nodes has the scope").await;
+    browser.open(&house.url("/access")).await;
+    browser.sees("Who may see keys has the scope").await;
+    browser.open(&house.url("/stock/SKU-1")).await;
+    browser.fill("form[action$=count] [name=units]", "1").await;
+    browser.click("form[action$=count] button").await;
+    browser.sees("scope_missing").await;
+    assert_eq!(house.on_hand("SKU-1").await, 100);
     browser.click(".who button").await;
     browser.until("the sign-in page", "return location.pathname === '/login'", &[]).await;
     browser.open(&link).await;
@@ -207,6 +217,13 @@ async fn stock_is_found_counted_and_changed() {
     browser.click("details button").await;
     browser.sees("The count is booked.").await;
     assert_eq!(browser.text("h1").await, "NEW 2/3");
+    browser.open(&house.url("/stock")).await;
+    browser.click("details summary").await;
+    browser.fill("[name=sku]", "SKU-1").await;
+    browser.fill("[name=units]", "6").await;
+    browser.click("details button").await;
+    browser.sees("There is such a SKU already").await;
+    assert_eq!(house.on_hand("SKU-1").await, 100);
     browser.open(&house.url("/stock/SKU-4")).await;
     browser.until("told", "return document.querySelector('[data-live=listings]').innerText.includes('50 on hand − 4 safety stock = 46')", &[]).await;
 }
