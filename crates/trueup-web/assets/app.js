@@ -29,10 +29,14 @@ function put(place, value) {
   setTimeout(() => place.classList.remove("changed"), 1500);
 }
 
-function putNumbers(sku, valueOf) {
-  for (const place of document.querySelectorAll(`[data-sku="${CSS.escape(sku)}"] [data-of]`)) {
-    const value = valueOf(place.dataset.of);
-    if (value !== undefined) put(place, String(value));
+const versionOf = (row) => Number(row.dataset.version);
+
+// Puts a SKU's numbers where they stand, unless those there are of a later version.
+function putNumbers(sku, version, valueOf) {
+  for (const row of document.querySelectorAll(`[data-sku="${CSS.escape(sku)}"]`)) {
+    if (versionOf(row) > version) continue;
+    row.dataset.version = version;
+    for (const place of row.querySelectorAll("[data-of]")) put(place, String(valueOf(place.dataset.of)));
   }
 }
 
@@ -54,20 +58,28 @@ function isInUse(place) {
     (!selection.isCollapsed && selection.containsNode(place, true));
 }
 
+// A page that was read is older than what was heard since it was asked for.
+function isOlder(now, place) {
+  const [read, heard] = [now, place].map((one) => one.querySelector("[data-version]"));
+  return read !== null && heard !== null && versionOf(read) < versionOf(heard);
+}
+
 function takeOver(fresh) {
   for (const row of fresh.querySelectorAll("[data-sku]")) {
     const valueOf = (name) => {
       const place = row.querySelector(`[data-of="${name}"]`);
-      return place?.value ?? place?.textContent;
+      return place.value ?? place.textContent;
     };
-    putNumbers(row.dataset.sku, valueOf);
+    putNumbers(row.dataset.sku, versionOf(row), valueOf);
   }
   // The forms stay those of this page, or nothing would ever be as it was.
   const mark = document.querySelector("[name=form]").value;
   for (const one of fresh.querySelectorAll("[name=form]")) one.setAttribute("value", mark);
   for (const place of document.querySelectorAll("[data-live]")) {
     const now = fresh.querySelector(`[data-live="${CSS.escape(place.dataset.live)}"]`);
-    if (now && !now.isEqualNode(place) && !isInUse(place)) place.replaceWith(document.adoptNode(now));
+    if (now && !now.isEqualNode(place) && !isOlder(now, place) && !isInUse(place)) {
+      place.replaceWith(document.adoptNode(now));
+    }
   }
 }
 
@@ -113,7 +125,7 @@ function listen() {
   for (const name of ["low_stock", "oversold", "conflict", "run", "lagged"]) events.addEventListener(name, note);
   events.addEventListener("stock", (event) => {
     const sku = JSON.parse(event.data);
-    putNumbers(sku.sku, (name) => sku[name]);
+    putNumbers(sku.sku, sku.version, (name) => sku[name]);
     note();
   });
 }
