@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use trueup_test_store::TestStore;
 use trueup_testkit::{SeedItem, Shop, SimServer, shopify, spawn};
 
 use super::driver::Browser;
@@ -25,6 +26,7 @@ pub(super) struct House {
     pub(super) token: String,
     server: Server,
     dir: tempfile::TempDir,
+    _store: TestStore,
     _vendor: SimServer,
 }
 
@@ -33,11 +35,12 @@ impl House {
     pub(super) async fn open() -> Option<Self> {
         let browser = Browser::start().await?;
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(&dir.path().join("data"));
+        let store = TestStore::new().await;
+        let server = Server::start_at(&store);
         let token = token("acme");
         let client = Client::new(&server.url, &token);
         let (shop, vendor) = furnish(&server, &client).await;
-        Some(Self { browser, client, shop, token, server, dir, _vendor: vendor })
+        Some(Self { browser, client, shop, token, server, dir, _store: store, _vendor: vendor })
     }
 
     /// Returns a house whose browser is signed in; `None` where there is no browser.

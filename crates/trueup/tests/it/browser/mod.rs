@@ -286,7 +286,7 @@ async fn conflicts_reservations_and_channels_are_worked_on() {
     browser.open(&house.url("/activity?operation=inventory_conflict")).await;
     browser.sees("resolved").await;
     browser.open(&house.url("/system")).await;
-    browser.sees("embedded").await;
+    browser.sees("this one").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
