@@ -68,14 +68,19 @@ impl Pace {
         }
     }
 
-    /// Returns for how many days so many units last.
-    fn cover(&self, units: u64) -> String {
-        if self.a_day <= 0.0 {
-            return "–".to_owned();
-        }
+    /// Returns for how many days so many units last; `None` where none is sold.
+    fn days(&self, units: u64) -> Option<f64> {
         // What is low is not as many as four thousand millions.
-        let days = f64::from(u32::try_from(units).unwrap_or(u32::MAX)) / self.a_day;
-        if days < 10.0 { format!("{days:.1}") } else { format!("{days:.0}") }
+        let units = f64::from(u32::try_from(units).unwrap_or(u32::MAX));
+        (self.a_day > 0.0).then(|| units / self.a_day)
+    }
+
+    fn cover(&self, units: u64) -> String {
+        match self.days(units) {
+            None => "–".to_owned(),
+            Some(few) if few < 10.0 => format!("{few:.1}"),
+            Some(many) => format!("{many:.0}"),
+        }
     }
 }
 
@@ -103,18 +108,21 @@ async fn look(house: &Shared, session: &Session, query: ListQuery) -> Result<Pag
     let found = house.api.gather::<Low>(session, &path, &query.cursor).await?;
     let now = Timestamp::now();
     let from = now.checked_sub(Span::new().hours(HOURS)).unwrap_or(now).to_string();
-    let asked = found.items.iter().map(|low| {
+    let mut asked = Vec::with_capacity(found.items.len());
+    for low in &found.items {
         let path = Path::new(&["inventory", &low.sku, "history"]);
         let path = path.with("from", &from).with("limit", LINES);
-        house.api.get::<Listed<Movement>>(session, path)
-    });
-    let asked: Vec<_> = asked.collect();
+        asked.push(house.api.get::<Listed<Movement>>(session, path));
+    }
     let lines = futures::stream::iter(asked).buffered(ASKED_AT_ONCE).collect::<Vec<_>>().await;
     let pace = |lines: Listed<Movement>| Pace::of(&lines.items, lines.next_cursor.is_some(), now);
     let paces: Result<Vec<Pace>, Trouble> =
         lines.into_iter().map(|lines| lines.map(pace)).collect();
     let next = query.next("/low-stock", found.next_cursor.as_deref());
-    let rows = found.items.into_iter().zip(paces?).collect();
+    let mut rows: Vec<(Low, Pace)> = found.items.into_iter().zip(paces?).collect();
+    // What runs out first is seen first; what does not sell, last.
+    let days = |(low, pace): &(Low, Pace)| pace.days(low.available).unwrap_or(f64::INFINITY);
+    rows.sort_by(|one, other| days(one).total_cmp(&days(other)));
     Ok(Page { frame: Frame::new(session, "/low-stock", "Low stock"), rows, next })
 }
 
