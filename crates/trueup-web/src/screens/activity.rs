@@ -62,13 +62,14 @@ fn words_of(value: &Value) -> String {
 }
 
 /// What can be looked for in the history: by the API's words.
-const OPERATIONS: [&str; 6] = [
+const OPERATIONS: [&str; 7] = [
     "inventory_push",
     "inventory_pull",
     "inventory_conflict",
     "inventory_discovery",
     "mapping_missing",
     "webhook",
+    "administration",
 ];
 const STATUSES: [&str; 5] = ["ok", "warning", "error", "open", "resolved"];
 

@@ -15,6 +15,7 @@ use trueup_sync::{
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::api::audit::{self, Deed};
 use crate::api::body::{self, Units};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
@@ -588,7 +589,13 @@ async fn enable(
     let channel = path.new_channel()?;
     let enable = read_enable(&channel, &incoming)?;
     // Boxed: connecting to a vendor is a long conversation, and its future is large.
-    let work = Box::pin(async { answer(app.engine.enable(&caller.org, &channel, enable).await?) });
+    let work = Box::pin(async {
+        let credentials: Vec<String> = enable.credentials.keys().cloned().collect();
+        let row = app.engine.enable(&caller.org, &channel, enable).await?;
+        let deed = Deed::new("channel_enabled").on(&channel);
+        audit::note(&app, &caller, deed.with("newCredentials", credentials)).await;
+        answer(row)
+    });
     incoming.once(&app, &caller, work).await
 }
 
@@ -605,7 +612,11 @@ async fn disable(
     incoming: Incoming,
 ) -> Answered {
     let channel = path.channel()?;
-    let work = async { answer(app.engine.disable(&caller.org, &channel).await?) };
+    let work = async {
+        let row = app.engine.disable(&caller.org, &channel).await?;
+        audit::note(&app, &caller, Deed::new("channel_paused").on(&channel)).await;
+        answer(row)
+    };
     incoming.once(&app, &caller, work).await
 }
 
@@ -622,7 +633,11 @@ async fn resume(
     incoming: Incoming,
 ) -> Answered {
     let channel = path.channel()?;
-    let work = async { answer(app.engine.resume(&caller.org, &channel).await?) };
+    let work = async {
+        let row = app.engine.resume(&caller.org, &channel).await?;
+        audit::note(&app, &caller, Deed::new("channel_resumed").on(&channel)).await;
+        answer(row)
+    };
     incoming.once(&app, &caller, work).await
 }
 
@@ -652,7 +667,9 @@ async fn remove(
     path: Segments,
     _: NoParams,
 ) -> Answered {
-    app.engine.remove(&caller.org, &path.channel()?).await?;
+    let channel = path.channel()?;
+    app.engine.remove(&caller.org, &channel).await?;
+    audit::note(&app, &caller, Deed::new("channel_removed").on(&channel)).await;
     Ok(Reply::no_content())
 }
 

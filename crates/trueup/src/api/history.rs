@@ -78,7 +78,8 @@ impl From<Movement> for MovementView {
 struct HistoryView {
     id: String,
     at: Time,
-    /// `inventory_push`, `inventory_pull`, `inventory_conflict`, `mapping_missing`, `webhook`, …
+    /// `inventory_push`, `inventory_pull`, `inventory_conflict`, `mapping_missing`, `webhook`,
+    /// `administration`, …
     operation: String,
     channel_id: Option<String>,
     sku: Option<String>,
@@ -145,7 +146,9 @@ const HISTORY: &str = "history";
 #[utoipa::path(get, path = "/sales-channel/sync/history", tag = "sync",
     params(PageParams,
         ("operation" = Option<String>, Query, description = "`inventory_push`, \
-            `inventory_pull`, `inventory_conflict`, `mapping_missing`, `webhook`, …"),
+            `inventory_pull`, `inventory_conflict`, `mapping_missing`, `webhook`, \
+            `administration` (what was done to channels, mappings, keys and subscriptions, and \
+            by whom), …"),
         ("channel" = Option<String>, Query, description = "Only of this channel"),
         ("sku" = Option<String>, Query, description = "Only of this SKU"),
         ("status" = Option<String>, Query, description = "Only with this status"),

@@ -7,6 +7,7 @@ use trueup_store::ApiKey;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::api::audit::{self, Deed};
 use crate::api::body::FreeText;
 use crate::api::extract::{Admin, Caller, Segments, scope_missing};
 use crate::api::idempotency::Incoming;
@@ -125,6 +126,9 @@ async fn create(
         };
         let kept = KeyView::from(&row);
         app.store.put_api_key(&caller.org, row).await?;
+        let deed = Deed::new("key_made").with("key", kept.id.as_str());
+        let deed = deed.with("subject", kept.subject.as_str()).with("scopes", kept.scopes.clone());
+        audit::note(&app, &caller, deed).await;
         let shown = KeyView { key: Some(key), ..kept.clone() };
         let reply = |view: &KeyView| Reply::json(StatusCode::CREATED, view);
         Ok((reply(&shown), Some(reply(&kept))))
@@ -170,5 +174,6 @@ async fn revoke(
     let revoked_at = Some(row.revoked_at.unwrap_or_else(|| app.now()));
     app.store.put_api_key(&caller.org, ApiKey { revoked_at, ..row }).await?;
     app.auth.forget();
+    audit::note(&app, &caller, Deed::new("key_revoked").with("key", id)).await;
     Ok(Reply::no_content())
 }

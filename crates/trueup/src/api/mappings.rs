@@ -11,6 +11,7 @@ use trueup_sync::{EngineError, MappingDraft, listing_status};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::api::audit::{self, Deed};
 use crate::api::body::{self, ITEMS_MAX, LocationText, SkuText, Strict, Units, check_len};
 use crate::api::channels::{RulesView, StrategyWord, percent};
 use crate::api::extract::{Admin, Caller, Read, Segments};
@@ -360,7 +361,10 @@ async fn put_many(
         let rows = if dry_run {
             app.engine.check_mappings(&caller.org, &channel, drafts).await?
         } else {
-            app.engine.map(&caller.org, &channel, drafts).await?
+            let rows = app.engine.map(&caller.org, &channel, drafts).await?;
+            let deed = Deed::new("mappings_changed").on(&channel);
+            audit::note(&app, &caller, deed.with("mappings", rows.len())).await;
+            rows
         };
         let items: Vec<MappingView> = rows.iter().map(MappingView::from).collect();
         Ok(Reply::ok(&json!({"mapped": items.len(), "dryRun": dry_run, "items": items})))
@@ -424,6 +428,10 @@ async fn put(
             replace(&app, org, &channel, &sku, drafts).await
         };
         let rows = rows.map_err(|error| at_listing(error, of_many))?;
+        if !dry_run {
+            let deed = Deed::new("mapping_changed").on(&channel).of(&sku);
+            audit::note(&app, &caller, deed.with("listings", rows.len())).await;
+        }
         let views = || rows.iter().map(MappingView::from);
         let first = views().next().ok_or_else(|| mapping_not_found(&sku))?;
         sku_answer(views().collect(), first)
@@ -478,6 +486,10 @@ async fn remove(
     connection(&app, &caller.org, &channel).await?;
     match app.engine.unmap(&caller.org, &channel, &sku, BTreeSet::new()).await? {
         0 => Err(mapping_not_found(&sku)),
-        _ => Ok(Reply::no_content()),
+        _ => {
+            let deed = Deed::new("mapping_removed").on(&channel).of(&sku);
+            audit::note(&app, &caller, deed).await;
+            Ok(Reply::no_content())
+        }
     }
 }

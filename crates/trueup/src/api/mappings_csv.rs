@@ -10,6 +10,7 @@ use trueup_store::{ChannelListingView, Connection, ListingQuery, Mapping};
 use trueup_sync::{EngineError, MappingDraft, match_word, strategy_word};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::api::audit::{self, Deed};
 use crate::api::body;
 use crate::api::catalogue::decided_sku;
 use crate::api::extract::{Admin, Caller, Read, Segments};
@@ -55,7 +56,13 @@ async fn import(
     query.finish()?;
     let connection = connection(&app, &caller.org, &channel).await?;
     let table = csv_in::Table::read(incoming.body())?;
-    let work = import_lines(&app, &caller.org, &connection, table, dry_run);
+    let work = async {
+        let reply = import_lines(&app, &caller.org, &connection, table, dry_run).await?;
+        if !dry_run {
+            audit::note(&app, &caller, Deed::new("mappings_imported").on(&channel)).await;
+        }
+        Ok(reply)
+    };
     incoming.once(&app, &caller, work).await
 }
 

@@ -16,6 +16,7 @@ pub mod reply;
 pub mod time;
 
 mod alerts;
+mod audit;
 mod bulk;
 mod catalogue;
 mod channels;

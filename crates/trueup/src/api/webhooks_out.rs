@@ -12,6 +12,7 @@ use trueup_sync::EngineError;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::api::audit::{self, Deed};
 use crate::api::body::FreeText;
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
@@ -170,6 +171,10 @@ fn with_secret(status: StatusCode, row: &Subscription, secret: &Secret) -> (Repl
     (Reply::json(status, &shown), Some(Reply::json(status, &kept)))
 }
 
+fn deed(action: &'static str, row: &Subscription) -> Deed {
+    Deed::new(action).with("subscription", row.id.as_str()).with("url", row.url.as_str())
+}
+
 /// Subscribes, and shows the signing secret once.
 #[utoipa::path(post, path = "/sales-channel/webhooks", tag = "webhooks out",
     request_body = SubscriptionBody,
@@ -200,7 +205,9 @@ async fn create(
             created_at: app.now(),
         };
         let answer = with_secret(StatusCode::CREATED, &row, &secret);
+        let deed = deed("subscription_made", &row);
         app.store.put_subscription(&caller.org, row).await?;
+        audit::note(&app, &caller, deed).await;
         Ok(answer)
     };
     incoming.once_secretly(&app, &caller, work).await
@@ -265,7 +272,9 @@ async fn put(
             ..find(&app, &caller.org, path.text("id")).await?
         };
         let view = SubscriptionView::from(&row);
+        let deed = deed("subscription_changed", &row);
         app.store.put_subscription(&caller.org, row).await?;
+        audit::note(&app, &caller, deed).await;
         Ok(Reply::ok(&view))
     };
     incoming.once(&app, &caller, work).await
@@ -284,6 +293,7 @@ async fn remove(
 ) -> Answered {
     let row = find(&app, &caller.org, path.text("id")).await?;
     app.store.delete_subscription(&caller.org, &row.id).await?;
+    audit::note(&app, &caller, deed("subscription_removed", &row)).await;
     Ok(Reply::no_content())
 }
 
@@ -305,7 +315,9 @@ async fn rotate(
         let found = find(&app, &caller.org, path.text("id")).await?;
         let row = Subscription { sealed_secret, ..found };
         let answer = with_secret(StatusCode::OK, &row, &secret);
+        let deed = deed("secret_rotated", &row);
         app.store.put_subscription(&caller.org, row).await?;
+        audit::note(&app, &caller, deed).await;
         Ok(answer)
     };
     incoming.once_secretly(&app, &caller, work).await

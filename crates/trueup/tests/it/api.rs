@@ -232,6 +232,17 @@ impl Api {
         self.call("PUT", &format!("/inventory/{sku}"), &body).await.is(200);
     }
 
+    /// Returns what administrators have done, newest first; no secret is in it.
+    async fn deeds(&self, secret: &str) -> Vec<String> {
+        let got = self.get("/sync/history?operation=administration").await;
+        let trail = got.is(200);
+        assert!(!got.text().contains(secret));
+        let items = trail["items"].as_array().unwrap();
+        assert!(items.iter().all(|item| item["detail"]["by"] == "tester"), "{trail}");
+        let action = |item: &Value| item["detail"]["action"].as_str().unwrap().to_owned();
+        items.iter().map(action).collect()
+    }
+
     async fn reserve(&self, order: &str, sku: &str, quantity: u64) -> Got {
         let items = json!([{"sku": sku, "quantity": quantity}]);
         let body = json!({"orderId": order, "items": items}).to_string();
@@ -1110,6 +1121,8 @@ async fn an_api_key_opens_what_its_scopes_say_until_it_is_revoked() {
     api.call("DELETE", &path, "").await.is(204);
     let got = api.raw("GET", "/sales-channel/inventory/A", &headers, "").await;
     got.is_problem(401, "key_invalid");
+    let secret = key.split_once('.').unwrap().1;
+    assert_eq!(api.deeds(secret).await, ["key_revoked", "key_made"]);
     api.stop().await;
 }
 
@@ -1131,6 +1144,11 @@ async fn subscriptions_show_their_secret_once() {
     assert_eq!(deliveries["items"], json!([]));
     api.call("DELETE", &path, "").await.is(204);
     api.get(&path).await.is_problem(404, "subscription_not_found");
+    let secret = rotated["secret"].as_str().unwrap();
+    assert_eq!(
+        api.deeds(secret).await,
+        ["subscription_removed", "subscription_changed", "secret_rotated", "subscription_made"]
+    );
     api.stop().await;
 }
 

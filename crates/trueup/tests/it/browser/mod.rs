@@ -283,6 +283,10 @@ async fn conflicts_reservations_and_channels_are_worked_on() {
     browser.open(&house.url("/low-stock")).await;
     browser.sees("SKU-6").await;
     browser.sees("Days of cover").await;
+    // Who did what to channels is kept.
+    browser.open(&house.url("/activity?operation=administration")).await;
+    browser.sees("action channel_resumed · by cli").await;
+    browser.sees("action channel_paused · by cli").await;
     browser.open(&house.url("/activity?operation=inventory_conflict")).await;
     browser.sees("resolved").await;
     browser.open(&house.url("/system")).await;
