@@ -371,6 +371,12 @@ async fn files_keys_and_subscriptions_go_in() {
     browser.sees("The file is booked.").await;
     assert_eq!(house.on_hand("SKU-8").await, 9);
 
+    let export = "
+        const end = arguments[arguments.length - 1];
+        fetch('/stock.csv').then((answer) => answer.text()).then(end);";
+    let all = browser.run_async(export).await;
+    assert!(all.as_str().unwrap().contains("\nSKU-8,9,"), "{all}");
+
     browser.open(&house.url("/access")).await;
     browser.click("details:has([name=subject]) summary").await;
     browser.fill("[name=subject]", "till").await;
