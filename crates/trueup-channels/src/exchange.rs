@@ -1,5 +1,7 @@
 //! What all connectors need to make a request and to look at an answer; nothing of any vendor.
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, StatusCode};
@@ -130,6 +132,15 @@ impl Outgoing {
         self.body("application/json", bytes)
     }
 
+    /// As [`Self::json`], of the size that it has: what is large and grows takes twice as much.
+    pub(crate) fn large_json(self, body: &impl Serialize) -> Self {
+        let mut size = Size(0);
+        serde_json::to_writer(&mut size, body).expect("wire structs serialize");
+        let mut bytes = Vec::with_capacity(size.0);
+        serde_json::to_writer(&mut bytes, body).expect("wire structs serialize");
+        self.body("application/json", bytes)
+    }
+
     pub(crate) fn body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         self.0.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.0.body = body.into();
@@ -138,6 +149,20 @@ impl Outgoing {
 
     pub(crate) fn build(self) -> Request {
         self.0
+    }
+}
+
+/// Counts what is written and keeps nothing of it.
+struct Size(usize);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

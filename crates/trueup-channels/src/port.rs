@@ -178,13 +178,13 @@ pub enum PushOutcome {
     Unknown(ChannelError),
 }
 
-/// What became of handing a batch over by the vendor's bulk way.
+/// One number that a bulk batch tells: no more is kept of each, because there are very many.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BulkStart {
-    /// The items that are not in what was handed over, by their place in the batch.
-    pub left_out: BTreeMap<usize, PushOutcome>,
-    /// Whether the vendor has the others.
-    pub handed_over: HandedOver,
+pub struct BulkItem {
+    /// The listing, in the vendor's own words.
+    pub name: Box<str>,
+    /// The absolute quantity to show, already within [`Capabilities::quantity_max`].
+    pub quantity: u64,
 }
 
 /// Whether the vendor has a bulk batch.
@@ -727,9 +727,14 @@ pub trait Channel: Send + Sync {
     /// Hands very many absolute quantities over by the vendor's bulk way (a feed), which may take
     /// the vendor hours; at most [`Capabilities::bulk_items_max`] of them. Never called where that
     /// is 0.
-    async fn bulk_start(&self, _caller: &dyn Caller, _batch: &PushBatch) -> BulkStart {
-        let error = ChannelError::new(ChannelErrorKind::Bug, "there is no bulk way");
-        BulkStart { left_out: BTreeMap::new(), handed_over: HandedOver::No(error) }
+    async fn bulk_start(&self, _caller: &dyn Caller, _items: &[BulkItem]) -> HandedOver {
+        HandedOver::No(ChannelError::new(ChannelErrorKind::Bug, "there is no bulk way"))
+    }
+
+    /// Returns what a bulk batch says of one item; `None` where it cannot go the bulk way, so that
+    /// it goes the ordinary one.
+    fn bulk_item(&self, _item: &PushItem) -> Option<BulkItem> {
+        None
     }
 
     /// Asks once how far a bulk batch is, by its ticket; `count` is how many items were handed

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -127,6 +127,28 @@ pub(crate) struct LongPoll {
     pub(crate) began: Timestamp,
 }
 
+/// The vendor's slots for pushes: first come, first served, but for zeroes, which wait behind one
+/// other at most.
+#[derive(Debug)]
+pub(crate) struct PushSlots {
+    slots: Semaphore,
+    /// Held while waiting for a slot by what is no zero.
+    turnstile: Semaphore,
+}
+
+impl PushSlots {
+    fn new(count: usize) -> Self {
+        Self { slots: Semaphore::new(count), turnstile: Semaphore::new(1) }
+    }
+
+    /// Waits for a slot; it is free again when what is returned is dropped. Neither of the two is
+    /// ever closed; a closed one would hold nothing back.
+    pub(crate) async fn take(&self, has_zero: bool) -> Option<SemaphorePermit<'_>> {
+        let _turn = if has_zero { None } else { self.turnstile.acquire().await.ok() };
+        self.slots.acquire().await.ok()
+    }
+}
+
 pub(crate) struct Link {
     pub(crate) org: Org,
     pub(crate) id: ChannelId,
@@ -137,7 +159,7 @@ pub(crate) struct Link {
     pub(crate) channel: Box<dyn Channel>,
     pub(crate) transport: Transport,
     /// How many pushes the vendor is asked at once.
-    pub(crate) push_slots: Semaphore,
+    pub(crate) push_slots: PushSlots,
     pub(crate) mail: Mutex<Mail>,
     pub(crate) bell: Notify,
     pub(crate) heard: Mutex<Heard>,
@@ -187,7 +209,7 @@ impl Link {
         stop: CancellationToken,
     ) -> Self {
         let endpoint = row.endpoint.as_deref().unwrap_or_default();
-        let push_slots = Semaphore::new(channel.capabilities().pushes_at_once_max.max(1));
+        let push_slots = PushSlots::new(channel.capabilities().pushes_at_once_max.max(1));
         Self {
             org,
             id: row.id.clone(),
@@ -439,5 +461,29 @@ impl Link {
             // A panicked worker has been reported by the runtime; there is nothing to add.
             let _ = task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_zero_waits_for_a_slot_behind_one_other_at_most() {
+        let slots = Arc::new(PushSlots::new(1));
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let held = slots.take(false).await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for name in ["a", "b", "c", "zero"] {
+            let (slots, order) = (slots.clone(), order.clone());
+            waiting.spawn(async move {
+                let _slot = slots.take(name == "zero").await;
+                order.lock().push(name);
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(held);
+        waiting.join_all().await;
+        assert_eq!(*order.lock(), ["a", "zero", "b", "c"]);
     }
 }

@@ -22,7 +22,7 @@ use crate::exchange::{
 };
 use crate::oauth;
 use crate::port::{
-    BulkStart, BulkState, Caller, Capabilities, CatalogueEntry, Channel, ChannelError,
+    BulkItem, BulkState, Caller, Capabilities, CatalogueEntry, Channel, ChannelError,
     ChannelErrorKind, Connected, HandedOver, Kind, Listing, Missing, Notice, OrderNotice, Page,
     PushBatch, PushItem, PushOutcome, Queue, QueuedNotice, RateHint, Reading, Response,
     SettingError, Settings, VerifiedWebhook, Wants, WebhookError, WebhookRequest,
@@ -277,28 +277,22 @@ impl Channel for Seller {
         outcomes
     }
 
-    async fn bulk_start(&self, caller: &dyn Caller, batch: &PushBatch) -> BulkStart {
-        let mut left_out = BTreeMap::new();
-        let mut quantities: Vec<(&str, u64)> = Vec::new();
-        for (at, item) in batch.items.iter().enumerate() {
-            match pushable(item) {
-                Err(refusal) => {
-                    left_out.insert(at, PushOutcome::Refused(refusal));
-                }
-                Ok(_) if quantities.len() >= wire::FEED_MESSAGES_MAX => {
-                    let error = too_many(wire::FEED_MESSAGES_MAX);
-                    left_out.insert(at, PushOutcome::NotSent(error));
-                }
-                Ok(sku) => quantities.push((sku, item.quantity)),
+    fn bulk_item(&self, item: &PushItem) -> Option<BulkItem> {
+        let name = pushable(item).ok()?.into();
+        Some(BulkItem { name, quantity: item.quantity })
+    }
+
+    async fn bulk_start(&self, caller: &dyn Caller, items: &[BulkItem]) -> HandedOver {
+        match items.len() {
+            0 => {
+                let detail = "a feed without a message";
+                HandedOver::No(ChannelError::new(ChannelErrorKind::Bug, detail))
             }
+            count if count > wire::FEED_MESSAGES_MAX => {
+                HandedOver::No(too_many(wire::FEED_MESSAGES_MAX))
+            }
+            _ => self.feed(caller, items).await,
         }
-        let handed_over = if quantities.is_empty() {
-            let detail = "a feed without a message";
-            HandedOver::No(ChannelError::new(ChannelErrorKind::Bug, detail))
-        } else {
-            self.feed(caller, &quantities).await
-        };
-        BulkStart { left_out, handed_over }
     }
 
     async fn bulk_look(
@@ -477,8 +471,8 @@ impl Seller {
     }
 
     /// Makes a feed of these quantities and hands it over.
-    async fn feed(&self, caller: &dyn Caller, quantities: &[(&str, u64)]) -> HandedOver {
-        let document = match self.upload(caller, quantities).await {
+    async fn feed(&self, caller: &dyn Caller, items: &[BulkItem]) -> HandedOver {
+        let document = match self.upload(caller, items).await {
             Ok(document) => document,
             Err(error) => return HandedOver::No(held_back(&error)),
         };
@@ -507,17 +501,17 @@ impl Seller {
     async fn upload(
         &self,
         caller: &dyn Caller,
-        quantities: &[(&str, u64)],
+        items: &[BulkItem],
     ) -> Result<FeedDocument, ChannelError> {
         let url = format!("{}/feeds/2021-06-30/documents", self.config.host);
         let request =
             Outgoing::new(FEEDS_DOCUMENT, Method::POST, url).json(&wire::build_feed_document());
         let response = self.send(caller, FEEDS_DOCUMENT, request).await?;
         let document = wire::parse_feed_document(&succeeded(response)?.body)?;
-        let feed = wire::build_listings_feed(&self.config, quantities);
+        let feed = wire::build_listings_feed(&self.config, items);
         // No access token: the address itself is the permission.
         let request = Outgoing::new(FEEDS_TRANSFER, Method::PUT, document.url.clone())
-            .json(&feed)
+            .large_json(&feed)
             .header("content-type", wire::FEED_CONTENT_TYPE)
             .build();
         let response = caller.call(request).await?;

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::config::Config;
 use super::error::classify_issue;
 use crate::exchange::{clip, encode, encode_list, format_time, parse_json, parse_time};
 use crate::port::{
-    CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice, Page,
-    PushOutcome, Reading,
+    BulkItem, CatalogueEntry, ChannelError, ChannelErrorKind, LineState, OrderLine, OrderNotice,
+    Page, PushOutcome, Reading,
 };
 use trueup_core::Timestamp;
 
@@ -558,7 +558,18 @@ pub(super) fn build_feed<'a>(config: &'a Config, document: &'a str) -> CreateFee
 #[derive(Debug, Serialize)]
 pub(super) struct ListingsFeed<'a> {
     header: FeedHeader<'a>,
-    messages: Vec<FeedMessage<'a>>,
+    messages: FeedMessages<'a>,
+}
+
+/// Very many messages, which are made as they are written.
+#[derive(Debug)]
+struct FeedMessages<'a>(&'a [BulkItem]);
+
+impl Serialize for FeedMessages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let messages = self.0.iter().zip(1..).map(|(item, id)| FeedMessage::new(id, item));
+        serializer.collect_seq(messages)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -579,22 +590,26 @@ struct FeedMessage<'a> {
     patches: [PatchOperation; 1],
 }
 
+impl<'a> FeedMessage<'a> {
+    fn new(message_id: usize, item: &'a BulkItem) -> Self {
+        Self {
+            message_id,
+            sku: &item.name,
+            operation_type: "PATCH",
+            product_type: "PRODUCT",
+            patches: [quantity_patch(item.quantity)],
+        }
+    }
+}
+
 /// Builds a feed; messages are numbered from 1 in the order given.
 pub(super) fn build_listings_feed<'a>(
     config: &'a Config,
-    quantities: &[(&'a str, u64)],
+    items: &'a [BulkItem],
 ) -> ListingsFeed<'a> {
-    let message = |(at, (sku, quantity)): (usize, &(&'a str, u64))| FeedMessage {
-        message_id: at + 1,
-        sku,
-        operation_type: "PATCH",
-        product_type: "PRODUCT",
-        patches: [quantity_patch(*quantity)],
-    };
-    ListingsFeed {
-        header: FeedHeader { seller_id: &config.seller_id, version: "2.0", issue_locale: "en_US" },
-        messages: quantities.iter().enumerate().map(message).collect(),
-    }
+    let (seller_id, version, issue_locale) = (config.seller_id.as_str(), "2.0", "en_US");
+    let header = FeedHeader { seller_id, version, issue_locale };
+    ListingsFeed { header, messages: FeedMessages(items) }
 }
 
 /// A feed document: where to put it, or where to get it.

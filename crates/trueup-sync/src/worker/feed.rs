@@ -3,12 +3,13 @@
 //! The vendor may take hours. Until then the listings of a feed are told nothing else, because
 //! nobody knows which of the two would win, and nothing that is read of them means anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use trueup_channels::{BulkStart, BulkState, ChannelError, ChannelErrorKind, HandedOver};
-use trueup_channels::{PushBatch, PushOutcome};
+use trueup_channels::{
+    BulkItem, BulkState, ChannelError, ChannelErrorKind, HandedOver, PushOutcome,
+};
 use trueup_core::{ListingKey, ListingPush, Sent, Sku, Timestamp};
 use trueup_store::{Connection, Feed, FeedItem, ListingView};
 
@@ -58,60 +59,44 @@ impl Kept {
     }
 }
 
-/// Hands a batch over; what was not is given back with its outcomes.
+/// Hands a batch over; what was not is given back, with the outcome of all of it.
 ///
 /// The feed is kept before anything else can go wrong: without its ticket nobody could say what
 /// became of it.
 pub(super) async fn hand_over(
     link: &Link,
     shared: &Shared,
-    batch: PushBatch,
+    items: Vec<BulkItem>,
     freight: Vec<Freight>,
-) -> (Option<Kept>, Vec<Freight>, Vec<PushOutcome>) {
-    let BulkStart { mut left_out, handed_over } =
-        link.channel.bulk_start(&link.transport, &batch).await;
-    drop(batch);
-    let fails = |outcome: &PushOutcome, left_out: &mut BTreeMap<usize, PushOutcome>, count| {
-        (0..count).map(|at| left_out.remove(&at).unwrap_or_else(|| outcome.clone())).collect()
-    };
+) -> Result<Kept, (Vec<Freight>, PushOutcome)> {
+    let handed_over = link.channel.bulk_start(&link.transport, &items).await;
+    drop(items);
     let ticket = match handed_over {
         HandedOver::Ticket(ticket) => ticket,
-        HandedOver::No(error) => {
-            let outcomes = fails(&PushOutcome::NotSent(error), &mut left_out, freight.len());
-            return (None, freight, outcomes);
-        }
-        HandedOver::Unclear(error) => {
-            let outcomes = fails(&PushOutcome::Unknown(error), &mut left_out, freight.len());
-            return (None, freight, outcomes);
-        }
+        HandedOver::No(error) => return Err((freight, PushOutcome::NotSent(error))),
+        HandedOver::Unclear(error) => return Err((freight, PushOutcome::Unknown(error))),
     };
-    let is_fed = |(at, _): &(usize, &Freight)| !left_out.contains_key(at);
-    let items = freight.iter().enumerate().filter(is_fed);
+    let count = freight.len();
+    let (mut wants, mut items) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for Freight { want, item } in freight {
+        wants.push(want);
+        items.push(item);
+    }
     let feed = Feed {
         id: uuid::Uuid::now_v7().simple().to_string(),
         channel: link.id.clone(),
         ticket,
-        items: items.map(|(_, freight)| freight.item.clone()).collect(),
+        items,
         created_at: shared.now(),
     };
     if let Err(error) = shared.store.put_feed(&link.org, feed.clone()).await {
         tracing::error!(org = %link.org, channel = %link.id, ticket = feed.ticket, %error,
             "a feed could not be kept");
-        let unknown = PushOutcome::Unknown(unknown("the feed could not be kept"));
-        let outcomes = fails(&unknown, &mut left_out, freight.len());
-        return (None, freight, outcomes);
+        let pairs = wants.into_iter().zip(feed.items);
+        let freight = pairs.map(|(want, item)| Freight { want, item }).collect();
+        return Err((freight, PushOutcome::Unknown(unknown("the feed could not be kept"))));
     }
-    let (mut wants, mut rest, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
-    for (at, freight) in freight.into_iter().enumerate() {
-        match left_out.remove(&at) {
-            Some(outcome) => {
-                rest.push(freight);
-                outcomes.push(outcome);
-            }
-            None => wants.push(freight.want),
-        }
-    }
-    (Some(Kept { feed, wants }), rest, outcomes)
+    Ok(Kept { feed, wants })
 }
 
 pub(super) fn item_of(out: &Outgoing) -> FeedItem {

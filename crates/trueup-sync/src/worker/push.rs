@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{
-    Capabilities, ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem, PushOutcome,
-    QUOTA_KEPT, Reading,
+    BulkItem, Capabilities, ChannelError, ChannelErrorKind, Listing, PushBatch, PushItem,
+    PushOutcome, QUOTA_KEPT, Reading,
 };
 use trueup_core::{Command, ListingKey, ListingPush, PushResult, Sku, Source, Timestamp};
 use trueup_store::{AttemptNote, Connection, FeedItem, ListingView, Parked, RevisionsNote};
@@ -151,9 +151,10 @@ pub(super) enum Asker {
 /// A batch under way.
 pub(super) struct Flight {
     outgoing: Vec<Outgoing>,
-    /// What goes the bulk way, in place of the outgoing.
-    freight: Vec<Freight>,
     batch: PushBatch,
+    /// What goes the bulk way, in place of the outgoing, and what the vendor is told of it.
+    freight: Vec<Freight>,
+    items: Vec<BulkItem>,
     way: Way,
     /// The run that asked for it, for its token.
     run: Option<String>,
@@ -163,7 +164,7 @@ pub(super) struct Flight {
     began: Instant,
     /// One per item, once it has landed.
     outcomes: Vec<PushOutcome>,
-    /// What it handed over by the bulk way; these items are no longer among the freight.
+    /// What it handed over by the bulk way; then nothing is left of the freight.
     kept: Option<Kept>,
     /// Held until what became of it is noted.
     claims: Claims,
@@ -171,11 +172,12 @@ pub(super) struct Flight {
 
 impl Flight {
     /// Returns a batch of nothing yet.
-    fn new(batch: PushBatch, way: Way, run: Option<&str>, claims: Claims) -> Self {
+    fn new(way: Way, run: Option<&str>, claims: Claims) -> Self {
         Self {
             outgoing: Vec::new(),
+            batch: PushBatch { token: String::new(), items: Vec::new() },
             freight: Vec::new(),
-            batch,
+            items: Vec::new(),
             way,
             run: run.map(str::to_owned),
             of_run: false,
@@ -192,18 +194,24 @@ impl Flight {
         let mut began = Instant::now();
         let mut outcomes = match self.way {
             Way::Ordinary => {
-                // It is never closed; a closed one would hold nothing back.
-                let _slot = link.push_slots.acquire().await;
+                let has_zero = self.outgoing.iter().any(|out| out.sending.quantity == 0);
+                let _slot = link.push_slots.take(has_zero).await;
                 began = Instant::now();
                 link.channel.push(&link.transport, &self.batch).await
             }
             Way::Bulk => {
                 let freight = std::mem::take(&mut self.freight);
-                let items = std::mem::take(&mut self.batch.items);
-                let batch = PushBatch { token: self.batch.token.clone(), items };
-                let (kept, rest, outcomes) = feed::hand_over(&link, &shared, batch, freight).await;
-                (self.kept, self.freight) = (kept, rest);
-                outcomes
+                let items = std::mem::take(&mut self.items);
+                match feed::hand_over(&link, &shared, items, freight).await {
+                    Ok(kept) => {
+                        self.kept = Some(kept);
+                        Vec::new()
+                    }
+                    Err((freight, outcome)) => {
+                        self.freight = freight;
+                        vec![outcome; self.freight.len()]
+                    }
+                }
             }
         };
         metrics::histogram!("trueup_push_batch_seconds", "kind" => link.kind.name())
@@ -223,7 +231,7 @@ impl Flight {
 
 impl Worker {
     /// Sends batches, what could be oversold first, as many at once as the vendor takes, and has
-    /// a few more ready, so that none of its slots waits for the store; returns when one of them
+    /// as many more ready, so that none of its slots waits for the store; returns when one of them
     /// has landed, or when somebody rings while there is room for more.
     pub(super) async fn push_step(&mut self, row: &Connection) -> Result<bool, EngineError> {
         let mut worked = false;
@@ -261,7 +269,8 @@ impl Worker {
     fn room(&self) -> Room {
         let capabilities = self.link.channel.capabilities();
         let at_once_max = capabilities.pushes_at_once_max.max(1);
-        let in_air_max = at_once_max + at_once_max / 2;
+        // As many again are ready, so that no slot waits while the store is busy.
+        let in_air_max = 2 * at_once_max;
         Room {
             ordinary: self.air.len() < in_air_max + self.bulk_in_air,
             bulk: capabilities.bulk_items_max > 0 && self.bulk_in_air < BULK_IN_AIR_MAX,
@@ -680,9 +689,14 @@ impl Worker {
             return Ok(());
         }
         for out in outgoing {
-            prepared.items.push(push_item(&out));
-            let item = feed::item_of(&out);
-            prepared.freight.push(Freight { want: out.want, item });
+            match self.link.channel.bulk_item(&push_item(&out)) {
+                Some(item) => {
+                    prepared.items.push(item);
+                    let item = feed::item_of(&out);
+                    prepared.freight.push(Freight { want: out.want, item });
+                }
+                None => prepared.outgoing.push(out),
+            }
         }
         Ok(())
     }
@@ -701,7 +715,7 @@ impl Worker {
         &self,
         mut claims: Claims,
         outgoing: Vec<Outgoing>,
-        (freight, items): (Vec<Freight>, Vec<PushItem>),
+        (freight, items): (Vec<Freight>, Vec<BulkItem>),
         run: Option<&str>,
     ) -> Vec<Flight> {
         let size = self.link.channel.capabilities().push_items_max.max(1);
@@ -714,12 +728,10 @@ impl Worker {
             }
             let claims = claims.split(outgoing.iter().filter_map(|out| self.scope_of(out)));
             let batch = self.batch(&outgoing, run);
-            flights.push(Flight { outgoing, ..Flight::new(batch, Way::Ordinary, run, claims) });
+            flights.push(Flight { outgoing, batch, ..Flight::new(Way::Ordinary, run, claims) });
         }
         if !freight.is_empty() {
-            let token = self.bulk_token(&freight, run);
-            let batch = PushBatch { token, items };
-            flights.push(Flight { freight, ..Flight::new(batch, Way::Bulk, run, claims) });
+            flights.push(Flight { freight, items, ..Flight::new(Way::Bulk, run, claims) });
         }
         flights
     }
@@ -905,20 +917,6 @@ impl Worker {
             token: plan::token(&self.link.id, run, &parts),
             items: outgoing.iter().map(push_item).collect(),
         }
-    }
-
-    /// Makes the token of a bulk batch, which is never sent again: it is only to be unique.
-    fn bulk_token(&self, freight: &[Freight], run: Option<&str>) -> String {
-        let parts: Vec<TokenPart<'_>> = freight
-            .iter()
-            .map(|Freight { item, .. }| TokenPart {
-                key: item.key.as_str(),
-                version: item.version,
-                epoch: item.epoch,
-                acked_at: None,
-            })
-            .collect();
-        plan::token(&self.link.id, run, &parts)
     }
 
     /// Notes whether the vendor could be talked to at all.
@@ -1134,7 +1132,7 @@ struct Prepared {
     outgoing: Vec<Outgoing>,
     /// What goes the bulk way, and what the vendor is told of it.
     freight: Vec<Freight>,
-    items: Vec<PushItem>,
+    items: Vec<BulkItem>,
     /// What was to go the bulk way and is near zero; it is not marked.
     near: Vec<(Turn, Want)>,
 }

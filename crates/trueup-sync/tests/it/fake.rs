@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::time::{Duration, Instant};
 use trueup_channels::{
-    BulkStart, BulkState, Callback, CallbackError, Caller, Capabilities, CatalogueEntry, Channel,
+    BulkItem, BulkState, Callback, CallbackError, Caller, Capabilities, CatalogueEntry, Channel,
     ChannelError, ChannelErrorKind, Connected, Consent, ConsentAsk, ConsentCode, HandedOver, Kind,
     LineState, Listing, Notice, OrderLine, OrderNotice, Page, PushBatch, PushItem, PushOutcome,
     Queue, QueuedNotice, Reading, Secret, SettingError, Settings, VerifiedWebhook, WebhookError,
@@ -60,7 +60,7 @@ pub(crate) struct State {
     /// The numbers that came the bulk way.
     pub(crate) bulk: Vec<u64>,
     /// Bulk batches by ticket; they are applied when they are looked at.
-    pub(crate) feeds: BTreeMap<String, PushBatch>,
+    pub(crate) feeds: BTreeMap<String, Vec<BulkItem>>,
     /// Keeps bulk batches waiting.
     pub(crate) hold_feeds: bool,
     /// So many bulk batches break off before anything is applied.
@@ -389,19 +389,25 @@ fn down() -> ChannelError {
 
 impl FakeChannel {
     fn push_one(&self, state: &mut State, item: &PushItem, token: &str) -> PushOutcome {
-        let key = item.listing.key.as_str().to_owned();
-        if state.refused.contains(&key) {
-            let detail = "the listing has ended";
-            return PushOutcome::Refused(ChannelError::new(ChannelErrorKind::NotPushable, detail));
-        }
-        let shown = state.shown.get(&key).copied().unwrap_or(0);
+        let key = item.listing.key.as_str();
+        let shown = state.shown.get(key).copied().unwrap_or(0);
         if self.capabilities.compare_and_set
+            && !state.refused.contains(key)
             && item.expected_before.is_some_and(|expected| expected != shown)
         {
             return PushOutcome::Stale;
         }
-        state.sent.push((key.clone(), item.quantity, token.to_owned()));
-        let quantity = i64::try_from(item.quantity).unwrap();
+        self.set(state, key, item.quantity, token)
+    }
+
+    fn set(&self, state: &mut State, key: &str, quantity: u64, token: &str) -> PushOutcome {
+        let key = key.to_owned();
+        if state.refused.contains(&key) {
+            let detail = "the listing has ended";
+            return PushOutcome::Refused(ChannelError::new(ChannelErrorKind::NotPushable, detail));
+        }
+        state.sent.push((key.clone(), quantity, token.to_owned()));
+        let quantity = i64::try_from(quantity).unwrap();
         if !state.lying.contains(&key) {
             if state.lag.is_zero() {
                 state.shown.insert(key, quantity);
@@ -461,12 +467,16 @@ impl Channel for FakeChannel {
         outcomes
     }
 
-    async fn bulk_start(&self, _: &dyn Caller, batch: &PushBatch) -> BulkStart {
+    fn bulk_item(&self, item: &PushItem) -> Option<BulkItem> {
+        Some(BulkItem { name: item.listing.key.as_str().into(), quantity: item.quantity })
+    }
+
+    async fn bulk_start(&self, _: &dyn Caller, items: &[BulkItem]) -> HandedOver {
         let mut state = self.shop.state();
-        state.bulk.extend(batch.items.iter().map(|item| item.quantity));
+        state.bulk.extend(items.iter().map(|item| item.quantity));
         let ticket = format!("feed-{}", state.bulk.len());
-        state.feeds.insert(ticket.clone(), batch.clone());
-        BulkStart { left_out: BTreeMap::new(), handed_over: HandedOver::Ticket(ticket) }
+        state.feeds.insert(ticket.clone(), items.to_vec());
+        HandedOver::Ticket(ticket)
     }
 
     async fn bulk_look(
@@ -484,14 +494,14 @@ impl Channel for FakeChannel {
             return Ok(BulkState::Waiting);
         }
         let lost = || ChannelError::new(ChannelErrorKind::UnknownOutcome, "it broke off");
-        let Some(batch) = state.feeds.remove(ticket) else { return Ok(BulkState::Lost(lost())) };
-        assert_eq!(batch.items.len(), count);
+        let Some(items) = state.feeds.remove(ticket) else { return Ok(BulkState::Lost(lost())) };
+        assert_eq!(items.len(), count);
         if state.lose_feeds > 0 {
             state.lose_feeds -= 1;
             return Ok(BulkState::Lost(lost()));
         }
-        let outcome = |item| self.push_one(&mut state, item, &batch.token);
-        Ok(BulkState::Done(batch.items.iter().map(outcome).collect()))
+        let outcome = |item: &BulkItem| self.set(&mut state, &item.name, item.quantity, "bulk");
+        Ok(BulkState::Done(items.iter().map(outcome).collect()))
     }
 
     async fn read(

@@ -114,7 +114,7 @@ async fn what_comes_in_line_one_soon_after_the_other_goes_in_one_feed() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     count_all(&house, rest, 10).await;
     until("a feed is handed over", || !shop.state().feeds.is_empty()).await;
-    let items: Vec<usize> = shop.state().feeds.values().map(|feed| feed.items.len()).collect();
+    let items: Vec<usize> = shop.state().feeds.values().map(Vec::len).collect();
     assert_eq!(items, [6]);
     shop.state().hold_feeds = false;
     house.settle().await;
@@ -142,7 +142,7 @@ async fn runs_leave_what_gathers_to_its_feed_and_count_it_as_pushed() {
         pushed.push((counter(&run, "pushed"), counter(&run, "skipped")));
     }
     assert_eq!(pushed, [(4, 0), (2, 0)]);
-    let items: Vec<usize> = shop.state().feeds.values().map(|feed| feed.items.len()).collect();
+    let items: Vec<usize> = shop.state().feeds.values().map(Vec::len).collect();
     assert_eq!(items, [6]);
     shop.state().hold_feeds = false;
     house.settle().await;
