@@ -523,9 +523,8 @@ impl Worker {
         if !view.is_dirty() {
             return;
         }
-        // The text of the ledger's own SKU is shared by all that stand in line.
-        let sku = view.sku.as_ref().map_or(&view.mapping.sku, |known| &known.sku).clone();
-        let waiting = Waiting { sku, key: view.mapping.key.clone(), since: Instant::now() };
+        let (sku, key) = names_of(view);
+        let waiting = Waiting { sku, key, since: Instant::now() };
         match plan::plan(view, Wish::Owed, self.link.channel.capabilities()) {
             Plan::Skip(_) => {}
             // What only needs a note goes last; what is to be read first may be anything.
@@ -534,7 +533,7 @@ impl Worker {
             }
             Plan::ReadFirst => self.line_up(Turn::first_of(Lane::Decrease), waiting),
             Plan::Send(sending) => {
-                self.want_orders_for(sending.turn.lane, view);
+                self.want_orders_for(sending.turn.lane, view, &waiting.key);
                 self.line_up(sending.turn, waiting);
             }
         }
@@ -542,12 +541,11 @@ impl Worker {
 
     /// Asks for orders that are newer than the wish to raise a listing before its turn comes, so
     /// that the line is not stopped by it.
-    fn want_orders_for(&mut self, lane: Lane, view: &ListingView) {
+    fn want_orders_for(&mut self, lane: Lane, view: &ListingView, key: &ListingKey) {
         let waits = self.raises_wait && lane == Lane::Increase;
         if waits && self.raise_wanted_at(view).is_none() {
             let now = self.shared.now();
-            let key = view.mapping.key.clone();
-            self.raise_wanted.insert(key, RaiseWish::new(now, &view.state));
+            self.raise_wanted.insert(key.clone(), RaiseWish::new(now, &view.state));
             self.orders_wanted = Some(now);
         }
     }
@@ -781,6 +779,15 @@ impl Worker {
     fn try_later(&mut self, turn: Turn, sku: Sku, key: ListingKey, attempts: u32) {
         self.later.insert(key, Later { sku, at: later(attempts), turn });
     }
+}
+
+/// Returns a listing's names to be kept: the text of the ledger's own SKU, and the key in memory of
+/// its own. Small texts of very many views that were read together would keep most of the memory
+/// from being used for others.
+fn names_of(view: &ListingView) -> (Sku, ListingKey) {
+    let sku = view.sku.as_ref().map_or(&view.mapping.sku, |known| &known.sku).clone();
+    let key = &view.mapping.key;
+    (sku, ListingKey::new(key.as_str()).unwrap_or_else(|_| key.clone()))
 }
 
 /// Returns when something is tried again that was tried so often: longer each time.

@@ -18,7 +18,7 @@ use trueup_store::{Connection, ListingQuery, ListingView};
 use super::push::Want;
 use super::read::Settling;
 use super::run::{Compared, RunItem};
-use super::{ORDERS_WAIT_MAX, Worker};
+use super::{ORDERS_WAIT_MAX, Worker, names_of};
 use crate::engine::{EngineError, PullRequest, strategy_word};
 use crate::link::Link;
 use crate::plan::{self, Wish};
@@ -108,7 +108,7 @@ impl Worker {
             if !view.mapping.enabled {
                 return;
             }
-            let (sku, key) = (view.mapping.sku, view.mapping.key);
+            let (sku, key) = names_of(&view);
             if sweeps && self.link.channel.is_in_catalogue(&view.mapping.fields) {
                 left.insert(key, sku);
             } else {

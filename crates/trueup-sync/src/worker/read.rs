@@ -14,7 +14,7 @@ use trueup_store::{AttemptNote, Connection, ListingView, Parked};
 
 use super::line::Waiting;
 use super::push::{listing, note};
-use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, publishes};
+use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, names_of, publishes};
 use crate::engine::EngineError;
 use crate::plan::{self, Lane, Turn};
 
@@ -79,15 +79,9 @@ impl Worker {
         let settle = self.settle_time();
         let crowd = u32::try_from(1 + self.checks.len() / CHECKS_PER_PAUSE).unwrap_or(u32::MAX);
         let pause = CHECK_FIRST.saturating_mul(crowd).min(settle);
-        let check = Check {
-            sku: view.mapping.sku.clone(),
-            due: now + pause,
-            pause,
-            settles_at: now + settle,
-            earlier,
-            sent,
-        };
-        self.checks.insert(view.mapping.key.clone(), check);
+        let (sku, key) = names_of(view);
+        let check = Check { sku, due: now + pause, pause, settles_at: now + settle, earlier, sent };
+        self.checks.insert(key, check);
     }
 
     pub(super) fn settle_time(&self) -> Duration {

@@ -12,7 +12,7 @@ use trueup_store::{Change, Connection, ListingQuery, ListingView, Run, RunStatus
 
 use super::pull::PullWork;
 use super::push::{Asker, End, Errand, Report, Room, Want, Way};
-use super::{ORDERS_WAIT_MAX, Worker, publishes};
+use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
 use crate::backoff;
 use crate::engine::{EngineError, PushScope};
 use crate::link::{Job, Link};
@@ -379,7 +379,7 @@ impl Worker {
             if lines_up {
                 self.enqueue(&view);
             }
-            let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+            let (sku, key) = names_of(&view);
             let quantity = match scope {
                 LookedUp::All => None,
                 LookedUp::Skus { exact, .. } => {
