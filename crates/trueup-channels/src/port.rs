@@ -93,6 +93,9 @@ pub struct Capabilities {
 pub struct Queue {
     /// The longest that [`Channel::receive`] may wait for a notice, in milliseconds.
     pub wait_ms_max: u64,
+    /// The most notices that one [`Channel::receive`] brings: where so many came there may be
+    /// more.
+    pub notices_max: usize,
     /// How long received notices are kept from the next receiver unless they are deleted, in
     /// milliseconds.
     pub hidden_ms: u64,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use serde_json::json;
 use tokio::time::Instant;
 use trueup_channels::{Queue, QueuedNotice};
@@ -29,6 +30,11 @@ const FAILED_MS_FIRST: u64 = 1_000;
 const FAILED_MS_MAX: u64 = 120_000;
 /// The reason code of a connection whose queue cannot be read.
 const QUEUE_TROUBLE: &str = "queue";
+/// How many receive at once where the queue holds more than one receipt brings: one after the
+/// other, each would wait for the network three times.
+const RECEIVERS: usize = 8;
+/// How often in a row each of them receives before the connection is looked at again.
+const RECEIPTS_MAX: usize = 100;
 /// How often a paused connection is looked at.
 const PAUSED_LOOK: Duration = Duration::from_secs(1);
 
@@ -71,7 +77,7 @@ enum Turn {
     Paused,
 }
 
-/// Receives once; what came is kept, then deleted from the queue.
+/// Receives once, or while there is more; what came is kept, then deleted from the queue.
 async fn turn(
     shared: &Shared,
     link: &Link,
@@ -97,10 +103,39 @@ async fn turn(
         }
         return Ok(Turn::Done);
     }
+    let is_full = notices.len() >= queue.notices_max;
+    take(shared, link, notices).await?;
+    if is_full {
+        // None of them is under way any more when the queue is next seen empty.
+        try_join_all((0..RECEIVERS).map(|_| drain(shared, link, queue))).await?;
+    }
+    Ok(Turn::Done)
+}
+
+/// Receives until the queue gives less than it can.
+async fn drain(shared: &Shared, link: &Link, queue: Queue) -> Result<(), EngineError> {
+    for _ in 0..RECEIPTS_MAX {
+        if link.stop.is_cancelled() {
+            return Ok(());
+        }
+        let received = link.channel.receive(&link.transport, 0).await;
+        let notices = received.map_err(EngineError::Channel)?;
+        let is_full = notices.len() >= queue.notices_max;
+        if !notices.is_empty() {
+            take(shared, link, notices).await?;
+        }
+        if !is_full {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what came, then deletes it from the queue.
+async fn take(shared: &Shared, link: &Link, notices: Vec<QueuedNotice>) -> Result<(), EngineError> {
     let receipts: Vec<String> = notices.iter().map(|notice| notice.receipt.clone()).collect();
     keep(shared, link, notices).await?;
-    link.channel.delete(&link.transport, &receipts).await.map_err(EngineError::Channel)?;
-    Ok(Turn::Done)
+    link.channel.delete(&link.transport, &receipts).await.map_err(EngineError::Channel)
 }
 
 async fn is_active(shared: &Shared, link: &Link) -> Result<bool, EngineError> {

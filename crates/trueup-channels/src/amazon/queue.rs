@@ -33,8 +33,11 @@ const RECEIVE: &str = "AmazonSQS.ReceiveMessage";
 const DELETE: &str = "AmazonSQS.DeleteMessageBatch";
 
 /// What the port is told of the queue.
-pub(super) const QUEUE: Queue =
-    Queue { wait_ms_max: WAIT_SECONDS_MAX * 1_000, hidden_ms: VISIBILITY_SECONDS * 1_000 };
+pub(super) const QUEUE: Queue = Queue {
+    wait_ms_max: WAIT_SECONDS_MAX * 1_000,
+    notices_max: MESSAGES_MAX,
+    hidden_ms: VISIBILITY_SECONDS * 1_000,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]

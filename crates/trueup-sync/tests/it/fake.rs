@@ -75,6 +75,10 @@ pub(crate) struct State {
     pub(crate) queue: Vec<(String, &'static str, String)>,
     /// Receipts that were deleted.
     pub(crate) deleted: Vec<String>,
+    /// How long a receipt takes, how many are under way, and the most there ever were at once.
+    pub(crate) queue_far: Duration,
+    receiving: u32,
+    pub(crate) receiving_max: u32,
     /// Whether the queue cannot be received from, and how many deletions are lost.
     pub(crate) queue_down: bool,
     pub(crate) undeleted: u32,
@@ -621,7 +625,7 @@ impl Channel for FakeChannel {
     }
 
     fn queue(&self) -> Option<Queue> {
-        self.has_queue.then_some(Queue { wait_ms_max: 20, hidden_ms: 0 })
+        self.has_queue.then_some(Queue { wait_ms_max: 20, notices_max: 10, hidden_ms: 0 })
     }
 
     async fn receive(
@@ -632,7 +636,15 @@ impl Channel for FakeChannel {
         if self.shop.state().queue.is_empty() {
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
-        let state = self.shop.state();
+        let far = {
+            let mut state = self.shop.state();
+            state.receiving += 1;
+            state.receiving_max = state.receiving_max.max(state.receiving);
+            state.queue_far
+        };
+        tokio::time::sleep(far).await;
+        let mut state = self.shop.state();
+        state.receiving -= 1;
         if state.queue_down {
             return Err(down());
         }

@@ -132,3 +132,24 @@ async fn a_queue_that_cannot_be_read_is_told_once_and_polls_take_over() {
     }
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_queue_is_received_by_many_at_once() {
+    let house = House::open().await;
+    house.count("A", 1_000, true).await;
+    let (_, shop) = house.connect("queued", &[("A", "a", 1_000)], |_| ()).await;
+    house.settle().await;
+    shop.state().queue_far = Duration::from_millis(20);
+    {
+        let mut state = shop.state();
+        for nth in 0..200 {
+            state.queue.push((nth.to_string(), "order", format!("o{nth} a 1 0")));
+        }
+    }
+    booked(&house, 800).await;
+    until("the queue is empty", || shop.state().queue.is_empty()).await;
+    assert!(shop.state().receiving_max > 1, "one after the other");
+    house.settle().await;
+    assert_eq!(house.on_hand("A").await, 800, "what came twice was booked once");
+    house.close().await;
+}
