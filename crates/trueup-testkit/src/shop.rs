@@ -176,6 +176,8 @@ pub struct SimOrder {
     pub quantity: i64,
     /// How many of them were refunded.
     pub refunded: i64,
+    /// How many of them were taken off again by editing the order.
+    pub removed: i64,
     /// The vendor's id of the listing (variant, ASIN or item number).
     pub listing_id: String,
     /// Where the state stands.
@@ -193,6 +195,16 @@ fn as_text<S: serde::Serializer>(at: &Timestamp, out: S) -> Result<S::Ok, S::Err
 }
 
 impl SimOrder {
+    /// Returns how many units are still ordered.
+    pub(crate) fn left(&self) -> i64 {
+        match self.status {
+            OrderStatus::Cancelled => 0,
+            OrderStatus::Open | OrderStatus::Shipped => {
+                self.quantity - self.refunded - self.removed
+            }
+        }
+    }
+
     pub(crate) fn reference(&self) -> OrderRef {
         OrderRef {
             order_id: self.order_id.clone(),

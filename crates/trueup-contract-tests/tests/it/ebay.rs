@@ -88,6 +88,14 @@ async fn orders_are_as_specified() {
     let base = "/sell/fulfillment/v1/order";
     let page = seller.get(&format!("{base}?limit=1&offset=0")).await;
     spec.check("OrderSearchPagedCollection", &page);
+    for cents in [None, Some(400), Some(1_000)] {
+        let order = match cents {
+            None => seller.sim.sell_unpaid("S08", 1).unwrap(),
+            Some(_) => seller.sim.sell("S08", 1).unwrap(),
+        };
+        cents.into_iter().for_each(|cents| seller.sim.refund(&order.order_id, cents).unwrap());
+        spec.check("Order", &seller.get(&format!("{base}/{}", order.order_id)).await);
+    }
     assert!(page["next"].is_string());
     spec.check("Order", &seller.get(&format!("{base}/{}", order.order_id)).await);
     check_errors(&spec, &seller.get(&format!("{base}/nope")).await);

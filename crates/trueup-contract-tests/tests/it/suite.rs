@@ -65,7 +65,7 @@ struct Case {
 
 const ALWAYS: fn(&Stand) -> bool = |_| true;
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     Case { name: "sets", applies: ALWAYS, run: |stand| Box::pin(sets(stand)) },
     Case { name: "asked twice", applies: ALWAYS, run: |stand| Box::pin(asked_twice(stand)) },
     Case { name: "one bad item", applies: ALWAYS, run: |stand| Box::pin(one_bad_item(stand)) },
@@ -79,6 +79,8 @@ const CASES: [Case; 16] = [
     Case { name: "expired midway", applies: ALWAYS, run: |stand| Box::pin(expired_midway(stand)) },
     Case { name: "came back", applies: ALWAYS, run: |stand| Box::pin(came_back(stand)) },
     Case { name: "not paid", applies: waits, run: |stand| Box::pin(not_paid(stand)) },
+    Case { name: "refunded", applies: refunds, run: |stand| Box::pin(refunded(stand)) },
+    Case { name: "edited", applies: edits, run: |stand| Box::pin(edited(stand)) },
     Case { name: "not yet mapped", applies: ALWAYS, run: |stand| Box::pin(not_yet_mapped(stand)) },
     Case { name: "forged", applies: ALWAYS, run: |stand| Box::pin(forged(stand)) },
     Case { name: "not granted", applies: ALWAYS, run: |stand| Box::pin(not_granted(stand)) },
@@ -91,7 +93,17 @@ fn compares(stand: &Stand) -> bool {
 
 /// A channel that tells of orders before they are paid for.
 fn waits(stand: &Stand) -> bool {
-    matches!(stand.shop, AnySimulator::Amazon(_))
+    matches!(stand.shop, AnySimulator::Amazon(_) | AnySimulator::Ebay(_))
+}
+
+/// A channel whose refunds name money and no units.
+fn refunds(stand: &Stand) -> bool {
+    matches!(stand.shop, AnySimulator::Ebay(_))
+}
+
+/// A channel whose orders can be edited.
+fn edits(stand: &Stand) -> bool {
+    matches!(stand.shop, AnySimulator::Shopify(_))
 }
 
 /// A channel whose word is its number; elsewhere a reading counts only after a quarter of an hour.
@@ -269,13 +281,20 @@ async fn came_back(stand: &Stand) {
 
 /// An order that nobody has paid for holds its units until it is paid for or cancelled.
 async fn not_paid(stand: &Stand) {
-    let AnySimulator::Amazon(sim) = &stand.shop else { return };
-    let paid = sim.sell_unpaid("pending", 2).unwrap();
-    let given_up = sim.sell_unpaid("pending", 3).unwrap();
+    let sell_unpaid = |units| match &stand.shop {
+        AnySimulator::Amazon(sim) => sim.sell_unpaid("pending", units).unwrap(),
+        AnySimulator::Ebay(sim) => sim.sell_unpaid("pending", units).unwrap(),
+        AnySimulator::Shopify(_) => panic!("it tells of paid orders only"),
+    };
+    let (paid, given_up) = (sell_unpaid(2), sell_unpaid(3));
     stand.holds("pending", 5).await;
     assert_eq!(stand.on_hand("pending").await, SEEDED);
     stand.shows("pending", SEEDED - 5).await;
-    sim.pay(&paid.order_id).unwrap();
+    match &stand.shop {
+        AnySimulator::Amazon(sim) => sim.pay(&paid.order_id).unwrap(),
+        AnySimulator::Ebay(sim) => sim.pay(&paid.order_id).unwrap(),
+        AnySimulator::Shopify(_) => {}
+    }
     stand.hears("pending", SEEDED - 2).await;
     stand.holds("pending", 3).await;
     stand.shows("pending", SEEDED - 5).await;
@@ -283,6 +302,45 @@ async fn not_paid(stand: &Stand) {
     stand.holds("pending", 0).await;
     stand.shows("pending", SEEDED - 2).await;
     assert_eq!(stand.on_hand("pending").await, SEEDED - 2);
+}
+
+/// Money that is given back says nothing of units, but for all of it before anything was shipped:
+/// then nothing will be, and what the units become is the connection's to say.
+async fn refunded(stand: &Stand) {
+    let AnySimulator::Ebay(sim) = &stand.shop else { return };
+    let sell = |units| stand.shop.sell("refunded", units).unwrap();
+    let (partly, shipped) = (sell(4), sell(3));
+    stand.hears("refunded", SEEDED - 7).await;
+    sim.refund(&partly.order_id, 400).unwrap();
+    sim.ship(&shipped.order_id).unwrap();
+    sim.refund(&shipped.order_id, 1_000).unwrap();
+    for _ in 0..2 {
+        stand.hear().await;
+    }
+    assert_eq!(stand.on_hand("refunded").await, SEEDED - 7);
+    sim.refund(&partly.order_id, 600).unwrap();
+    stand.hears("refunded", SEEDED - 3).await;
+    // eBay puts nothing up for sale again by itself.
+    stand.shows("refunded", SEEDED - 3).await;
+}
+
+/// An order of which there is more or less than there was.
+async fn edited(stand: &Stand) {
+    let AnySimulator::Shopify(sim) = &stand.shop else { return };
+    let order = stand.shop.sell("edited", 4).unwrap();
+    stand.hears("edited", SEEDED - 4).await;
+    for left in [6, 1, 3] {
+        sim.edit_order(&order.order_id, left).unwrap();
+        stand.hears("edited", SEEDED - left).await;
+        for _ in 0..2 {
+            stand.hear().await;
+        }
+        assert_eq!(stand.on_hand("edited").await, SEEDED - left, "{left} are left");
+        stand.shows("edited", SEEDED - left).await;
+    }
+    stand.shop.cancel(&order.order_id).unwrap();
+    stand.hears("edited", SEEDED).await;
+    stand.shows("edited", SEEDED).await;
 }
 
 /// An order of a listing that nobody has mapped is kept to be seen, and booked once it is.
@@ -530,6 +588,8 @@ impl Stand {
             "quarantine",
             "nothing",
             "pending",
+            "refunded",
+            "edited",
         ];
         names.extend(single.map(str::to_owned));
         let mut seeds: Vec<SeedItem> =

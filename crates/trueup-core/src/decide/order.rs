@@ -42,6 +42,9 @@ struct Growth {
     from_hold: u64,
     /// Units come back since.
     restocked: u64,
+    /// Whether units were cancelled that the channel had taken off its number: whether it has
+    /// put them up for sale again, nobody knows.
+    is_unsure: bool,
     /// How the line stands after.
     sold_total: u64,
     restocked_total: u64,
@@ -75,6 +78,7 @@ fn growth(before: &LineBooked, line: &ChannelLine) -> Growth {
         sold,
         from_hold,
         restocked: restocked + back - before.restocked,
+        is_unsure: back + held_before > 0,
         sold_total,
         restocked_total: restocked + back,
         voided_total,
@@ -99,7 +103,7 @@ struct Planned {
     provisional: Delta,
     /// By how much the channel shows more for it, in units of the listing.
     shown: Delta,
-    /// Whether the channel shows units that are not for sale.
+    /// Whether the channel may show units that are not for sale, or not show some that are.
     owes_push: bool,
 }
 
@@ -141,7 +145,8 @@ fn plan_line(
     for step in &steps {
         check_line(book.sku(&step.sku), &step.location, step.delta, step.reserved_delta)?;
     }
-    let owes_push = growth.restocked > 0 && order.restock != RestockPolicy::Restock;
+    let is_kept_back = growth.restocked > 0 && order.restock != RestockPolicy::Restock;
+    let owes_push = is_kept_back || growth.is_unsure;
     Ok(Some(Planned { steps, booked, provisional, shown, owes_push }))
 }
 

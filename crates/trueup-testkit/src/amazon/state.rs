@@ -226,6 +226,7 @@ impl State {
             sku: sku.to_owned(),
             quantity,
             refunded: 0,
+            removed: 0,
             listing_id: listing.asin(),
             status: OrderStatus::Open,
             created_at: now,

@@ -50,8 +50,14 @@ pub(super) fn signature(key: &SigningKey, body: &[u8]) -> String {
     STANDARD.encode(header.to_string())
 }
 
-/// Tells of a sale: `ORDER_CONFIRMATION`, one per line item, and the availability if it ended.
+/// Tells of a sale: that it is confirmed, and the availability if it ended.
 pub(super) fn sold(sim: &Simulator, order: &SimOrder) {
+    confirmed(sim, order);
+    availability(sim, &order.sku, Some(order.quantity));
+}
+
+/// Tells that an order was paid for: `ORDER_CONFIRMATION`, one per line item.
+pub(super) fn confirmed(sim: &Simulator, order: &SimOrder) {
     let data = json!({
         "orderId": order.order_id,
         "lineItemId": order.line_id,
@@ -61,7 +67,6 @@ pub(super) fn sold(sim: &Simulator, order: &SimOrder) {
         "sellerId": "sim-seller",
     });
     post(sim, "ORDER_CONFIRMATION", &data);
-    availability(sim, &order.sku, Some(order.quantity));
 }
 
 /// Tells when a listing became available or unavailable; `sold` is how the quantity just moved.

@@ -21,7 +21,7 @@ use super::{
 use crate::consent;
 use crate::edge::{json as answer, list, pairs, value, wrote};
 use crate::faults::Trouble;
-use crate::shop::Shop;
+use crate::shop::{Shop, SimOrder};
 use crate::time::millis_text;
 
 /// The largest page of inventory items and of orders.
@@ -406,7 +406,8 @@ async fn orders(
                 .filter(|order| ids.is_empty() || ids.contains(&order.order_id))
         };
         let total = found().count();
-        let page = found().skip(offset).take(limit).map(wire::order);
+        let whole = |order: &SimOrder| wire::order(order, &state.money(&order.order_id));
+        let page = found().skip(offset).take(limit).map(whole);
         let path =
             |offset: usize| format!("/sell/fulfillment/v1/order?limit={limit}&offset={offset}");
         let mut body = json!({
@@ -440,7 +441,7 @@ async fn order(
     serve(&sim, &headers, "Fulfillment", || {
         let state = sim.0.state.lock();
         match state.orders.get(&id) {
-            Some(order) => Ok(answer(StatusCode::OK, &wire::order(order))),
+            Some(order) => Ok(answer(StatusCode::OK, &wire::order(order, &state.money(&id)))),
             None => {
                 let words = format!("Invalid order ID: {id}");
                 Err(Box::new(error(StatusCode::BAD_REQUEST, 32_100, &words)))

@@ -188,6 +188,50 @@ impl Simulator {
         self.sell(sku, quantity)
     }
 
+    /// Sells as [`Shop::sell`] does, to a buyer who has not paid yet: the units are taken off what
+    /// is shown, and the order is confirmed once it is paid for.
+    ///
+    /// # Errors
+    /// As [`Shop::sell`].
+    pub fn sell_unpaid(&self, sku: &str, quantity: i64) -> Result<OrderRef, ShopError> {
+        let order = {
+            let mut state = self.0.state.lock();
+            let order = state.sell(sku, quantity, self.now())?;
+            let money = state::Money { unpaid: true, ..state::Money::default() };
+            state.money.insert(order.order_id.clone(), money);
+            order
+        };
+        events::availability(self, sku, Some(quantity));
+        Ok(order.reference())
+    }
+
+    /// An order of [`Simulator::sell_unpaid`] is paid for.
+    ///
+    /// # Errors
+    /// [`ShopError::OrderClosed`] where it is not one, or not any more.
+    pub fn pay(&self, order_id: &str) -> Result<(), ShopError> {
+        let order = self.0.state.lock().pay(order_id, self.now())?;
+        events::confirmed(self, &order);
+        Ok(())
+    }
+
+    /// Gives back so many cents of the ten dollars that an order costs; nobody is told, and the
+    /// number that is shown stays.
+    ///
+    /// # Errors
+    /// The order is not known, not paid for or cancelled, or less of its money is left.
+    pub fn refund(&self, order_id: &str, cents: i64) -> Result<(), ShopError> {
+        self.0.state.lock().refund(order_id, cents, self.now())
+    }
+
+    /// Ships an order.
+    ///
+    /// # Errors
+    /// The order is not known, not paid for, cancelled or shipped.
+    pub fn ship(&self, order_id: &str) -> Result<(), ShopError> {
+        self.0.state.lock().ship(order_id, self.now())
+    }
+
     /// Uses up so many of today's calls of an API, as another application would: `Inventory`,
     /// `Fulfillment`, `Notification`, `TradingAPI`.
     pub fn spend_calls(&self, api: &'static str, calls: u64) {

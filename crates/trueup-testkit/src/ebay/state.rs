@@ -100,6 +100,23 @@ impl Revisions {
     }
 }
 
+/// What an order costs, in cents.
+pub(crate) const ORDER_CENTS: i64 = 1_000;
+
+/// What was paid for an order and given back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Money {
+    pub(crate) unpaid: bool,
+    /// Refunds in cents, with their times.
+    pub(crate) refunds: Vec<(i64, Timestamp)>,
+}
+
+impl Money {
+    pub(crate) fn refunded(&self) -> i64 {
+        self.refunds.iter().map(|(cents, _)| cents).sum()
+    }
+}
+
 /// The whole seller account.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -108,6 +125,8 @@ pub(crate) struct State {
     pub(crate) by_listing: HashMap<String, String>,
     pub(crate) revisions: Revisions,
     pub(crate) orders: Orders,
+    /// What was paid and given back, of orders of which not simply all was paid.
+    pub(crate) money: HashMap<String, Money>,
     pub(crate) counters: Counters,
     /// Calls of each API today: the day and the count.
     pub(crate) calls: BTreeMap<&'static str, (i64, u64)>,
@@ -169,6 +188,7 @@ impl State {
             sku: sku.to_owned(),
             quantity,
             refunded: 0,
+            removed: 0,
             listing_id: item.listing_id(),
             status: OrderStatus::Open,
             created_at: now,
@@ -195,6 +215,46 @@ impl State {
         self.counters.units_cancelled += quantity;
         let changed = self.orders.change(id, now, |order| order.status = OrderStatus::Cancelled);
         changed.ok_or_else(unknown)
+    }
+
+    /// Returns what was paid for an order.
+    pub(crate) fn money(&self, id: &str) -> Money {
+        self.money.get(id).cloned().unwrap_or_default()
+    }
+
+    /// An order that was not paid for is.
+    pub(crate) fn pay(&mut self, id: &str, now: Timestamp) -> Result<SimOrder, ShopError> {
+        let open = self.orders.get(id).is_some_and(|order| order.status == OrderStatus::Open);
+        let unpaid = self.money.get_mut(id).filter(|money| money.unpaid && open);
+        let closed = || ShopError::OrderClosed(id.to_owned());
+        unpaid.ok_or_else(closed)?.unpaid = false;
+        self.orders.change(id, now, |_| ()).ok_or_else(closed)
+    }
+
+    /// Gives back a part of what was paid for an order, or all of it. eBay leaves its own number
+    /// as it is.
+    pub(crate) fn refund(&mut self, id: &str, cents: i64, now: Timestamp) -> Result<(), ShopError> {
+        let unknown = || ShopError::UnknownOrder(id.to_owned());
+        let order = self.orders.get(id).ok_or_else(unknown)?;
+        let is_cancelled = order.status == OrderStatus::Cancelled;
+        let money = self.money.entry(id.to_owned()).or_default();
+        let is_more = cents <= 0 || money.refunded() + cents > ORDER_CENTS;
+        if money.unpaid || is_cancelled || is_more {
+            return Err(ShopError::OrderClosed(id.to_owned()));
+        }
+        money.refunds.push((cents, now));
+        self.orders.change(id, now, |_| ());
+        Ok(())
+    }
+
+    /// Ships an order.
+    pub(crate) fn ship(&mut self, id: &str, now: Timestamp) -> Result<(), ShopError> {
+        let order = self.orders.get(id).ok_or_else(|| ShopError::UnknownOrder(id.to_owned()))?;
+        if order.status != OrderStatus::Open || self.money(id).unpaid {
+            return Err(ShopError::OrderClosed(id.to_owned()));
+        }
+        self.orders.change(id, now, |order| order.status = OrderStatus::Shipped);
+        Ok(())
     }
 
     pub(crate) fn edit(&mut self, sku: &str, quantity: i64) -> Result<(), ShopError> {

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::state::{Item, State};
+use super::state::{Item, Money, ORDER_CENTS, State};
 use crate::faults::FaultDial;
 use crate::shop::{OrderStatus, SimOrder};
 use crate::time::millis_text;
@@ -180,26 +180,46 @@ fn offer(sku: &str, item: &Item) -> Value {
 }
 
 /// Returns an order of the Fulfillment API.
-pub(crate) fn order(order: &SimOrder) -> Value {
+pub(crate) fn order(order: &SimOrder, money: &Money) -> Value {
     let cancelled = order.status == OrderStatus::Cancelled;
     let shipped = if order.status == OrderStatus::Shipped { "FULFILLED" } else { "NOT_STARTED" };
-    let amount = json!({"value": "10.00", "currency": "USD"});
+    let total = amount(ORDER_CENTS);
+    let paid = if money.unpaid { "PENDING" } else { "PAID" };
+    let payment = match money.refunded() {
+        _ if money.unpaid => "PENDING",
+        _ if cancelled => "FULLY_REFUNDED",
+        0 => "PAID",
+        cents if cents < ORDER_CENTS => "PARTIALLY_REFUNDED",
+        _ => "FULLY_REFUNDED",
+    };
+    let refund = |(at, (cents, date)): (usize, &(i64, Timestamp))| {
+        json!({
+            "refundId": format!("5{:09}{at}", order.number),
+            "refundDate": millis_text(*date),
+            "amount": amount(*cents),
+        })
+    };
+    let refunds: Vec<Value> = money.refunds.iter().enumerate().map(refund).collect();
+    let issued = refunds.iter().cloned().map(|mut refund| {
+        refund["refundStatus"] = json!("REFUNDED");
+        refund
+    });
     json!({
         "orderId": order.order_id,
         "creationDate": millis_text(order.created_at),
         "lastModifiedDate": millis_text(order.updated_at),
         "orderFulfillmentStatus": shipped,
-        "orderPaymentStatus": if cancelled { "FULLY_REFUNDED" } else { "PAID" },
+        "orderPaymentStatus": payment,
         "sellerId": "sim-seller",
         "buyer": {"username": "sim-buyer"},
         "cancelStatus": {
             "cancelState": if cancelled { "CANCELED" } else { "NONE_REQUESTED" },
             "cancelRequests": [],
         },
-        "pricingSummary": {"total": amount},
+        "pricingSummary": {"total": total},
         "paymentSummary": {
-            "payments": [{"paymentMethod": "EBAY", "paymentStatus": "PAID", "amount": amount}],
-            "refunds": [],
+            "payments": [{"paymentMethod": "EBAY", "paymentStatus": paid, "amount": total}],
+            "refunds": issued.collect::<Vec<_>>(),
         },
         "lineItems": [{
             "lineItemId": order.line_id,
@@ -211,8 +231,13 @@ pub(crate) fn order(order: &SimOrder) -> Value {
             "listingMarketplaceId": "EBAY_US",
             "purchaseMarketplaceId": "EBAY_US",
             "lineItemFulfillmentStatus": shipped,
-            "lineItemCost": amount,
-            "total": amount,
+            "lineItemCost": total,
+            "total": total,
+            "refunds": refunds,
         }],
     })
+}
+
+fn amount(cents: i64) -> Value {
+    json!({"value": format!("{}.{:02}", cents / 100, cents % 100), "currency": "USD"})
 }

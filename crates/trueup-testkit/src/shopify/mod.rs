@@ -152,6 +152,18 @@ impl Simulator {
         Ok(())
     }
 
+    /// Edits an order so that so many units are left of it: more are ordered if they are shown,
+    /// those that are removed go back on sale.
+    ///
+    /// # Errors
+    /// The order is not known, cancelled or shipped, or fewer are shown.
+    pub fn edit_order(&self, order_id: &str, quantity: i64) -> Result<(), ShopError> {
+        let now = self.0.engine.clock.now();
+        let events = self.0.books.lock().shop.edit_order(order_id, quantity, now)?;
+        self.tell(events);
+        Ok(())
+    }
+
     /// Takes the app's access away, as a merchant does: subscribers are told a last time, then
     /// no token is good and no grant given until [`Simulator::install`].
     pub fn uninstall(&self) {

@@ -281,11 +281,7 @@ impl View<'_> {
     }
 
     fn line_field(&self, order: &SimOrder, name: &str) -> Option<Found> {
-        let left = if order.status == OrderStatus::Cancelled {
-            0
-        } else {
-            order.quantity - order.refunded
-        };
+        let left = order.left();
         let unshipped = if order.status == OrderStatus::Shipped { 0 } else { left };
         Some(match name {
             "id" => leaf(gid("LineItem", &order.line_id)),

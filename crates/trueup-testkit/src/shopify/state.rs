@@ -186,22 +186,7 @@ impl State {
         if self.orders.full() {
             return Err(ShopError::Full);
         }
-        let item = &mut self.items[index];
-        // Shopify ships an order from one location when it can; the simulator always does.
-        let shown = item.levels.iter().map(|level| level.available).max().unwrap_or(0);
-        let mut events = Vec::new();
-        if item.tracked {
-            let Some(level) = item.levels.iter_mut().find(|level| level.available >= quantity)
-            else {
-                self.counters.refused += 1;
-                return Err(ShopError::NotEnough { sku: sku.to_owned(), shown });
-            };
-            level.available -= quantity;
-            level.committed += quantity;
-            level.updated_at = now;
-            let location = level.location;
-            events.push(self.level_event(index, location));
-        }
+        let mut events = self.take_off(index, quantity, now)?;
         let number = self.orders.next_number();
         let order = SimOrder {
             number,
@@ -210,6 +195,7 @@ impl State {
             sku: sku.to_owned(),
             quantity,
             refunded: 0,
+            removed: 0,
             listing_id: variant_id(index).to_string(),
             status: OrderStatus::Open,
             created_at: now,
@@ -223,11 +209,35 @@ impl State {
         Ok((reference, events))
     }
 
+    /// Commits units to an order at a location that has them.
+    fn take_off(
+        &mut self,
+        index: usize,
+        quantity: i64,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, ShopError> {
+        let item = &mut self.items[index];
+        if !item.tracked {
+            return Ok(Vec::new());
+        }
+        // Shopify ships an order from one location when it can; the simulator always does.
+        let shown = item.levels.iter().map(|level| level.available).max().unwrap_or(0);
+        let Some(level) = item.levels.iter_mut().find(|level| level.available >= quantity) else {
+            self.counters.refused += 1;
+            return Err(ShopError::NotEnough { sku: item.sku.clone(), shown });
+        };
+        level.available -= quantity;
+        level.committed += quantity;
+        level.updated_at = now;
+        let location = level.location;
+        Ok(vec![self.level_event(index, location)])
+    }
+
     /// Cancels an order and puts its goods back where one of its locations has them committed.
     pub(crate) fn cancel(&mut self, id: &str, now: Timestamp) -> Result<Vec<Event>, ShopError> {
         let order = self.open_order(id)?;
         let index = self.find(&order.sku)?;
-        let left = order.quantity - order.refunded;
+        let left = order.left();
         let mut events = self.put_back(index, left, now);
         let changed = self.orders.change(id, now, |order| order.status = OrderStatus::Cancelled);
         if let Some(order) = changed {
@@ -250,7 +260,7 @@ impl State {
         let order = self.orders.get(id).cloned();
         let order = order.ok_or_else(|| ShopError::UnknownOrder(id.to_owned()))?;
         let closed = order.status == OrderStatus::Cancelled;
-        if closed || quantity <= 0 || order.refunded + quantity > order.quantity {
+        if closed || quantity <= 0 || quantity > order.left() {
             return Err(ShopError::OrderClosed(id.to_owned()));
         }
         let index = self.find(&order.sku)?;
@@ -264,11 +274,42 @@ impl State {
         Ok(events)
     }
 
+    /// Edits an order so that so many units are left of it: more are taken from what is shown,
+    /// fewer go back on sale.
+    pub(crate) fn edit_order(
+        &mut self,
+        id: &str,
+        quantity: i64,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, ShopError> {
+        let order = self.open_order(id)?;
+        if quantity < 0 {
+            return Err(ShopError::BadQuantity);
+        }
+        let index = self.find(&order.sku)?;
+        let more = quantity - order.left();
+        let mut events = match more {
+            more if more > 0 => self.take_off(index, more, now)?,
+            _ => self.put_back(index, -more, now),
+        };
+        let changed = self.orders.change(id, now, |order| {
+            // What is ordered beside it counts as ordered; what is removed stays counted as well.
+            order.quantity += more.max(0);
+            order.removed += (-more).max(0);
+        });
+        if let Some(order) = changed {
+            let updated = Event { topic: "ORDERS_UPDATED", body: order_body(&order, index) };
+            let edited = Event { topic: "ORDERS_EDITED", body: edit_body(&order, more, now) };
+            events.splice(0..0, [edited, updated]);
+        }
+        Ok(events)
+    }
+
     /// Ships an order: its goods leave `committed` and so `on_hand`; `available` stays.
     pub(crate) fn ship(&mut self, id: &str, now: Timestamp) -> Result<(), ShopError> {
         let order = self.open_order(id)?;
         let index = self.find(&order.sku)?;
-        let left = order.quantity - order.refunded;
+        let left = order.left();
         let holder = self.items[index].levels.iter_mut().find(|level| level.committed >= left);
         if let Some(level) = holder {
             level.committed -= left;
@@ -393,7 +434,7 @@ pub(crate) fn location_number(gid: &str) -> Option<u64> {
 /// Returns an order as the REST-shaped webhooks write it (only the fields that matter for stock).
 fn order_body(order: &SimOrder, index: usize) -> Value {
     let cancelled = order.status == OrderStatus::Cancelled;
-    let current = if cancelled { 0 } else { order.quantity - order.refunded };
+    let current = order.left();
     let cancelled_at = cancelled.then(|| seconds_text(order.updated_at));
     json!({
         "id": number(&order.order_id),
@@ -431,6 +472,23 @@ fn line_body(order: &SimOrder, index: usize, current: i64) -> Value {
     })
 }
 
+/// Returns what is told of an edit beside the order itself: what was added and what was removed.
+fn edit_body(order: &SimOrder, more: i64, now: Timestamp) -> Value {
+    let change = |units: i64| match units {
+        units if units > 0 => json!([{"id": number(&order.line_id), "delta": units}]),
+        _ => json!([]),
+    };
+    json!({"order_edit": {
+        "id": order.number,
+        "order_id": number(&order.order_id),
+        "created_at": seconds_text(now),
+        "committed_at": seconds_text(now),
+        "notify_customer": false,
+        "line_items": {"additions": change(more), "removals": change(-more)},
+        "discounts": {"line_item": {"additions": [], "removals": []}},
+    }})
+}
+
 fn refund_body(
     order: &SimOrder,
     index: usize,
@@ -451,7 +509,7 @@ fn refund_body(
             "quantity": quantity,
             "restock_type": if restock { "return" } else { "no_restock" },
             "location_id": restock.then_some(LOCATION_ID),
-            "line_item": line_body(order, index, order.quantity - order.refunded),
+            "line_item": line_body(order, index, order.left()),
         }],
     })
 }
