@@ -27,6 +27,12 @@ impl Shard {
         (0..shard::SHARDS).map(Self)
     }
 
+    /// Returns the shard of a number, where there is one.
+    #[must_use]
+    pub fn numbered(number: u16) -> Option<Self> {
+        Self::all().find(|shard| shard.number() == number)
+    }
+
     /// Returns its number, from 0.
     #[must_use]
     pub fn number(self) -> u16 {
@@ -117,10 +123,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Returns the node that holds the shard of an org at an instant, where one does.
+    /// Returns the node that holds a shard at an instant, where one does.
     #[must_use]
-    pub fn holder(&self, org: &Org, now: Timestamp) -> Option<&Node> {
-        let shard = Shard::of(org);
+    pub fn holder(&self, shard: Shard, now: Timestamp) -> Option<&Node> {
         let lease = self.leases.iter().find(|lease| lease.shard == shard)?;
         let holder = lease.node.filter(|_| lease.until.is_none_or(|until| until > now))?;
         self.nodes.iter().find(|node| node.id == holder)

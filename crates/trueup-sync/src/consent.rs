@@ -11,7 +11,7 @@ use trueup_channels::credential::{
 };
 use trueup_channels::{Callback, ConsentAsk, ConsentCode, Secret};
 use trueup_core::{ChannelId, Org, Timestamp};
-use trueup_store::{Connection, ConnectionState, Consent};
+use trueup_store::{Connection, ConnectionState, Consent, Shard};
 
 use crate::caller::{Vault, rebase};
 use crate::engine::{Engine, EngineError};
@@ -57,7 +57,7 @@ impl Engine {
         let base = shared.options.public_url.as_deref().ok_or(EngineError::PublicUrlMissing)?;
         let redirect = format!("{}/connect/{kind}/callback", base.trim_end_matches('/'));
         let settings = shared.settings_of(&row)?;
-        let state = new_state();
+        let state = new_state(Shard::of(org));
         let challenge = page.pkce().then(|| challenge(&self.verifier(&state)));
         let ask = ConsentAsk {
             state: &state,
@@ -140,6 +140,13 @@ impl Engine {
         Ok((org, row))
     }
 
+    /// Returns the shard of the org that a state was made for, where it may have been made here.
+    #[must_use]
+    pub fn shard_of_state(state: &str) -> Option<Shard> {
+        let bytes = URL_SAFE_NO_PAD.decode(state).ok()?;
+        Shard::numbered(u16::from(*bytes.first()?))
+    }
+
     /// Returns the PKCE verifier of a state. It is derived with the server's key, so that it
     /// need not be kept and the state, which passes through the browser, does not tell it.
     fn verifier(&self, state: &str) -> Secret {
@@ -148,9 +155,12 @@ impl Engine {
     }
 }
 
-fn new_state() -> String {
+/// Makes a state. It says which shard it is of, for it may come back to any node.
+fn new_state(shard: Shard) -> String {
     let mut bytes = [0; STATE_BYTES];
     rand::rng().fill_bytes(&mut bytes);
+    // There are fewer shards than a byte has values.
+    bytes[0] = u8::try_from(shard.number()).unwrap_or(0);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -177,7 +187,10 @@ mod tests {
 
     #[test]
     fn states_are_long_and_never_the_same() {
-        let (first, second) = (new_state(), new_state());
+        let shard = Shard::all().nth(63).unwrap();
+        let (first, second) = (new_state(shard), new_state(shard));
+        assert_eq!(Engine::shard_of_state(&first), Some(shard));
+        assert_eq!(Engine::shard_of_state(""), None);
         assert_eq!(first.len(), 43);
         assert_ne!(first, second);
         assert_ne!(digest(&first), digest(&second));

@@ -14,7 +14,7 @@ use trueup_core::{
 };
 use trueup_store::{
     Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, ListingView,
-    Mapping, Resolved, RuleSettings, Run, RunStatus, Store, StoreError,
+    Mapping, Resolved, RuleSettings, Run, RunStatus, Shard, Store, StoreError,
 };
 
 use crate::caller::Vault;
@@ -918,6 +918,12 @@ impl Engine {
         for link in self.shared.links_of(org) {
             link.ring_sweep();
         }
+    }
+
+    /// Returns whether the workers of a shard are here at this instant.
+    #[must_use]
+    pub fn works_for(&self, shard: Shard) -> bool {
+        self.shared.working.read().is_for(shard)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use trueup_core::Org;
 use trueup_store::{Ownership, Shard};
 
 use crate::caller::Vault;
@@ -22,9 +21,9 @@ const STORE_REST: Duration = Duration::from_secs(1);
 pub(crate) struct Working(BTreeMap<Shard, i64>);
 
 impl Working {
-    /// Returns whether an org is worked for.
-    pub(crate) fn is_for(&self, org: &Org) -> bool {
-        self.0.contains_key(&Shard::of(org))
+    /// Returns whether a shard is worked for.
+    pub(crate) fn is_for(&self, shard: Shard) -> bool {
+        self.0.contains_key(&shard)
     }
 }
 

@@ -16,7 +16,7 @@ use trueup_channels::{
 use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
 use trueup_store::{
     Connection, ConnectionState, FieldsNote, HistoryEntry, ListingQuery, ListingView, Mapping,
-    Outcome, Store, StoreError, Submission,
+    Outcome, Shard, Store, StoreError, Submission,
 };
 
 use crate::address::{self, AddressError, Reach};
@@ -404,7 +404,7 @@ impl Shared {
 
     /// Returns whether an org is worked for here.
     pub(crate) fn is_working_for(&self, org: &Org) -> bool {
-        self.working.read().is_for(org)
+        self.working.read().is_for(Shard::of(org))
     }
 
     pub(crate) fn link(&self, org: &Org, id: &ChannelId) -> Option<Arc<Link>> {

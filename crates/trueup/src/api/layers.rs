@@ -17,9 +17,11 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use metrics::Histogram;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
+use tokio::sync::OwnedSemaphorePermit;
 use tower::{Layer, Service};
 
 use crate::api::AppState;
+use crate::api::passing::{self, Way};
 use crate::api::problem::{Problem, overloaded};
 
 /// Names a request in answers and logs.
@@ -77,7 +79,7 @@ struct Accompanied<S> {
 
 impl<S> Service<Request> for Accompanied<S>
 where
-    S: Service<Request, Response = Response, Error = Infallible>,
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
@@ -94,35 +96,68 @@ where
         let Ok(place) = Arc::clone(&app.requests).try_acquire_owned() else {
             return Box::pin(ready(Ok(with_id(overloaded().into_response(), id))));
         };
-        let began = tokio::time::Instant::now();
-        let method = method_word(request.method());
-        let route = request.extensions().get::<MatchedPath>().cloned();
-        let is_keyed = request.headers().contains_key("idempotency-key");
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        Box::pin(async move {
-            // What carries a key is done to its end and recorded, also when its client gives up.
-            let answer = if is_keyed {
-                let internal = |_| Ok(Ok(Problem::internal().into_response()));
-                tokio::spawn(answer).await.unwrap_or_else(internal)
-            } else {
-                answer.await
-            };
-            let response = match answer {
-                Ok(Ok(response)) => response,
-                Err(panic) => panicked(&*panic),
-            };
-            drop(place);
-            let status = response.status();
-            if app.metrics.is_some() {
-                let route = route.as_ref().map_or("none", MatchedPath::as_str);
-                let taken = began.elapsed().as_secs_f64();
-                app.request_times.of(method, route, class(status)).record(taken);
+        let going = Going {
+            id,
+            began: tokio::time::Instant::now(),
+            method: method_word(request.method()),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            is_keyed: request.headers().contains_key("idempotency-key"),
+            _place: place,
+            app: AppState::clone(&app),
+        };
+        match passing::needs(&request).filter(|shard| !passing::are_here(&app, *shard)) {
+            None => Box::pin(going.to_its_end(self.inner.call(request))),
+            Some(shard) => {
+                let mut inner = self.inner.clone();
+                Box::pin(going.to_its_end(async move {
+                    match passing::on(&app, shard, request).await {
+                        Way::Here(request) => inner.call(request).await,
+                        Way::Answered(answer) => Ok(answer),
+                    }
+                }))
             }
-            if status.is_server_error() {
-                tracing::warn!(request_id = ?id, status = status.as_u16(), "a request failed");
-            }
-            Ok(with_id(response, id))
-        })
+        }
+    }
+}
+
+/// A request that is being answered.
+struct Going {
+    app: AppState,
+    id: HeaderValue,
+    began: tokio::time::Instant,
+    method: &'static str,
+    route: Option<MatchedPath>,
+    is_keyed: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Going {
+    async fn to_its_end<F>(self, answer: F) -> Result<Response, Infallible>
+    where
+        F: Future<Output = Result<Response, Infallible>> + Send + 'static,
+    {
+        let answer = AssertUnwindSafe(answer).catch_unwind();
+        // What carries a key is done to its end and recorded, also when its client gives up.
+        let answer = if self.is_keyed {
+            let internal = |_| Ok(Ok(Problem::internal().into_response()));
+            tokio::spawn(answer).await.unwrap_or_else(internal)
+        } else {
+            answer.await
+        };
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Err(panic) => panicked(&*panic),
+        };
+        let status = response.status();
+        if self.app.metrics.is_some() {
+            let route = self.route.as_ref().map_or("none", MatchedPath::as_str);
+            let taken = self.began.elapsed().as_secs_f64();
+            self.app.request_times.of(self.method, route, class(status)).record(taken);
+        }
+        if status.is_server_error() {
+            tracing::warn!(request_id = ?self.id, status = status.as_u16(), "a request failed");
+        }
+        Ok(with_id(response, self.id))
     }
 }
 

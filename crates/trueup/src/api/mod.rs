@@ -33,6 +33,7 @@ mod mappings_csv;
 mod meta;
 mod nodes;
 mod orders;
+mod passing;
 mod reservations;
 mod runs;
 mod sync;
@@ -101,6 +102,7 @@ pub struct App {
     pub(crate) stopping: CancellationToken,
     pub(crate) started: Timestamp,
     pub(crate) in_flight: InFlight,
+    pub(crate) passing: passing::Passing,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) request_times: layers::RequestTimes,
@@ -125,6 +127,7 @@ impl App {
             stopping: parts.stopping,
             started,
             in_flight: InFlight::default(),
+            passing: passing::Passing::new(),
             streams: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             request_times: layers::RequestTimes::default(),
