@@ -1437,6 +1437,10 @@ pub trait Store: Send + Sync + 'static {
     /// Hands shards over, all work for which has ended here, so that other nodes can have them.
     async fn hand_over(&self, shards: Vec<Shard>) -> Result<(), StoreError>;
 
+    /// Hands everything over and takes nothing more, so that others go on with it at once; what
+    /// this node is asked it still does. All work has to have ended here.
+    async fn retire(&self) -> Result<(), StoreError>;
+
     /// Returns all nodes and who works for what.
     async fn cluster(&self) -> Result<Cluster, StoreError>;
 

@@ -1018,6 +1018,11 @@ impl Store for Embedded {
         Ok(())
     }
 
+    async fn retire(&self) -> Result<(), StoreError> {
+        // There is nobody else to go on with it.
+        Ok(())
+    }
+
     async fn cluster(&self) -> Result<Cluster, StoreError> {
         let (id, now) = (self.node, (self.shared.now)());
         let node =

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -85,6 +85,8 @@ pub(super) struct Leases {
     /// Shards that are to be handed over, and since when.
     leaving: Mutex<BTreeMap<i16, i64>>,
     told: watch::Sender<Ownership>,
+    /// Whether it takes none any more.
+    is_retired: AtomicBool,
     /// One who changes them at a time.
     turn: tokio::sync::Mutex<()>,
     lost: AtomicU64,
@@ -122,6 +124,7 @@ impl Leases {
             steady,
             slots: (0..SHARDS).map(|_| Slot::default()).collect(),
             leaving: Mutex::default(),
+            is_retired: AtomicBool::new(false),
             told: watch::channel(Ownership::default()).0,
             turn: tokio::sync::Mutex::default(),
             lost: AtomicU64::new(0),
@@ -283,6 +286,9 @@ pub(super) async fn beat(shared: &Shared) -> Result<()> {
     let leases = &shared.leases;
     let Some(info) = &leases.info else { return Ok(()) };
     let turn = leases.turn.lock().await;
+    if leases.is_retired.load(Ordering::Acquire) {
+        return Ok(());
+    }
     // What was lost meanwhile is not renewed; it may be taken anew.
     leases.expire();
     let sent_at = (leases.steady)();
@@ -435,8 +441,8 @@ pub(super) async fn free(shared: &Shared, shards: &[i16]) -> Result<()> {
     }
 }
 
-/// Frees everything and leaves the cluster.
-pub(super) async fn leave(shared: &Shared) -> Result<()> {
+/// Frees everything, takes nothing any more and leaves the cluster.
+pub(super) async fn retire(shared: &Shared) -> Result<()> {
     const LEAVE: &str = "
         DELETE FROM node
         WHERE shard = 0
@@ -445,7 +451,9 @@ pub(super) async fn leave(shared: &Shared) -> Result<()> {
         return Ok(());
     }
     let all: Vec<i16> = (0..SHARDS).collect();
-    free(shared, &all).await?;
+    if !shared.leases.is_retired.swap(true, Ordering::AcqRel) {
+        free(shared, &all).await?;
+    }
     let client = shared.pool.client().await?;
     sql::execute(&client, LEAVE, &[&shared.node.to_string()]).await?;
     Ok(())

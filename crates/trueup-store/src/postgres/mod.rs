@@ -318,7 +318,7 @@ impl Postgres {
         self.tasks.stop.cancel();
         let others = std::mem::take(&mut *self.tasks.others.lock());
         ended.extend(futures::future::join_all(others).await);
-        if let Err(error) = lease::leave(&self.shared).await {
+        if let Err(error) = lease::retire(&self.shared).await {
             // They run out.
             tracing::warn!(%error, "leases could not be handed over");
         }

@@ -670,6 +670,10 @@ impl Store for Postgres {
         lease::free(&self.shared, &shards).await.map_err(PgError::refusal)
     }
 
+    async fn retire(&self) -> Result<()> {
+        lease::retire(&self.shared).await.map_err(PgError::refusal)
+    }
+
     async fn cluster(&self) -> Result<Cluster> {
         let shared = &self.shared;
         self.read(|client| async move { lease::cluster(shared, &client).await }).await

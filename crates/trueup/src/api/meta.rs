@@ -67,8 +67,8 @@ async fn healthz(State(app): State<AppState>) -> Reply {
         body = HealthView)))]
 async fn readyz(State(app): State<AppState>) -> Reply {
     match app.store.health() {
-        Health::Ready if app.stopping.is_cancelled() => {
-            let failing = Some("the server is shutting down".to_owned());
+        Health::Ready if app.draining.is_cancelled() => {
+            let failing = Some("draining: the server is shutting down".to_owned());
             Reply::json(StatusCode::SERVICE_UNAVAILABLE, &health(&app, failing))
         }
         Health::Ready => Reply::ok(&health(&app, None)),

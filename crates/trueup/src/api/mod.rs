@@ -87,6 +87,8 @@ pub struct Parts {
     pub metrics: Option<PrometheusHandle>,
     /// What an operator chose.
     pub options: ApiOptions,
+    /// Says that the server is going, while it still answers.
+    pub draining: CancellationToken,
     /// Ends the live streams when the server stops.
     pub stopping: CancellationToken,
 }
@@ -99,6 +101,7 @@ pub struct App {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) options: ApiOptions,
+    pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
     pub(crate) started: Timestamp,
     pub(crate) in_flight: InFlight,
@@ -124,6 +127,7 @@ impl App {
             clock: parts.clock,
             metrics: parts.metrics,
             options: parts.options,
+            draining: parts.draining,
             stopping: parts.stopping,
             started,
             in_flight: InFlight::default(),

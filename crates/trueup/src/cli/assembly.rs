@@ -24,6 +24,8 @@ const SESSIONS: &str = "trueup 2026 dashboard sessions";
 /// How long requests under way may take to end when the server stops.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
 
+/// How long a node of several says that it is going before it does, so that nobody sends it more.
+const DRAIN_NOTICE: Duration = Duration::from_secs(3);
 /// How many connections may wait to be taken.
 const BACKLOG: u32 = 1_024;
 
@@ -87,7 +89,10 @@ pub struct Running {
     pub store: Arc<dyn Store>,
     /// The sync engine.
     pub engine: Engine,
+    draining: CancellationToken,
     stopping: CancellationToken,
+    /// How long it says that it is going.
+    notice: Duration,
     serving: JoinHandle<io::Result<()>>,
 }
 
@@ -123,7 +128,7 @@ impl Running {
         };
         let engine = Engine::start(store.clone(), engine_options).await?;
         let listener = socket.listen(BACKLOG).map_err(refused)?;
-        let stopping = CancellationToken::new();
+        let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let app = App::new(Parts {
             store: store.clone(),
             engine: engine.clone(),
@@ -131,6 +136,7 @@ impl Running {
             clock,
             metrics,
             options: ApiOptions { public_url: options.public_url, node },
+            draining: draining.clone(),
             stopping: stopping.clone(),
         });
         let stop = stopping.clone();
@@ -140,7 +146,11 @@ impl Running {
         let serve = axum::serve(listener, dashboard.merge(api))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let serving = tokio::spawn(async move { serve.await });
-        Ok(Self { addr, store, engine, stopping, serving })
+        let notice = match options.place {
+            Place::Directory(_) => Duration::ZERO,
+            Place::Database(_) => DRAIN_NOTICE,
+        };
+        Ok(Self { addr, store, engine, draining, stopping, notice, serving })
     }
 
     /// Returns the server's address as a URL.
@@ -149,11 +159,21 @@ impl Running {
         format!("http://{}", self.addr)
     }
 
-    /// Takes no more requests, lets those under way end, stops the workers and closes the store.
+    /// Says that it is going, stops the workers and hands their work over to other nodes, takes no
+    /// more requests, lets those under way end, and closes the store.
     ///
     /// # Errors
     /// When the store could not be closed cleanly; what was acknowledged is durable all the same.
     pub async fn stop(self) -> Result<(), trueup_store::StoreError> {
+        self.draining.cancel();
+        if !self.notice.is_zero() {
+            // Others work for its orgs before it stops answering: what needs them is passed on.
+            tokio::time::sleep(self.notice).await;
+            self.engine.stop().await;
+            if let Err(error) = self.store.retire().await {
+                tracing::warn!(%error, "the node's work could not be handed over");
+            }
+        }
         self.stopping.cancel();
         let abort = self.serving.abort_handle();
         match tokio::time::timeout(DRAIN_MAX, self.serving).await {

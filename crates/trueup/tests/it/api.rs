@@ -133,6 +133,7 @@ impl Api {
             clock: Arc::new(clock.clone()),
             metrics: None,
             options: ApiOptions { public_url, ..ApiOptions::default() },
+            draining: tokio_util::sync::CancellationToken::new(),
             stopping: tokio_util::sync::CancellationToken::new(),
         });
         Self { router: router(app), clock, engine, store, _place: place }
