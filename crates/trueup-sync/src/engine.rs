@@ -327,6 +327,7 @@ impl Engine {
     /// Stops every worker after the request it is in.
     pub async fn stop(&self) {
         self.shared.stop.cancel();
+        *self.shared.working.write() = holding::Working::default();
         let tasks = std::mem::take(&mut *self.shared.tasks.lock());
         for task in tasks {
             // A panicked task has been reported by the runtime; there is nothing to add.
