@@ -16,6 +16,7 @@ mod crash;
 mod hostile;
 mod migrate;
 mod place;
+mod nodes;
 mod process;
 mod readme;
 mod rekey;

@@ -60,11 +60,26 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop and returns whether it did so in order.
-    pub(crate) fn terminate(mut self) -> bool {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    /// Sends it a signal, where it is still there.
+    pub(crate) fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([&signal, &pid]).status().unwrap().success());
+    }
+
+    /// Returns whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end and returns whether it was in order.
+    pub(crate) fn wait(mut self) -> bool {
         self.child.wait().unwrap().success()
+    }
+
+    /// Asks it to stop and returns whether it did so in order.
+    pub(crate) fn terminate(self) -> bool {
+        self.signal("TERM");
+        self.wait()
     }
 }
 
