@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -85,6 +85,8 @@ pub(super) struct Leases {
     /// Shards that are to be handed over, and since when.
     leaving: Mutex<BTreeMap<i16, i64>>,
     told: watch::Sender<Ownership>,
+    /// How many nodes there are.
+    alive: AtomicUsize,
     /// Whether it takes none any more.
     is_retired: AtomicBool,
     /// One who changes them at a time.
@@ -124,6 +126,7 @@ impl Leases {
             steady,
             slots: (0..SHARDS).map(|_| Slot::default()).collect(),
             leaving: Mutex::default(),
+            alive: AtomicUsize::new(1),
             is_retired: AtomicBool::new(false),
             told: watch::channel(Ownership::default()).0,
             turn: tokio::sync::Mutex::default(),
@@ -140,6 +143,11 @@ impl Leases {
     /// Returns whether it is renewed every now and then.
     pub(super) fn is_renewed_by_itself(&self) -> bool {
         self.takes_part() && self.database.is_none()
+    }
+
+    /// Returns whether there is no other node, as far as is known.
+    pub(super) fn is_alone(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) <= 1
     }
 
     /// Returns whether a shard is surely held at this instant.
@@ -312,6 +320,7 @@ async fn find(shared: &Shared, tx: &Tx, info: &NodeInfo) -> Result<Found> {
     let now = shared.leases.database.as_ref().map(|now| now().micros());
     let alive = note_node(tx, &node, info, now).await?;
     let mut held = renew(tx, &node, &shared.leases.known(), now).await?;
+    shared.leases.alive.store(alive, Ordering::Relaxed);
     let share = (usize::from(SHARDS.unsigned_abs())).div_ceil(alive.max(1));
     if held.len() < share {
         held.extend(take(tx, &node, share - held.len(), &held, now).await?);

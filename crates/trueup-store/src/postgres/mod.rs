@@ -10,6 +10,7 @@ mod bell;
 mod clock;
 mod error;
 mod hosts;
+mod feed;
 mod lease;
 mod ledger;
 mod pool;
@@ -92,6 +93,11 @@ struct Shared {
     arriving: Arriving,
     changes: broadcast::Sender<Change>,
     gates: Vec<Gate>,
+    /// What changes on any node.
+    changes: broadcast::Sender<Change>,
+    /// What changes on this one.
+    own_changes: broadcast::Sender<Change>,
+    lanes: Vec<Lane>,
     commands: AtomicU64,
     oversold_events: AtomicU64,
 }
@@ -173,6 +179,8 @@ impl Postgres {
             arriving,
             changes: broadcast::channel(CHANGES_MAX).0,
             gates: shard::all().iter().map(|_| Gate::default()).collect(),
+            own_changes: broadcast::channel(CHANGES_MAX).0,
+            lanes: shard::all().iter().map(|_| Lane::default()).collect(),
             commands: AtomicU64::new(0),
             oversold_events: AtomicU64::new(0),
         });
@@ -186,6 +194,13 @@ impl Postgres {
         }
         let (gates, others) = (Mutex::new(gates), Mutex::new(others));
         let tasks = Arc::new(Tasks { shared: shared.clone(), gates, others, stop });
+        if shared.leases.takes_part() {
+            let own = shared.own_changes.subscribe();
+            others.push(tokio::spawn(feed::tell(shared.clone(), own, stop.clone())));
+            others.push(tokio::spawn(feed::listen(shared.clone(), address, stop.clone())));
+        }
+        let (lanes, others) = (Mutex::new(lanes), Mutex::new(others));
+        let tasks = Arc::new(Tasks { shared: shared.clone(), lanes, others, stop });
         Ok(Self { shared, tasks, is_fenced: false })
     }
 
@@ -355,13 +370,17 @@ impl Shared {
     fn committed(&self, decided: &Decided) {
         self.commands.fetch_add(decided.commands, Ordering::Relaxed);
         self.oversold_events.fetch_add(decided.oversold, Ordering::Relaxed);
-        for change in &decided.changes {
-            // Nobody listening is fine.
-            drop(self.changes.send(change.clone()));
-        }
+        decided.changes.iter().cloned().for_each(|change| self.announce(change));
         // Who works for the others finds it on the doorbell.
         let own = decided.dirty.iter().filter(|(org, _)| self.holds(org));
         self.bell.ring(own.cloned());
+    }
+
+    /// Tells everybody here of a change, and other nodes in a moment.
+    fn announce(&self, change: Change) {
+        // Nobody listening is fine.
+        drop(self.own_changes.send(change.clone()));
+        drop(self.changes.send(change));
     }
 
     fn figures(&self) -> StoreFigures {

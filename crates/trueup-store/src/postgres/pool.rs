@@ -30,8 +30,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one statement may take in the database, and one may wait for a lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a transaction may stand idle before the database ends it.
-const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a transaction may stand idle before the database ends it: the rows that a node holds
+/// which stands still are free for the others after that.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long all of a transaction, or of a read, may take before its connection is given up.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 /// From when on a connection that does not answer is gone.

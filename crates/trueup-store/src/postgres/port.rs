@@ -637,8 +637,7 @@ impl Store for Postgres {
     }
 
     fn announce(&self, change: Change) {
-        // Nobody listening is fine.
-        drop(self.shared.changes.send(change));
+        self.shared.announce(change);
     }
 
     async fn verify(&self, org: &Org) -> Result<Verification> {
