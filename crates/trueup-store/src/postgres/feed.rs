@@ -232,9 +232,9 @@ mod tests {
         let payloads = payloads("n", lines.clone());
         assert!(payloads.len() > 1);
         assert!(payloads.iter().all(|payload| payload.len() < 8_000));
-        let told = payloads.iter().flat_map(|payload| {
-            serde_json::from_str::<Told<'_>>(payload).unwrap().changes
-        });
+        let told = payloads
+            .iter()
+            .flat_map(|payload| serde_json::from_str::<Told<'_>>(payload).unwrap().changes);
         let told: BTreeSet<Line> = told.collect();
         assert_eq!(told, lines);
     }

@@ -9,8 +9,8 @@ pub(crate) mod arrival;
 mod bell;
 mod clock;
 mod error;
-mod hosts;
 mod feed;
+mod hosts;
 mod lease;
 mod ledger;
 mod pool;
@@ -91,13 +91,11 @@ struct Shared {
     leases: Leases,
     bell: Bell,
     arriving: Arriving,
-    changes: broadcast::Sender<Change>,
-    gates: Vec<Gate>,
     /// What changes on any node.
     changes: broadcast::Sender<Change>,
     /// What changes on this one.
     own_changes: broadcast::Sender<Change>,
-    lanes: Vec<Lane>,
+    gates: Vec<Gate>,
     commands: AtomicU64,
     oversold_events: AtomicU64,
 }
@@ -178,9 +176,8 @@ impl Postgres {
             bell: Bell::default(),
             arriving,
             changes: broadcast::channel(CHANGES_MAX).0,
-            gates: shard::all().iter().map(|_| Gate::default()).collect(),
             own_changes: broadcast::channel(CHANGES_MAX).0,
-            lanes: shard::all().iter().map(|_| Lane::default()).collect(),
+            gates: shard::all().iter().map(|_| Gate::default()).collect(),
             commands: AtomicU64::new(0),
             oversold_events: AtomicU64::new(0),
         });
@@ -192,15 +189,13 @@ impl Postgres {
         if shared.leases.is_renewed_by_itself() {
             others.push(tokio::spawn(lease::run(shared.clone(), stop.clone())));
         }
-        let (gates, others) = (Mutex::new(gates), Mutex::new(others));
-        let tasks = Arc::new(Tasks { shared: shared.clone(), gates, others, stop });
         if shared.leases.takes_part() {
             let own = shared.own_changes.subscribe();
             others.push(tokio::spawn(feed::tell(shared.clone(), own, stop.clone())));
             others.push(tokio::spawn(feed::listen(shared.clone(), address, stop.clone())));
         }
-        let (lanes, others) = (Mutex::new(lanes), Mutex::new(others));
-        let tasks = Arc::new(Tasks { shared: shared.clone(), lanes, others, stop });
+        let (gates, others) = (Mutex::new(gates), Mutex::new(others));
+        let tasks = Arc::new(Tasks { shared: shared.clone(), gates, others, stop });
         Ok(Self { shared, tasks, is_fenced: false })
     }
 

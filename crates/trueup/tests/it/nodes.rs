@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use trueup_core::Org;
 use trueup_store::Shard;
 use trueup_test_store::TestStore;
-use trueup_testkit::{AnySimulator, SeedItem, Shop, SimServer, limits, shopify, spawn};
+use trueup_testkit::{AnySimulator, SeedItem, SimServer, limits, shopify, spawn};
 
 use crate::process::{Client, Server, place, run, token};
 
@@ -190,17 +190,14 @@ async fn a_node_that_stood_still_tells_nobody_what_another_has_told_since() {
         dealt_out(one, NODES).await;
     }
     assert!(figure(&url, "trueup_lease_lost_total").await > 0);
-    let checked = run(&[&["verify"], &*place(&store).each_ref().map(String::as_str)].concat());
+    let [option, value] = place(&store);
+    let checked = run(&["verify", &option, &value]);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 /// Buys one unit after another, at whatever node answers, until it is to stop; counts what was
 /// surely sold, and what may have been.
-async fn buy(
-    clients: Vec<Client>,
-    orders: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-) -> (i64, i64) {
+async fn buy(clients: Vec<Client>, orders: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> (i64, i64) {
     let (mut sold, mut unsure) = (0, 0);
     let mut turn = 0;
     while !stop.load(Ordering::SeqCst) {
@@ -284,7 +281,8 @@ async fn nodes_that_die_and_stand_still_lose_and_oversell_nothing() {
     assert!(STOCK - left >= sold, "{sold} were sold and {left} are left");
     assert!(STOCK - left <= sold + unsure, "{left} are left of what {sold} to {unsure} more took");
     drop(servers);
-    let checked = run(&[&["verify"], &*place(&store).each_ref().map(String::as_str)].concat());
+    let [option, value] = place(&store);
+    let checked = run(&["verify", &option, &value]);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
