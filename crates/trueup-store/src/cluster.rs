@@ -116,6 +116,8 @@ pub struct Cluster {
     pub node: Option<Uuid>,
     /// The kind of store: `embedded` or `postgres`.
     pub store: &'static str,
+    /// When it stood like this, by the store's clock.
+    pub at: Timestamp,
     /// By when they started.
     pub nodes: Vec<Node>,
     /// By shard.
@@ -123,11 +125,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Returns the node that holds a shard at an instant, where one does.
+    /// Returns the node that holds a shard, where one does.
     #[must_use]
-    pub fn holder(&self, shard: Shard, now: Timestamp) -> Option<&Node> {
+    pub fn holder(&self, shard: Shard) -> Option<&Node> {
         let lease = self.leases.iter().find(|lease| lease.shard == shard)?;
-        let holder = lease.node.filter(|_| lease.until.is_none_or(|until| until > now))?;
+        let holder = lease.node.filter(|_| lease.until.is_none_or(|until| until > self.at))?;
         self.nodes.iter().find(|node| node.id == holder)
     }
 }

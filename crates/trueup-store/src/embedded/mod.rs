@@ -1029,7 +1029,7 @@ impl Store for Embedded {
             Node { id, info: NodeInfo::default(), started_at: self.started_at, seen_at: now };
         let lease = |shard| Lease { shard, node: Some(id), epoch: 1, until: None };
         let leases = Shard::all().map(lease).collect();
-        Ok(Cluster { node: Some(id), store: "embedded", nodes: vec![node], leases })
+        Ok(Cluster { node: Some(id), store: "embedded", at: now, nodes: vec![node], leases })
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -18,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 use trueup_core::{ChannelId, Org, Sku};
 
 use super::Shared;
-use super::address::Address;
-use super::error::{PgError, Result};
+use super::error::Result;
 use super::sql;
 use crate::port::Change;
 
@@ -167,10 +166,10 @@ async fn notify(shared: &Shared, payload: &str) -> Result<()> {
 }
 
 /// Hears of what changes on other nodes until it is to stop.
-pub(super) async fn listen(shared: Arc<Shared>, address: Address, stop: CancellationToken) {
+pub(super) async fn listen(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let heard = tokio::select! {
-            heard = hear(&shared, &address) => heard,
+            heard = hear(&shared) => heard,
             () = stop.cancelled() => return,
         };
         if let Err(error) = heard {
@@ -184,9 +183,8 @@ pub(super) async fn listen(shared: Arc<Shared>, address: Address, stop: Cancella
 }
 
 /// Hears on a connection until it ends.
-async fn hear(shared: &Shared, address: &Address) -> Result<()> {
-    let tls = address.tls().map_err(PgError::Pool)?;
-    let (client, mut connection) = address.config().connect(tls).await?;
+async fn hear(shared: &Shared) -> Result<()> {
+    let (client, mut connection) = shared.pool.listener().await?;
     let mut messages = poll_fn(move |context| connection.poll_message(context));
     let sql = format!("LISTEN {CHANNEL}");
     let listening = client.batch_execute(&sql);

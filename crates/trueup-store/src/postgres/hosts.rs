@@ -11,11 +11,16 @@ use deadpool_postgres::Connect;
 use futures::future::{BoxFuture, FutureExt, pending};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long one host may take until it can be used.
 const HOST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a client is connected by.
+pub(super) type HostConnection =
+    Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// The hosts of a database, and which of them was the right one. Clones know it of one another.
 #[derive(Clone)]
@@ -40,31 +45,38 @@ impl Hosts {
     }
 }
 
+impl Hosts {
+    /// Connects to the host that was the right one before, or else to the next that is; what is
+    /// sent and received goes on only while the connection is polled. Where none even refuses, it
+    /// waits for ever: whoever asks has a time of its own.
+    pub(super) async fn reach(&self) -> Result<(Client, HostConnection), Error> {
+        let count = self.each.len();
+        let first = self.right.load(Ordering::Relaxed);
+        let mut refused = None;
+        for index in (0..count).map(|step| (first + step) % count) {
+            let Some(config) = self.each.get(index) else { continue };
+            match timeout(self.time_each, config.connect(self.tls.clone())).await {
+                Ok(Ok(reached)) => {
+                    self.right.store(index, Ordering::Relaxed);
+                    return Ok(reached);
+                }
+                Ok(Err(error)) => refused = Some(error),
+                Err(_) => {}
+            }
+        }
+        match refused {
+            Some(error) => Err(error),
+            None => pending().await,
+        }
+    }
+}
+
 impl Connect for Hosts {
-    /// Connects to the host that was the right one before, or else to the next that is. Where none
-    /// even refuses, it waits for the pool's own time to run out.
     fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         async move {
-            let count = self.each.len();
-            let first = self.right.load(Ordering::Relaxed);
-            let mut refused = None;
-            for index in (0..count).map(|step| (first + step) % count) {
-                let Some(config) = self.each.get(index) else { continue };
-                match timeout(self.time_each, config.connect(self.tls.clone())).await {
-                    Ok(Ok((client, connection))) => {
-                        self.right.store(index, Ordering::Relaxed);
-                        // Whoever uses the client hears of what ends its connection.
-                        let talk = tokio::spawn(connection.map(drop));
-                        return Ok((client, talk));
-                    }
-                    Ok(Err(error)) => refused = Some(error),
-                    Err(_) => {}
-                }
-            }
-            match refused {
-                Some(error) => Err(error),
-                None => pending().await,
-            }
+            let (client, connection) = self.reach().await?;
+            // Whoever uses the client hears of what ends its connection.
+            Ok((client, tokio::spawn(connection.map(drop))))
         }
         .boxed()
     }

@@ -539,9 +539,14 @@ pub(super) async fn cluster(shared: &Shared, conn: &Conn) -> Result<Cluster> {
             until: Some(columns.instant()?),
         })
     });
-    let (nodes, leases) = futures::try_join!(nodes, leases)?;
+    let now = shared.leases.database.as_ref().map(|now| now().micros());
+    let at = format!("SELECT coalesce($1::bigint, {MICROS_NOW})");
+    let asked: [Param<'_>; 1] = [&now];
+    let at = sql::first(conn, &at, &asked, |columns| columns.instant());
+    let (nodes, leases, at) = futures::try_join!(nodes, leases, at)?;
+    let at = at.ok_or_else(|| PgError::Corrupt("the database knows no time".to_owned()))?;
     let node = shared.leases.takes_part().then_some(shared.node);
-    Ok(Cluster { node, store: "postgres", nodes, leases })
+    Ok(Cluster { node, store: "postgres", at, nodes, leases })
 }
 
 fn id(text: &str) -> Result<Uuid> {

@@ -192,7 +192,7 @@ impl Postgres {
         if shared.leases.takes_part() {
             let own = shared.own_changes.subscribe();
             others.push(tokio::spawn(feed::tell(shared.clone(), own, stop.clone())));
-            others.push(tokio::spawn(feed::listen(shared.clone(), address, stop.clone())));
+            others.push(tokio::spawn(feed::listen(shared.clone(), stop.clone())));
         }
         let (gates, others) = (Mutex::new(gates), Mutex::new(others));
         let tasks = Arc::new(Tasks { shared: shared.clone(), gates, others, stop });

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::address::Address;
 use super::error::{Cure, PgError, Result};
-use super::hosts::Hosts;
+use super::hosts::{HostConnection, Hosts};
 use super::sql::{self, Conn, Param};
 use crate::port::{Health, StoreError};
 
@@ -60,6 +60,7 @@ pub(super) struct Pool {
     of_others: deadpool_postgres::Pool,
     /// For leases, which are renewed whatever else goes on.
     of_leases: deadpool_postgres::Pool,
+    hosts: Hosts,
     health: RwLock<Health>,
     commits: AtomicU64,
 }
@@ -93,7 +94,8 @@ impl Pool {
         Ok(Self {
             of_gates: of_size(half, config.clone(), hosts.clone())?,
             of_others: of_size(half, config.clone(), hosts.clone())?,
-            of_leases: of_size(1, config, hosts)?,
+            of_leases: of_size(1, config, hosts.clone())?,
+            hosts,
             health: RwLock::new(Health::Ready),
             commits: AtomicU64::new(0),
         })
@@ -114,6 +116,14 @@ impl Pool {
     /// Takes a connection.
     pub(super) async fn client(&self) -> Result<Client> {
         Ok(self.of_others.get().await?)
+    }
+
+    /// Connects outside the pool, for who listens all the time.
+    pub(super) async fn listener(&self) -> Result<(tokio_postgres::Client, HostConnection)> {
+        match timeout(self.hosts.patience(), self.hosts.reach()).await {
+            Ok(reached) => Ok(reached?),
+            Err(_) => Err(PgError::Pool("no host answers".to_owned())),
+        }
     }
 
     /// Runs queries on a connection; on another one where it breaks.

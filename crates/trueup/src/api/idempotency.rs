@@ -76,21 +76,33 @@ fn read_key(headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
     }
 }
 
-/// Reads a body within its limits of size and time.
+/// Reads a body within the limits of size and time.
 ///
 /// # Errors
 /// 413 `body_too_large`, 408 `request_timeout`, 400 when it breaks off.
 pub async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    read_body_within(headers, body, BODY_BYTES_MAX).await
+}
+
+/// Reads a body of so many bytes at the most within the limit of time.
+///
+/// # Errors
+/// As [`read_body`].
+pub(super) async fn read_body_within(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
     let too_large = || {
-        let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+        let detail = format!("the body is larger than {bytes_max} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     };
     let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: Option<u64> = length.and_then(|text| text.parse().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+    if length.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large());
     }
-    let reading = Limited::new(body, BODY_BYTES_MAX).collect();
+    let reading = Limited::new(body, bytes_max).collect();
     match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), reading).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),

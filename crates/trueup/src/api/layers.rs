@@ -106,10 +106,10 @@ where
             app: AppState::clone(&app),
         };
         match passing::needs(&request).filter(|shard| !passing::are_here(&app, *shard)) {
-            None => Box::pin(going.to_its_end(self.inner.call(request))),
+            None => Box::pin(going.accompanied(self.inner.call(request))),
             Some(shard) => {
                 let mut inner = self.inner.clone();
-                Box::pin(going.to_its_end(async move {
+                Box::pin(going.accompanied(async move {
                     match passing::on(&app, shard, request).await {
                         Way::Here(request) => inner.call(request).await,
                         Way::Answered(answer) => Ok(answer),
@@ -132,7 +132,7 @@ struct Going {
 }
 
 impl Going {
-    async fn to_its_end<F>(self, answer: F) -> Result<Response, Infallible>
+    async fn accompanied<F>(self, answer: F) -> Result<Response, Infallible>
     where
         F: Future<Output = Result<Response, Infallible>> + Send + 'static,
     {

@@ -4,26 +4,26 @@
 //! goes to the node that has them, once: a request that was passed on is not passed on again. While
 //! an org's shard moves from one node to another, requests wait for it for a moment.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 use tokio::time::Instant;
 use trueup_core::Org;
-use trueup_store::{Cluster, Node, Shard, StoreError};
+use trueup_store::{Cluster, Node, Shard};
 use trueup_sync::Engine;
 
 use crate::api::App;
-use crate::api::problem::Problem;
+use crate::api::idempotency::{BODY_BYTES_MAX, read_body_within};
+use crate::api::problem::{Problem, SHARD_MOVING};
 
 /// Says that a request was passed on.
 const FORWARDED: HeaderName = HeaderName::from_static("x-trueup-forwarded");
@@ -37,6 +37,12 @@ const HOLDER_LOOK: Duration = Duration::from_millis(50);
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long an answer of another node may take: the longest wait that a client may ask for, twice.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(120);
+/// The most bytes of a body that comes without a token.
+const OPEN_BODY_BYTES_MAX: usize = 1 << 20;
+/// The most bytes of another node's problem.
+const PROBLEM_BYTES_MAX: usize = 64 << 10;
+/// Says that another node is to be asked: this one does not work for the org.
+const NOT_THE_HOLDER: &str = "not_the_holder";
 /// Headers that are of one connection and not of a request or an answer.
 const OF_CONNECTIONS: [HeaderName; 6] = [
     header::CONNECTION,
@@ -70,7 +76,7 @@ impl Passing {
 /// Returns the shard whose workers a request needs, where it needs them.
 pub(super) fn needs(request: &Request) -> Option<Shard> {
     let route = request.extensions().get::<MatchedPath>()?.as_str();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_read = is_read(request.method());
     let needs = match route {
         "/connect/{vendor}/callback" => return of_state(request),
         "/sales-channel/channels/{channelId}/status"
@@ -89,6 +95,10 @@ pub(super) fn needs(request: &Request) -> Option<Shard> {
     };
     let named = request.headers().get("orgid").filter(|_| needs)?;
     Org::new(named.to_str().ok()?).ok().map(|org| Shard::of(&org))
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn of_path(request: &Request) -> Option<Shard> {
@@ -122,17 +132,24 @@ pub(super) enum Way {
 
 /// Passes a request on to the node that works for a shard, unless this one does.
 pub(super) async fn on(app: &App, shard: Shard, request: Request) -> Way {
-    let was_forwarded = request.headers().contains_key(FORWARDED);
+    let held = match Held::take(app, request).await {
+        Ok(held) => held,
+        Err(problem) => return Way::Answered(problem.into_response()),
+    };
+    let was_forwarded = held.parts.headers.contains_key(FORWARDED);
     let until = Instant::now() + HOLDER_WAIT_MAX;
     loop {
         if are_here(app, shard) {
-            return Way::Here(request);
+            return Way::Here(held.into_request());
         }
-        if !was_forwarded && !is_held(app, shard) {
-            match holder(app, shard).await {
-                Ok(Some(node)) => return Way::Answered(send(app, &node, request).await),
-                Ok(None) => {}
-                Err(error) => return Way::Answered(Problem::from(error).into_response()),
+        if was_forwarded && !is_held(app, shard) {
+            return Way::Answered(nobody(was_forwarded).into_response());
+        }
+        if !is_held(app, shard) {
+            match sent_to_holder(app, shard, &held).await {
+                Ok(Some(answer)) => return Way::Answered(answer),
+                Ok(None) => *app.passing.known.lock() = None,
+                Err(problem) => return Way::Answered(problem.into_response()),
             }
         }
         if Instant::now() >= until || app.stopping.is_cancelled() {
@@ -142,17 +159,85 @@ pub(super) async fn on(app: &App, shard: Shard, request: Request) -> Way {
     }
 }
 
+/// A request with all of its body, which can be sent more than once.
+struct Held {
+    parts: Parts,
+    body: Bytes,
+}
+
+impl Held {
+    /// Reads the body, for whoever may ask something here; without a token only a short one.
+    async fn take(app: &App, request: Request) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes_max = if parts.headers.contains_key("orgid") {
+            app.auth.identify(&parts.headers, app.now()).await?;
+            BODY_BYTES_MAX
+        } else {
+            OPEN_BODY_BYTES_MAX
+        };
+        let body = read_body_within(&parts.headers, body, bytes_max).await?;
+        Ok(Self { parts, body })
+    }
+
+    fn into_request(self) -> Request {
+        Request::from_parts(self.parts, Body::from(self.body))
+    }
+}
+
+/// Sends a request to the node that works for a shard; `None` when nobody is known to, or nothing
+/// was done there.
+async fn sent_to_holder(app: &App, shard: Shard, held: &Held) -> Result<Option<Response>, Problem> {
+    let Some(node) = holder(app, shard).await? else { return Ok(None) };
+    metrics::counter!("trueup_forwarded_total").increment(1);
+    let path = held.parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let url = format!("{}{path}", node.info.url.trim_end_matches('/'));
+    let mut headers = without_connections(held.parts.headers.clone());
+    headers.insert(FORWARDED, HeaderValue::from_static("1"));
+    let request = app.passing.client.request(held.parts.method.clone(), url);
+    match request.headers(headers).body(held.body.clone()).send().await {
+        Ok(answer) => answered(answer).await,
+        Err(error) => {
+            let is_unsent = error.is_connect();
+            tracing::warn!(node = node.info.name, is_unsent, "a request could not be passed on");
+            // What only reads can be asked again.
+            if is_unsent || is_read(&held.parts.method) { Ok(None) } else { Err(unknown()) }
+        }
+    }
+}
+
+/// Returns the answer of another node as it is; `None` when it says that another is to be asked.
+async fn answered(answer: reqwest::Response) -> Result<Option<Response>, Problem> {
+    let (mut parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
+    parts.headers = without_connections(parts.headers);
+    let body = Body::new(body);
+    if parts.status != StatusCode::SERVICE_UNAVAILABLE {
+        return Ok(Some(Response::from_parts(parts, body)));
+    }
+    let body = axum::body::to_bytes(body, PROBLEM_BYTES_MAX).await.map_err(|_| unknown())?;
+    let code = serde_json::from_slice::<Refusal>(&body).ok().map(|refusal| refusal.code);
+    if code.is_some_and(|code| code == NOT_THE_HOLDER || code == SHARD_MOVING) {
+        return Ok(None);
+    }
+    Ok(Some(Response::from_parts(parts, Body::from(body))))
+}
+
+/// What matters of the problem that another node answers.
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+}
+
 fn nobody(was_forwarded: bool) -> Problem {
     let (code, detail) = if was_forwarded {
-        ("not_the_holder", "this node no longer works for the org; nothing was done")
+        (NOT_THE_HOLDER, "this node no longer works for the org; nothing was done")
     } else {
-        ("shard_moving", "no node works for the org at the moment; nothing was done")
+        (SHARD_MOVING, "no node works for the org at the moment; nothing was done")
     };
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(1)
 }
 
 /// Returns the other node that works for a shard, as far as is known.
-async fn holder(app: &App, shard: Shard) -> Result<Option<Node>, StoreError> {
+async fn holder(app: &App, shard: Shard) -> Result<Option<Node>, Problem> {
     let known = app.passing.known.lock().clone();
     let cluster = match known.filter(|(at, _)| at.elapsed() < KNOWN_FOR) {
         Some((_, cluster)) => cluster,
@@ -162,47 +247,14 @@ async fn holder(app: &App, shard: Shard) -> Result<Option<Node>, StoreError> {
             cluster
         }
     };
-    let holder = cluster.holder(shard, app.now());
+    let holder = cluster.holder(shard);
     Ok(holder.filter(|node| Some(node.id) != cluster.node).cloned())
 }
 
-/// Sends a request to another node and returns its answer.
-async fn send(app: &App, node: &Node, request: Request) -> Response {
-    metrics::counter!("trueup_forwarded_total").increment(1);
-    let (parts, body) = request.into_parts();
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let url = format!("{}{path}", node.info.url.trim_end_matches('/'));
-    let mut headers = without_connections(parts.headers);
-    headers.insert(FORWARDED, HeaderValue::from_static("1"));
-    let sent = app
-        .passing
-        .client
-        .request(parts.method, url)
-        .headers(headers)
-        .body(reqwest::Body::wrap(Handed(Mutex::new(body))))
-        .send()
-        .await;
-    match sent {
-        Ok(answer) => {
-            let (mut parts, body) = http::Response::<reqwest::Body>::from(answer).into_parts();
-            parts.headers = without_connections(parts.headers);
-            Response::from_parts(parts, Body::new(body))
-        }
-        Err(error) => unreachable_node(node, &error).into_response(),
-    }
-}
-
-fn unreachable_node(node: &Node, error: &reqwest::Error) -> Problem {
-    let is_unsent = error.is_connect();
-    tracing::warn!(node = node.info.name, is_unsent, "a request could not be passed on");
-    let (code, detail) = if is_unsent {
-        ("shard_moving", "the node that works for the org cannot be reached; nothing was done")
-    } else {
-        let detail = "whether it was done is not known: the node that works for the org did not \
-            answer; ask again with the same Idempotency-Key, or look";
-        ("outcome_unknown", detail)
-    };
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(1)
+fn unknown() -> Problem {
+    let detail = "whether it was done is not known: the node that works for the org did not \
+        answer; ask again with the same Idempotency-Key, or look";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", detail).retry_after(1)
 }
 
 fn without_connections(mut headers: HeaderMap) -> HeaderMap {
@@ -210,27 +262,4 @@ fn without_connections(mut headers: HeaderMap) -> HeaderMap {
         headers.remove(name);
     }
     headers
-}
-
-/// The body of a request as it is handed over, which only one reads at a time.
-struct Handed(Mutex<Body>);
-
-impl http_body::Body for Handed {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(self.0.get_mut()).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        http_body::Body::is_end_stream(&*self.0.lock())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&*self.0.lock())
-    }
 }

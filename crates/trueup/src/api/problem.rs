@@ -19,6 +19,9 @@ use crate::api::reply::Reply;
 /// What every problem's `type` begins with; the code follows.
 pub const TYPE_PREFIX: &str = "urn:trueup:problem:";
 
+/// Says that no node works for the org at the moment, and that nothing was done.
+pub(super) const SHARD_MOVING: &str = "shard_moving";
+
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
@@ -319,7 +322,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Fenced => {
                 let detail = "the org's work is moving to another node; nothing was done";
-                Self::new(unavailable, "shard_moving", detail).retry_after(1)
+                Self::new(unavailable, SHARD_MOVING, detail).retry_after(1)
             }
             StoreError::Closed => {
                 Self::new(unavailable, "shutting_down", "the server is shutting down")

@@ -26,7 +26,9 @@ const CHAOS_SECONDS: u64 = 25;
 /// Says in seconds how long it is to last.
 const CHAOS_VARIABLE: &str = "TRUEUP_NODES_SECONDS";
 const NODES: usize = 3;
-const STOCK: i64 = 100_000;
+/// More than can be sold in the time, and less.
+const STOCK: i64 = 1_000_000;
+const SCARCE_STOCK: i64 = 100;
 
 /// A shop that is looked at all the time: what it shows must never fall, for all counts rise.
 struct Stall {
@@ -89,19 +91,19 @@ impl Stall {
 async fn in_database() -> Option<TestStore> {
     let store = TestStore::new().await;
     if store.is_embedded() {
-        skip("the embedded store is its only node");
+        say("SKIPPED: the embedded store is its only node");
         return None;
     }
     Some(store)
 }
 
-#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
+#[allow(clippy::print_stderr, reason = "for who runs it")]
+fn say(what: &str) {
+    eprintln!("{what}");
 }
 
 async fn count(client: &Client, number: i64) {
-    let body = json!({ "quantity": number });
+    let body = json!({ "quantity": number, "syncToChannels": true });
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
         match client.call("PUT", "/inventory/SKU", Some(body.clone())).await {
@@ -191,36 +193,57 @@ async fn a_node_that_stood_still_tells_nobody_what_another_has_told_since() {
     }
     assert!(figure(&url, "trueup_lease_lost_total").await > 0);
     let [option, value] = place(&store);
-    let checked = run(&["verify", &option, &value]);
+    let checked = run(&["verify", &option, &value, "--org", "acme"]);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
-/// Buys one unit after another, at whatever node answers, until it is to stop; counts what was
-/// surely sold, and what may have been.
-async fn buy(clients: Vec<Client>, orders: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> (i64, i64) {
-    let (mut sold, mut unsure) = (0, 0);
+/// What buyers were told.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    /// Of this many the sale was acknowledged.
+    sold: i64,
+    /// Of this many the answer did not arrive.
+    unsure: i64,
+}
+
+/// What buyers were told of what there is plenty of, and of what there is too little of.
+type Tally = [(&'static str, Told); 2];
+
+const NOTHING_SOLD: Tally =
+    [("HOT", Told { sold: 0, unsure: 0 }), ("SCARCE", Told { sold: 0, unsure: 0 })];
+
+/// Buys one unit after another, at whatever node answers, until it is to stop.
+async fn buy(clients: Vec<Client>, orders: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Tally {
+    let mut tally = NOTHING_SOLD;
     let mut turn = 0;
     while !stop.load(Ordering::SeqCst) {
         turn += 1;
         let client = &clients[turn % clients.len()];
-        let order = orders.fetch_add(1, Ordering::SeqCst);
-        let body = json!({
-            "items": [{ "sku": "HOT", "quantity": 1 }],
-            "orderId": format!("order-{order}"),
-            "ttlSeconds": 604_800,
-        });
-        let Some((201, held)) = client.call("POST", "/inventory/reserve", Some(body)).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let id = held["reservationId"].as_str().unwrap();
-        match client.call("POST", &format!("/inventory/reservation/{id}/commit"), None).await {
-            Some((200, _)) => sold += 1,
-            Some((503, _)) | None => unsure += 1,
-            Some(other) => panic!("{other:?}"),
+        let (sku, told) = &mut tally[turn % 2];
+        match buy_one(client, sku, orders.fetch_add(1, Ordering::SeqCst)).await {
+            Some(true) => told.sold += 1,
+            Some(false) => tokio::time::sleep(Duration::from_millis(20)).await,
+            None => told.unsure += 1,
         }
     }
-    (sold, unsure)
+    tally
+}
+
+/// Returns whether it was sold; `None` when that is not known.
+async fn buy_one(client: &Client, sku: &str, order: u64) -> Option<bool> {
+    let body = json!({
+        "items": [{ "sku": sku, "quantity": 1 }],
+        "orderId": format!("order-{order}"),
+        "ttlSeconds": 604_800,
+    });
+    let reserved = client.call("POST", "/inventory/reserve", Some(body)).await;
+    let Some((201, held)) = reserved else { return Some(false) };
+    let id = held["reservationId"].as_str().unwrap();
+    match client.call("POST", &format!("/inventory/reservation/{id}/commit"), None).await {
+        Some((200, _)) => Some(true),
+        Some((503, _)) | None => None,
+        Some(other) => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,10 +259,13 @@ async fn nodes_that_die_and_stand_still_lose_and_oversell_nothing() {
     let first = Client::new(&servers[0].url, &token);
     count(&first, 1).await;
     stall.connect(&first).await;
-    first.must("PUT", "/inventory/HOT", Some(json!({ "quantity": STOCK }))).await;
+    for (sku, stock) in [("HOT", STOCK), ("SCARCE", SCARCE_STOCK)] {
+        let path = format!("/inventory/{sku}");
+        first.must("PUT", &path, Some(json!({ "quantity": stock }))).await;
+    }
     let mut chance = StdRng::seed_from_u64(SEED);
     let (orders, end) = (Arc::new(AtomicU64::new(0)), Duration::from_secs(seconds));
-    let (mut sold, mut unsure, number) = (0, 0, AtomicI64::new(1));
+    let (mut tally, number) = (NOTHING_SOLD, AtomicI64::new(1));
     let began = tokio::time::Instant::now();
     while began.elapsed() < end {
         let clients: Vec<Client> =
@@ -264,9 +290,10 @@ async fn nodes_that_die_and_stand_still_lose_and_oversell_nothing() {
         servers[unlucky].signal("CONT");
         stop.store(true, Ordering::SeqCst);
         for buyer in buyers {
-            let (more, maybe) = buyer.await.unwrap();
-            sold += more;
-            unsure += maybe;
+            for ((_, all), (_, more)) in tally.iter_mut().zip(buyer.await.unwrap()) {
+                all.sold += more.sold;
+                all.unsure += more.unsure;
+            }
         }
         if servers[unlucky].has_ended() {
             servers[unlucky] = Server::start_at(&store);
@@ -275,14 +302,19 @@ async fn nodes_that_die_and_stand_still_lose_and_oversell_nothing() {
     let clients: Vec<Client> =
         servers.iter().map(|server| Client::new(&server.url, &token)).collect();
     stall.shows(number.load(Ordering::SeqCst)).await;
-    let found = clients[0].must("GET", "/inventory/HOT", None).await;
-    let left = found["quantity"].as_i64().unwrap();
-    assert!(sold > 0, "nothing was sold at all");
-    assert!(STOCK - left >= sold, "{sold} were sold and {left} are left");
-    assert!(STOCK - left <= sold + unsure, "{left} are left of what {sold} to {unsure} more took");
+    for ((sku, told), stock) in tally.into_iter().zip([STOCK, SCARCE_STOCK]) {
+        let found = clients[0].must("GET", &format!("/inventory/{sku}"), None).await;
+        let taken = stock - found["quantity"].as_i64().unwrap();
+        assert!(told.sold > 0, "nothing was sold of {sku}");
+        assert!(taken <= stock, "{taken} were sold of {sku}, of which there were {stock}");
+        let range = told.sold..=told.sold + told.unsure;
+        assert!(range.contains(&taken), "{taken} were taken of {sku}, and {told:?}");
+        say(&format!("{sku}: {taken} taken of {stock}, {told:?}"));
+    }
+    say(&format!("{} told to the channel", number.load(Ordering::SeqCst)));
     drop(servers);
     let [option, value] = place(&store);
-    let checked = run(&["verify", &option, &value]);
+    let checked = run(&["verify", &option, &value, "--org", "acme"]);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
@@ -305,17 +337,19 @@ async fn nodes_are_replaced_one_by_one_without_a_failed_request() {
             let mut asked = 0_usize;
             let mut number = 1;
             while !stop.load(Ordering::SeqCst) {
-                let urls = ready.lock().clone();
-                let client = Client::new(&urls[asked % urls.len()], &token);
-                asked += 1;
                 number += 1;
-                let body = json!({ "quantity": number });
+                let body = json!({ "quantity": number, "syncToChannels": true });
                 for (method, path, body) in [
                     ("PUT", "/inventory/SKU", Some(body)),
                     ("GET", "/inventory/SKU", None),
                     ("GET", "/channels/shopify/status", None),
                 ] {
-                    let answer = client.call(method, path, body).await;
+                    asked += 1;
+                    let url = {
+                        let ready = ready.lock();
+                        ready[asked % ready.len()].clone()
+                    };
+                    let answer = Client::new(&url, &token).call(method, path, body).await;
                     let status = answer.as_ref().map(|(status, _)| *status);
                     assert!(matches!(status, Some(200 | 201)), "{method} {path}: {answer:?}");
                 }
@@ -323,11 +357,11 @@ async fn nodes_are_replaced_one_by_one_without_a_failed_request() {
             number
         })
     };
-    for nth in 0..servers.len() {
+    for server in &mut servers {
         let fresh = Server::start_at(&store);
         ready.lock().push(fresh.url.clone());
-        dealt_out(&first, 3).await;
-        let old = std::mem::replace(&mut servers[nth], fresh);
+        dealt_out(&Client::new(&fresh.url, &token), 3).await;
+        let old = std::mem::replace(server, fresh);
         // What balances the load hears of it by /readyz, and then sends it nothing.
         old.signal("TERM");
         until_draining(&old.url).await;
