@@ -34,9 +34,12 @@ pub(super) struct Hosts {
 impl Hosts {
     /// Takes a configuration apart that may name several.
     pub(super) fn new(config: &Config, tls: MakeRustlsConnect) -> Self {
-        let count = config.get_hosts().len().max(config.get_hostaddrs().len());
-        let each = (0..count).map(|index| of_host(config, index)).collect();
-        Self { each, tls, right: Arc::default(), time_each: HOST_TIMEOUT }
+        Self { each: each(config), tls, right: Arc::default(), time_each: HOST_TIMEOUT }
+    }
+
+    /// Connects to the same hosts with another configuration.
+    pub(super) fn with(self, config: &Config) -> Self {
+        Self { each: each(config), ..self }
     }
 
     /// Returns how long it takes at most until all have been tried.
@@ -80,6 +83,12 @@ impl Connect for Hosts {
         }
         .boxed()
     }
+}
+
+/// Returns the configuration of each host alone.
+fn each(config: &Config) -> Arc<[Config]> {
+    let count = config.get_hosts().len().max(config.get_hostaddrs().len());
+    (0..count).map(|index| of_host(config, index)).collect()
 }
 
 /// Returns the configuration of one host alone.

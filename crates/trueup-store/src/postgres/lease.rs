@@ -473,6 +473,19 @@ pub(super) async fn retire(shared: &Shared) -> Result<()> {
 /// # Errors
 /// [`StoreError::Fenced`] where it is not this node's under this epoch.
 pub(super) async fn fence(shared: &Shared, tx: &Conn, shard: i16, epoch: i64) -> Result<()> {
+    if is_held(shared, tx, shard, epoch).await? { Ok(()) } else { Err(fenced(shared, shard)) }
+}
+
+/// Holds the lease of a shard until the transaction ends, where it is this node's; returns whether
+/// it is. Nobody else works for the shard before the transaction has ended.
+pub(super) async fn hold(shared: &Shared, tx: &Conn, shard: i16) -> Result<bool> {
+    match shared.leases.epoch(shard) {
+        Some(epoch) => is_held(shared, tx, shard, epoch).await,
+        None => Ok(false),
+    }
+}
+
+async fn is_held(shared: &Shared, tx: &Conn, shard: i16, epoch: i64) -> Result<bool> {
     const SQL: &str = "
         SELECT epoch
         FROM lease
@@ -481,7 +494,7 @@ pub(super) async fn fence(shared: &Shared, tx: &Conn, shard: i16, epoch: i64) ->
         FOR KEY SHARE";
     let node = shared.node.to_string();
     let found = sql::first(tx, SQL, &[&shard, &node], |columns| columns.take::<i64>()).await?;
-    if found == Some(epoch) { Ok(()) } else { Err(fenced(shared, shard)) }
+    Ok(found == Some(epoch))
 }
 
 /// Holds all leases that are this node's until the transaction ends; returns their shards. One

@@ -362,12 +362,12 @@ impl Shared {
     }
 
     /// Tells everybody here what was committed.
-    fn committed(&self, decided: &Decided) {
+    fn committed(&self, decided: &Decided, is_holder: bool) {
         self.commands.fetch_add(decided.commands, Ordering::Relaxed);
         self.oversold_events.fetch_add(decided.oversold, Ordering::Relaxed);
         decided.changes.iter().cloned().for_each(|change| self.announce(change));
         // Who works for the others finds it on the doorbell.
-        let own = decided.dirty.iter().filter(|(org, _)| self.holds(org));
+        let own = decided.dirty.iter().filter(|_| is_holder);
         self.bell.ring(own.cloned());
     }
 

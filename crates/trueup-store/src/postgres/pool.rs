@@ -38,6 +38,14 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 /// From when on a connection that does not answer is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
+/// What the connections of gates are told besides. Everything there is looked up by keys: plans
+/// are made once for each statement and connection (plans for the values at hand take longer to be
+/// made than they save), and none of them reads a whole table, however small it was then. And a
+/// commit that waits for a replica is not cut off, for it would be true on the primary only; what
+/// runs before it has an end of its own.
+const OF_GATES: &str = "-c statement_timeout=0 -c plan_cache_mode=force_generic_plan \
+    -c enable_hashjoin=off -c enable_mergejoin=off";
+
 /// How often a transaction is tried where others are in its way, and where connections break.
 const TRIES_AGAIN_MAX: u32 = 20;
 const TRIES_RECONNECT_MAX: u32 = 6;
@@ -71,28 +79,31 @@ impl Pool {
     /// # Errors
     /// When the address names certificates that cannot be read.
     pub(super) fn new(address: &Address) -> std::result::Result<Self, String> {
-        let mut config = address.config();
-        // Whatever is read has an index that is meant for it; of a table that has just been filled
-        // the planner does not know that reading all of it takes long.
-        let options = format!(
-            "{} -c statement_timeout={} -c lock_timeout={} \
-             -c idle_in_transaction_session_timeout={} -c enable_seqscan=off -c jit=off",
-            config.get_options().unwrap_or_default(),
-            STATEMENT_TIMEOUT.as_millis(),
-            LOCK_TIMEOUT.as_millis(),
-            IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
-        );
-        config
-            .options(options.trim())
-            .application_name("trueup")
-            .tcp_user_timeout(SILENCE_MAX)
-            .keepalives_idle(SILENCE_MAX)
-            .keepalives_interval(SILENCE_MAX / 3)
-            .keepalives_retries(3);
+        let options = |of: &str| {
+            let mut config = address.config();
+            let all = format!(
+                "{} -c lock_timeout={} -c idle_in_transaction_session_timeout={} \
+                 -c enable_seqscan=off -c jit=off {of}",
+                config.get_options().unwrap_or_default(),
+                LOCK_TIMEOUT.as_millis(),
+                IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
+            );
+            config
+                .options(all.trim())
+                .application_name("trueup")
+                .tcp_user_timeout(SILENCE_MAX)
+                .keepalives_idle(SILENCE_MAX)
+                .keepalives_interval(SILENCE_MAX / 3)
+                .keepalives_retries(3);
+            config
+        };
+        let config = options(&format!("-c statement_timeout={}", STATEMENT_TIMEOUT.as_millis()));
+        let of_gates = options(OF_GATES);
         let half = address.connections_max().div_ceil(2);
         let hosts = Hosts::new(&config, address.tls()?);
+        let to_gates = hosts.clone().with(&of_gates);
         Ok(Self {
-            of_gates: of_size(half, config.clone(), hosts.clone())?,
+            of_gates: of_size(half, of_gates, to_gates)?,
             of_others: of_size(half, config.clone(), hosts.clone())?,
             of_leases: of_size(1, config, hosts.clone())?,
             hosts,
@@ -400,6 +411,13 @@ fn of_size(
 /// The database's clock in microseconds, in SQL.
 pub(super) const MICROS_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
+/// Returns SQL for the instant of the second parameter, or else of the database's clock, which is
+/// looked at once: an index finds what is compared with it. (A clock in its place would be asked
+/// again for every row, and every row of the index read.)
+pub(super) fn given_or_now() -> String {
+    format!("(SELECT coalesce($2::bigint, {MICROS_NOW}))")
+}
+
 /// How often something was tried.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
@@ -430,31 +448,28 @@ impl Tx {
 
     /// Sends the commit with the receipt, and waits for what comes of it.
     pub(super) async fn send_commit(&self) -> Result<()> {
-        let (shard, receipt) = (self.shard, self.receipt);
+        let leave = format!(
+            "INSERT INTO receipt (shard, id, at, is_done)
+             VALUES ($1, $2::text::uuid, {MICROS_NOW}, TRUE)"
+        );
         // A timeout of the database's would not end a commit that waits for a replica with an
         // error: it would say that it is done, and be true on the primary only.
-        let sql = format!(
-            "INSERT INTO receipt (shard, id, at, is_done)
-             VALUES ({shard}, '{receipt}', {MICROS_NOW}, TRUE);
-             SET LOCAL statement_timeout = 0;
-             COMMIT"
-        );
-        match timeout(STATEMENT_TIMEOUT, self.batch_execute(&sql)).await {
-            Ok(ended) => Ok(ended?),
+        const END: &str = "SET LOCAL statement_timeout = 0; COMMIT";
+        let receipt = self.receipt.to_string();
+        let sending = async {
+            // Prepared before, so that the commit is sent last.
+            self.prepare_cached(&leave).await?;
+            let params: [Param<'_>; 2] = [&self.shard, &receipt];
+            let left = sql::execute(self, &leave, &params);
+            let (left, ended) = futures::join!(left, self.batch_execute(END));
+            // Where something failed before, the receipt fails, and what ends is taken back.
+            left?;
+            Ok(ended?)
+        };
+        match timeout(STATEMENT_TIMEOUT, sending).await {
+            Ok(ended) => ended,
             Err(_) => Err(PgError::Pool("it does not answer".to_owned())),
         }
-    }
-
-    /// Begins a transaction in which everything is looked up by keys: plans are made once for each
-    /// statement and connection, and none of them reads a whole table, however small it was then.
-    /// (Plans for the values at hand take longer to be made than they save.)
-    pub(super) async fn begin_by_key(&self) -> Result<()> {
-        const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED;
-            SET LOCAL plan_cache_mode = force_generic_plan;
-            SET LOCAL enable_seqscan = off;
-            SET LOCAL enable_hashjoin = off;
-            SET LOCAL enable_mergejoin = off";
-        Ok(self.batch_execute(BEGIN).await?)
     }
 
     /// Begins a transaction that waits for no lock for long.

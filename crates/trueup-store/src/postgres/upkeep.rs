@@ -12,7 +12,7 @@ use super::Shared;
 use super::error::{Cure, PgError, Result};
 use super::lease;
 use super::ledger::gate::Job;
-use super::pool::{MICROS_NOW, Pool};
+use super::pool::{MICROS_NOW, Pool, given_or_now};
 use super::records::{PURGED_AT_ONCE_MAX, answers, consents, inbox};
 use super::shard;
 use super::sql::{self, Conn, Param};
@@ -101,6 +101,7 @@ async fn look(shared: &Shared, purged: &mut Timestamp) {
 
 /// Returns which of these shards have a reservation that is due.
 async fn shards_due(conn: &Conn, shards: &[i16], now: Option<Timestamp>) -> Result<Vec<i16>> {
+    let instant = given_or_now();
     let sql = format!(
         "SELECT given.shard
          FROM unnest($1::smallint[]) AS given (shard)
@@ -109,7 +110,7 @@ async fn shards_due(conn: &Conn, shards: &[i16], now: Option<Timestamp>) -> Resu
            FROM reservation r
            WHERE r.shard = given.shard
              AND r.status = 1
-             AND r.expires_at <= coalesce($2::bigint, {MICROS_NOW})
+             AND r.expires_at <= {instant}
              AND NOT EXISTS (
                SELECT 1
                FROM arrival a

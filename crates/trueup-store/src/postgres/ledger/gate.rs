@@ -244,11 +244,14 @@ async fn attempt(
     let tx = shared.pool.open_at_gate(shard).await?;
     let loading = Box::pin(load(shared, &tx, asked, wanting));
     let loaded = shared.pool.within(loading).await;
-    let Loaded { known, decided, is_all } = match loaded {
+    let Loaded { known, decided, is_all, is_holder } = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return Err(tx.give_up(error).await),
     };
-    let writes = Writes::new(shard, shared.node, &known, &decided);
+    // Who works for the shard is told here, once it is committed; whoever works for it next looks
+    // at everything first.
+    let doorbell = (!is_holder).then_some(shared.node);
+    let writes = Writes::new(shard, doorbell, &known, &decided);
     // What repeats an answer rests on a commit that maybe no replica has, where its wait was cut
     // off: a commit of its own waits for it.
     if writes.is_empty() && decided.is_refusal() {
@@ -256,7 +259,7 @@ async fn attempt(
     } else {
         commit(shared, tx, &writes).await?;
     }
-    shared.committed(&decided);
+    shared.committed(&decided, is_holder);
     hints.learn(&known, &decided);
     Ok(is_all.then_some(decided))
 }
@@ -286,6 +289,8 @@ struct Loaded {
     decided: Decided,
     /// Whether that was all, or only some of what is due.
     is_all: bool,
+    /// Whether this node works for the shard, until the transaction ends.
+    is_holder: bool,
 }
 
 /// Locks and reads what is needed, and decides.
@@ -298,14 +303,15 @@ async fn load(
     let (shard, submissions) = (asked.shard, &*asked.submissions);
     let keyed = submissions.iter().filter_map(|one| Some((&one.org, one.idempotency.as_ref()?)));
     let (key_orgs, keys) = keyed.map(|(org, key)| (org.as_str(), &*key.key)).unzip();
-    let about = About { key_orgs, keys, now: shared.time.given() };
+    let about = About { key_orgs, keys, now: shared.time.given(), shared };
     let mut loader = Loader::new(tx, shard, &about);
     loader.begin(wanting.clone()).await?;
     for epoch in &asked.epochs {
         lease::fence(shared, tx, shard, *epoch).await?;
     }
     let (decided, is_all) = decide(shared, &mut loader, submissions, wanting).await?;
-    Ok(Loaded { known: loader.known, decided, is_all })
+    let Loader { known, is_holder, .. } = loader;
+    Ok(Loaded { known, decided, is_all, is_holder })
 }
 
 /// Decides once everything that is needed is locked and read. Returns whether that was all, or

@@ -15,16 +15,16 @@ use trueup_core::{
 
 use super::decisions::{Known, OrgKnown, Wanted, Wanting};
 use super::rows::{
-    MOVEMENT_COLUMNS, RESERVATION_COLUMNS, STATE_COLUMNS, micros, read_id, read_movement,
+    MOVEMENT_COLUMNS, RESERVATION_COLUMNS, STATE_COLUMNS, micros, optional_id, read_movement,
     read_reservation, read_state,
 };
-use crate::encoding::at_most;
 use crate::encoding::columns::ReadColumns;
-use crate::postgres::arrival;
+use crate::encoding::{at_most, parse_name};
 use crate::postgres::error::{PgError, Result};
-use crate::postgres::pool::{MICROS_NOW, Tx};
+use crate::postgres::pool::{MICROS_NOW, Tx, given_or_now};
 use crate::postgres::records::{answers, deliveries, listings, order_lines};
-use crate::postgres::sql::{self, Conn, Param};
+use crate::postgres::sql::{self, Param};
+use crate::postgres::{Shared, lease};
 
 /// The most reservations that one batch retires.
 pub(super) const EXPIRE_MAX: usize = 1_000;
@@ -36,6 +36,8 @@ pub(super) struct About<'a> {
     pub(super) keys: Vec<&'a str>,
     /// The instant, where the database's clock does not say it.
     pub(super) now: Option<Timestamp>,
+    /// Whose node it is.
+    pub(super) shared: &'a Shared,
 }
 
 /// The locks of a transaction and what was read under them.
@@ -48,19 +50,21 @@ pub(super) struct Loader<'a> {
     pub(super) known: Known,
     /// What the database's clock said after the locks, in microseconds.
     pub(super) clock: i64,
+    /// Whether this node works for the shard, until the transaction ends.
+    pub(super) is_holder: bool,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(tx: &'a Tx, shard: i16, about: &'a About<'a>) -> Self {
         let (wanting, locked, known) = (Wanting::new(), BTreeSet::new(), Known::default());
-        Self { tx, shard, about, wanting, locked, known, clock: 0 }
+        Self { tx, shard, about, wanting, locked, known, clock: 0, is_holder: false }
     }
 
     /// Begins the transaction, locks what is known to be wanted and reads it; one time there and
     /// back.
     pub(super) async fn begin(&mut self, wanting: Wanting) -> Result<()> {
         self.wanting = wanting;
-        let begin = self.tx.begin_by_key();
+        let begin = self.tx.begin();
         let (states, read) = self.lock_and_read(begin, self.to_lock()).await?;
         self.take(states, read);
         Ok(())
@@ -151,7 +155,7 @@ impl<'a> Loader<'a> {
             *known = OrgKnown { skus, ..found };
         }
         (self.known.answers, self.known.due) = (read.answers, read.due);
-        self.known.arriving = read.arriving;
+        (self.known.arriving, self.is_holder) = (read.arriving, read.is_holder);
         (self.known.subscribers, self.clock) = (read.subscribers, read.clock);
     }
 
@@ -160,31 +164,65 @@ impl<'a> Loader<'a> {
         let orgs =
             try_join_all(self.wanting.iter().map(|(org, wanted)| self.read_org(org, wanted)));
         let names: Vec<&str> = self.wanting.keys().map(Org::as_str).collect();
-        let (clock, arriving, due, answers, subscribers, orgs) = futures::try_join!(
-            self.read_clock(),
-            arrival::of_shard(self.tx, self.shard),
-            due(self.tx, self.shard, self.about.now),
+        let (mut read, is_holder, answers, subscribers, orgs) = futures::try_join!(
+            self.read_shard(),
+            lease::hold(self.about.shared, self.tx, self.shard),
             self.read_answers(),
             deliveries::subscribers(self.tx, self.shard, &names),
             orgs,
         )?;
-        let mut read = Read { clock, arriving, ..Read::default() };
+        read.is_holder = is_holder;
         read.orgs = orgs.into_iter().collect();
         read.answers = answers.into_iter().collect();
         read.subscribers = subscribers.into_iter().collect();
-        for (org, id) in due {
-            read.due.entry(org).or_default().push(id);
-        }
         Ok(read)
     }
 
-    async fn read_clock(&self) -> Result<i64> {
-        if self.about.now.is_some() {
-            return Ok(0);
+    /// Reads what is so of the shard, whatever is asked: the clock, the orgs that are not open yet,
+    /// and what is due. In one statement, for each has its price.
+    async fn read_shard(&self) -> Result<Read> {
+        let instant = given_or_now();
+        let sql = format!(
+            "SELECT {MICROS_NOW}, NULL::text, NULL::bytea
+             UNION ALL
+             SELECT NULL, org, NULL
+             FROM arrival
+             WHERE shard = $1
+               AND opened_at IS NULL
+             UNION ALL
+             SELECT NULL, due.org, due.id
+             FROM (
+               SELECT org, id
+               FROM reservation r
+               WHERE r.shard = $1
+                 AND r.status = 1
+                 AND r.expires_at <= {instant}
+                 AND NOT EXISTS (
+                   SELECT 1
+                   FROM arrival a
+                   WHERE a.shard = r.shard
+                     AND a.org = r.org
+                     AND a.opened_at IS NULL
+                 )
+               ORDER BY r.expires_at
+               LIMIT $3
+             ) due"
+        );
+        let params: [Param<'_>; 3] = [&self.shard, &micros(self.about.now), &at_most(EXPIRE_MAX)];
+        let rows = sql::all(self.tx, &sql, &params, |columns| {
+            let (clock, org): (Option<i64>, Option<&str>) = (columns.take()?, columns.take()?);
+            Ok((clock, org.map(parse_name::<Org>).transpose()?, optional_id(columns)?))
+        });
+        let mut read = Read::default();
+        for row in rows.await? {
+            match row {
+                (Some(clock), _, _) => read.clock = clock,
+                (None, Some(org), Some(id)) => read.due.entry(org).or_default().push(id),
+                (None, Some(org), None) => drop(read.arriving.insert(org)),
+                (None, None, _) => return Err(PgError::Corrupt("nothing of a shard".to_owned())),
+            }
         }
-        let sql = format!("SELECT {MICROS_NOW}");
-        let micros = sql::first(self.tx, &sql, &[], |columns| columns.take()).await?;
-        micros.ok_or_else(|| PgError::Corrupt("the database has no clock".to_owned()))
+        Ok(read)
     }
 
     async fn read_answers(&self) -> Result<HashMap<(Org, String), answers::Recorded>> {
@@ -341,32 +379,7 @@ struct Read {
     subscribers: rustc_hash::FxHashMap<Org, Vec<deliveries::Subscriber>>,
     arriving: BTreeSet<Org>,
     clock: i64,
-}
-
-/// Returns reservations of a shard that are due, the first [`EXPIRE_MAX`] of them.
-pub(super) async fn due(
-    conn: &Conn,
-    shard: i16,
-    now: Option<Timestamp>,
-) -> Result<Vec<(Org, ReservationId)>> {
-    let sql = format!(
-        "SELECT org, id
-         FROM reservation
-         WHERE shard = $1
-           AND status = 1
-           AND expires_at <= coalesce($2::bigint, {MICROS_NOW})
-           AND NOT EXISTS (
-             SELECT 1
-             FROM arrival a
-             WHERE a.shard = reservation.shard
-               AND a.org = reservation.org
-               AND a.opened_at IS NULL
-           )
-         ORDER BY expires_at
-         LIMIT $3"
-    );
-    let params: [Param<'_>; 3] = [&shard, &micros(now), &at_most(EXPIRE_MAX)];
-    sql::all(conn, &sql, &params, |columns| Ok((columns.name()?, read_id(columns)?))).await
+    is_holder: bool,
 }
 
 /// Returns a reservation's id as rows keep it.

@@ -17,7 +17,7 @@ use crate::encoding::records::ListingRow;
 use crate::encoding::{codec, containing, parts};
 use crate::port::{ListingView, MovementQuery, Page, ReservationQuery, SkuAt, SkuQuery};
 use crate::postgres::error::Result;
-use crate::postgres::pool::MICROS_NOW;
+use crate::postgres::pool::given_or_now;
 use crate::postgres::shard::{self, shard_of};
 use crate::postgres::sql::{self, Conn, List, Param};
 
@@ -30,13 +30,14 @@ pub(in crate::postgres) async fn is_due(
     org: &Org,
     now: Option<Timestamp>,
 ) -> Result<bool> {
+    let instant = given_or_now();
     let sql = format!(
         "SELECT EXISTS (
            SELECT 1
            FROM reservation
            WHERE shard = $1
              AND status = 1
-             AND expires_at <= coalesce($2::bigint, {MICROS_NOW})
+             AND expires_at <= {instant}
              AND NOT EXISTS (
                SELECT 1
                FROM arrival a

@@ -52,7 +52,15 @@ pub(super) fn read_reservation(columns: &mut Columns<'_>) -> Result<Reservation>
 
 /// Reads the id of a reservation.
 pub(super) fn read_id(columns: &mut Columns<'_>) -> Result<ReservationId> {
-    let bytes: &[u8] = columns.take()?;
+    parse_id(columns.take()?)
+}
+
+/// Reads the id of a reservation, where there is one.
+pub(super) fn optional_id(columns: &mut Columns<'_>) -> Result<Option<ReservationId>> {
+    columns.take::<Option<&[u8]>>()?.map(parse_id).transpose()
+}
+
+fn parse_id(bytes: &[u8]) -> Result<ReservationId> {
     let wrong = |_| PgError::Corrupt(format!("an id of {} bytes", bytes.len()));
     Ok(ReservationId(u128::from_be_bytes(bytes.try_into().map_err(wrong)?)))
 }

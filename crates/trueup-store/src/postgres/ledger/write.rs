@@ -1,12 +1,12 @@
 //! Writing what was decided: each kind of row with one statement over arrays.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trueup_core::book::LineKey;
 use trueup_core::{
-    ChannelId, Event, ListingKey, ListingState, Movement, Org, Reservation, ReservationId,
-    ReservationStatus, Sku, SkuState, Timestamp,
+    ChannelId, Event, ListingKey, ListingState, Movement, Org, Reservation, Sku, SkuState,
+    Timestamp,
 };
 
 use super::decisions::{Decided, Done, Kept, Known, OrgKnown};
@@ -37,20 +37,33 @@ const DOORBELL: &str = "
     SET node = excluded.node,
       at = excluded.at";
 
-const RESERVATIONS: &str = "
+/// One that is there by now is somebody else's.
+const ADD_RESERVATIONS: &str = "
     INSERT INTO reservation (shard, org, id, order_id, status, items, holds, created_at,
       expires_at, ended_at)
     SELECT $1, w.*
     FROM unnest($2::text[], $3::bytea[], $4::text[], $5::smallint[], $6::text[], $7::text[],
-      $8::bigint[], $9::bigint[], $10::bigint[]) AS w
-    ON CONFLICT (shard, org, id) DO UPDATE
-    SET status = excluded.status,
-      items = excluded.items,
-      holds = excluded.holds,
-      expires_at = excluded.expires_at,
-      ended_at = excluded.ended_at";
+      $8::bigint[], $9::bigint[], $10::bigint[]) AS w";
+
+const CHANGE_RESERVATIONS: &str = "
+    UPDATE reservation r
+    SET status = w.status,
+      items = w.items,
+      holds = w.holds,
+      expires_at = w.expires_at,
+      ended_at = w.ended_at
+    FROM unnest($2::text[], $3::bytea[], $4::smallint[], $5::text[], $6::text[], $7::bigint[],
+      $8::bigint[]) AS w (org, id, status, items, holds, expires_at, ended_at)
+    WHERE r.shard = $1
+      AND r.org = w.org
+      AND r.id = w.id";
 
 const ASKED: &str = "
+    INSERT INTO reservation_sku (shard, org, sku, id)
+    SELECT $1, w.*
+    FROM unnest($2::text[], $3::text[], $4::bytea[]) AS w";
+
+const ASKED_MORE: &str = "
     INSERT INTO reservation_sku (shard, org, sku, id)
     SELECT $1, w.*
     FROM unnest($2::text[], $3::text[], $4::bytea[]) AS w
@@ -66,7 +79,8 @@ struct OrgAfter<'a> {
 /// Everything that a batch writes.
 pub(super) struct Writes<'a> {
     shard: i16,
-    node: Uuid,
+    /// The node that says on the doorbell what it has published; `None` = nobody has to be told.
+    doorbell: Option<Uuid>,
     known: &'a Known,
     now: Timestamp,
     orgs: Vec<OrgAfter<'a>>,
@@ -76,11 +90,16 @@ pub(super) struct Writes<'a> {
 
 impl<'a> Writes<'a> {
     /// Takes what was decided, and what it was decided on.
-    pub(super) fn new(shard: i16, node: Uuid, known: &'a Known, decided: &'a Decided) -> Self {
+    pub(super) fn new(
+        shard: i16,
+        doorbell: Option<Uuid>,
+        known: &'a Known,
+        decided: &'a Decided,
+    ) -> Self {
         let after = |(org, done)| OrgAfter { org, before: known.orgs.get(org), done };
         let orgs = decided.orgs.iter().map(after).collect();
         let dirty = decided.dirty.iter().map(|(org, sku)| (org, sku)).collect();
-        Self { shard, node, known, now: decided.now, orgs, answers: &decided.answers, dirty }
+        Self { shard, doorbell, known, now: decided.now, orgs, answers: &decided.answers, dirty }
     }
 
     /// Returns whether there is nothing to write.
@@ -90,7 +109,7 @@ impl<'a> Writes<'a> {
 
     /// Returns the statements that write it, where each of them is sent without waiting for
     /// another one; `None` where some wait.
-    pub(super) fn few(&self) -> Option<[Cow<'static, str>; 8]> {
+    pub(super) fn few(&self) -> Option<[Cow<'static, str>; 10]> {
         let is_few = self.orgs.iter().all(|after| {
             self.known.subscribers.get(after.org).is_none_or(Vec::is_empty)
                 && !after.done.events.iter().any(is_of_records)
@@ -100,8 +119,10 @@ impl<'a> Writes<'a> {
                 States::insert_sql().into(),
                 States::update_sql().into(),
                 Lines::INSERT.into(),
-                RESERVATIONS.into(),
+                CHANGE_RESERVATIONS.into(),
+                ADD_RESERVATIONS.into(),
                 ASKED.into(),
+                ASKED_MORE.into(),
                 BUNDLES.into(),
                 DOORBELL.into(),
                 answers::WRITE.into(),
@@ -154,28 +175,35 @@ impl<'a> Writes<'a> {
     }
 
     async fn write_reservations(&self, conn: &Conn) -> Result<()> {
-        let mut changed: Vec<(&Org, &Reservation, bool)> = Vec::new();
+        let (mut new, mut old) = (Reservations::default(), Reservations::default());
+        let (mut asked, mut asked_more) = (Asked::default(), Asked::default());
         for after in &self.orgs {
-            let known = |id: &ReservationId| {
-                let before = after.before.and_then(|before| before.reservations.get(id));
-                before.and_then(Option::as_ref)
-            };
             for (id, reservation) in &after.done.entries.reservations {
                 let Some(reservation) = reservation else { continue };
-                if known(id) != Some(reservation) {
-                    let asks = known(id).is_none_or(|known| known.items != reservation.items);
-                    changed.push((after.org, reservation, asks));
+                let known = after.before.and_then(|before| before.reservations.get(id));
+                match known.and_then(Option::as_ref) {
+                    None => {
+                        new.push(after.org, reservation)?;
+                        asked.push(after.org, reservation);
+                    }
+                    Some(known) if known == reservation => {}
+                    Some(known) => {
+                        old.push(after.org, reservation)?;
+                        if known.items != reservation.items {
+                            asked_more.push(after.org, reservation);
+                        }
+                    }
                 }
             }
         }
-        if changed.is_empty() {
-            return Ok(());
-        }
         // An order's reservation ends before its next one holds.
-        changed.sort_unstable_by_key(|(org, found, _)| {
-            (found.status == ReservationStatus::Active, (*org).clone(), found.id)
-        });
-        write_reservations(conn, self.shard, &changed).await
+        futures::try_join!(
+            old.change(conn, self.shard),
+            new.add(conn, self.shard),
+            asked.write(conn, self.shard, ASKED),
+            asked_more.write(conn, self.shard, ASKED_MORE),
+        )?;
+        Ok(())
     }
 
     async fn write_bundles(&self, conn: &Conn) -> Result<()> {
@@ -212,12 +240,10 @@ impl<'a> Writes<'a> {
     }
 
     async fn write_doorbell(&self, conn: &Conn) -> Result<()> {
-        if self.dirty.is_empty() {
-            return Ok(());
-        }
+        let Some(node) = self.doorbell.filter(|_| !self.dirty.is_empty()) else { return Ok(()) };
         let orgs: Vec<&str> = self.dirty.iter().map(|(org, _)| org.as_str()).collect();
         let skus: Vec<&str> = self.dirty.iter().map(|(_, sku)| sku.as_str()).collect();
-        let params: [Param<'_>; 4] = [&self.shard, &orgs, &skus, &self.node.to_string()];
+        let params: [Param<'_>; 4] = [&self.shard, &orgs, &skus, &node.to_string()];
         sql::execute(conn, DOORBELL, &params).await?;
         Ok(())
     }
@@ -547,45 +573,101 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Writes reservations as they are now, each with whether it asks for what it did not before.
-async fn write_reservations(
-    conn: &Conn,
-    shard: i16,
-    changed: &[(&Org, &Reservation, bool)],
-) -> Result<()> {
-    let ids: Vec<[u8; 16]> = changed.iter().map(|(_, found, _)| id_bytes(&found.id)).collect();
-    let mut texts: Vec<(String, String)> = Vec::with_capacity(changed.len());
-    let mut asked: Vec<(&str, &str, &[u8])> = Vec::new();
-    for ((org, found, asks), id) in changed.iter().zip(&ids) {
-        texts.push((items::write(&found.items)?, holds::write(&found.holds)?));
-        let items = found.items.iter().filter(|_| *asks);
-        asked.extend(items.map(|item| (org.as_str(), item.sku.as_str(), id.as_slice())));
+/// Reservations, by column.
+#[derive(Default)]
+struct Reservations<'a> {
+    orgs: Vec<&'a str>,
+    ids: Vec<[u8; 16]>,
+    orders: Vec<&'a str>,
+    statuses: Vec<i16>,
+    items: Vec<String>,
+    holds: Vec<String>,
+    created: Vec<i64>,
+    expires: Vec<i64>,
+    ended: Vec<Option<i64>>,
+}
+
+impl<'a> Reservations<'a> {
+    fn push(&mut self, org: &'a Org, reservation: &'a Reservation) -> Result<()> {
+        self.orgs.push(org.as_str());
+        self.ids.push(id_bytes(&reservation.id));
+        self.orders.push(reservation.order.as_str());
+        self.statuses.push(codec::status_code(reservation.status).into());
+        self.items.push(items::write(&reservation.items)?);
+        self.holds.push(holds::write(&reservation.holds)?);
+        self.created.push(reservation.created_at.micros());
+        self.expires.push(reservation.expires_at.micros());
+        self.ended.push(reservation.ended_at.map(Timestamp::micros));
+        Ok(())
     }
-    asked.sort_unstable();
-    asked.dedup();
-    let of = |read: fn(&Reservation) -> i64| -> Vec<i64> {
-        changed.iter().map(|(_, found, _)| read(found)).collect()
-    };
-    let orgs: Vec<&str> = changed.iter().map(|(org, _, _)| org.as_str()).collect();
-    let orders: Vec<&str> = changed.iter().map(|(_, found, _)| found.order.as_str()).collect();
-    let statuses: Vec<i16> =
-        changed.iter().map(|(_, found, _)| codec::status_code(found.status).into()).collect();
-    let ended: Vec<Option<i64>> =
-        changed.iter().map(|(_, found, _)| found.ended_at.map(Timestamp::micros)).collect();
-    let ids: Vec<&[u8]> = ids.iter().map(<[u8; 16]>::as_slice).collect();
-    let items: Vec<&str> = texts.iter().map(|(items, _)| items.as_str()).collect();
-    let holds: Vec<&str> = texts.iter().map(|(_, holds)| holds.as_str()).collect();
-    let (created, expires) =
-        (of(|found| found.created_at.micros()), of(|found| found.expires_at.micros()));
-    let rows: [Param<'_>; 10] =
-        [&shard, &orgs, &ids, &orders, &statuses, &items, &holds, &created, &expires, &ended];
-    let asked_orgs: Vec<&str> = asked.iter().map(|(org, _, _)| *org).collect();
-    let asked_skus: Vec<&str> = asked.iter().map(|(_, sku, _)| *sku).collect();
-    let asked_ids: Vec<&[u8]> = asked.iter().map(|(_, _, id)| *id).collect();
-    let asked: [Param<'_>; 4] = [&shard, &asked_orgs, &asked_skus, &asked_ids];
-    let write_asked = async {
-        if asked_ids.is_empty() { Ok(0) } else { sql::execute(conn, ASKED, &asked).await }
-    };
-    futures::try_join!(sql::execute(conn, RESERVATIONS, &rows), write_asked)?;
-    Ok(())
+
+    fn ids(&self) -> Vec<&[u8]> {
+        self.ids.iter().map(<[u8; 16]>::as_slice).collect()
+    }
+
+    /// Adds rows.
+    async fn add(&self, conn: &Conn, shard: i16) -> Result<()> {
+        if self.orgs.is_empty() {
+            return Ok(());
+        }
+        let params: [Param<'_>; 10] = [
+            &shard,
+            &self.orgs,
+            &self.ids(),
+            &self.orders,
+            &self.statuses,
+            &self.items,
+            &self.holds,
+            &self.created,
+            &self.expires,
+            &self.ended,
+        ];
+        sql::execute(conn, ADD_RESERVATIONS, &params).await?;
+        Ok(())
+    }
+
+    /// Writes rows that are there.
+    async fn change(&self, conn: &Conn, shard: i16) -> Result<()> {
+        if self.orgs.is_empty() {
+            return Ok(());
+        }
+        let params: [Param<'_>; 8] = [
+            &shard,
+            &self.orgs,
+            &self.ids(),
+            &self.statuses,
+            &self.items,
+            &self.holds,
+            &self.expires,
+            &self.ended,
+        ];
+        let written = sql::execute(conn, CHANGE_RESERVATIONS, &params).await?;
+        if sql::counted(written) != self.orgs.len() {
+            return Err(PgError::Corrupt("a reservation that is known is gone".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Which reservations ask for which SKUs.
+#[derive(Default)]
+struct Asked<'a>(BTreeSet<(&'a str, &'a str, [u8; 16])>);
+
+impl<'a> Asked<'a> {
+    fn push(&mut self, org: &'a Org, reservation: &'a Reservation) {
+        let id = id_bytes(&reservation.id);
+        let items = reservation.items.iter();
+        self.0.extend(items.map(|item| (org.as_str(), item.sku.as_str(), id)));
+    }
+
+    async fn write(&self, conn: &Conn, shard: i16, statement: &str) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let orgs: Vec<&str> = self.0.iter().map(|(org, _, _)| *org).collect();
+        let skus: Vec<&str> = self.0.iter().map(|(_, sku, _)| *sku).collect();
+        let ids: Vec<&[u8]> = self.0.iter().map(|(_, _, id)| id.as_slice()).collect();
+        sql::execute(conn, statement, &[&shard, &orgs, &skus, &ids]).await?;
+        Ok(())
+    }
 }
