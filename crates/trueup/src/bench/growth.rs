@@ -7,6 +7,7 @@
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
+use std::slice;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -293,7 +294,7 @@ impl Growth<'_> {
         let measured = measured?;
         self.failures.extend(measured.failure());
         stand.clear()?;
-        let row = measured.row(None);
+        let row = measured.row(None, None);
         let mut row = GrowthRow {
             growing,
             count,
@@ -379,7 +380,7 @@ async fn run_load(
 ) -> Result<(Figures, u64), BenchError> {
     let load = into.load;
     let failed = |source| BenchError::Load { name: load.name(), source };
-    let outcome = load::run(load, at, shape).await.map_err(failed)?;
+    let outcome = load::run(load, slice::from_ref(at), shape).await.map_err(failed)?;
     into.add_answers(&outcome);
     Ok((Figures::of(&outcome), outcome.tally.done))
 }

@@ -252,18 +252,23 @@ pub(super) fn note(took: &mut Histogram<u64>, elapsed: Duration) {
     took.record(micros).expect("it grows on its own");
 }
 
-/// Asks over all connections for as long as the shape says, and counts what came of it.
-pub(super) async fn run(load: Load, target: &Target, shape: Shape) -> Result<Outcome, WireError> {
+/// Asks over all connections for as long as the shape says, and counts what came of it. The
+/// connections go to the targets in turn.
+pub(super) async fn run(
+    load: Load,
+    targets: &[Target],
+    shape: Shape,
+) -> Result<Outcome, WireError> {
     let late = |_| WireError::Malformed("it did not come in time");
     let mut connections = Vec::new();
-    for _ in 0..shape.connections {
+    for (_, target) in (0..shape.connections).zip(targets.iter().cycle()) {
         let opened = timeout(ANSWER_WAIT_MAX, Connection::open_answered(target.addr)).await;
-        connections.push(opened.map_err(late)??);
+        connections.push((target, opened.map_err(late)??));
     }
     let began = Instant::now();
     let stop_at = began + shape.length;
     let mut workers = JoinSet::new();
-    for (number, connection) in (0_u32..).zip(connections) {
+    for (number, (target, connection)) in (0_u32..).zip(connections) {
         let requests = Requests::new(load, target, shape.measure, number);
         let worker = Worker { load, connection, requests, tally: Tally::new() };
         workers.spawn(worker.work(stop_at, shape.requests_max));

@@ -25,6 +25,7 @@ mod stand;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::Duration;
 
 pub use channels::{ChannelOptions, ChannelReport, ChannelRow, Direction, run as run_channels};
@@ -103,8 +104,15 @@ pub struct BenchOptions {
     /// Measure the same reservations in another system too, in the same rounds.
     #[arg(long, value_name = "SYSTEM")]
     pub vs: Option<Peer>,
+    /// Where the server keeps its data; postgres is a cluster made for the run.
+    #[arg(long, value_name = "STORE", default_value = "embedded")]
+    pub store: StoreKind,
+    /// Measure with so many servers on one database too, each beside one server alone.
+    #[arg(long, value_name = "COUNT", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub nodes: u32,
     /// Where PostgreSQL's programs are [default: where they usually are].
-    #[arg(long, value_name = "DIR", requires = "vs")]
+    #[arg(long, value_name = "DIR")]
     pub postgres_bin: Option<PathBuf>,
     /// Where to make the temporary data directory [default: the system's].
     #[arg(long, value_name = "DIR")]
@@ -122,6 +130,24 @@ pub struct BenchOptions {
 pub enum Peer {
     /// A cluster made for the run by PostgreSQL's own tools, asked by pgbench.
     Postgres,
+}
+
+/// Where the measured server keeps its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoreKind {
+    /// In a directory.
+    Embedded,
+    /// In PostgreSQL.
+    Postgres,
+}
+
+impl StoreKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Postgres => "postgres",
+        }
+    }
 }
 
 /// Why there is no report.
@@ -215,6 +241,9 @@ pub enum BenchError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Several servers cannot have one directory.
+    #[error("run several nodes on the embedded store: it has one")]
+    OneNode,
     /// PostgreSQL's tools were not found.
     #[error("find PostgreSQL's programs: there is no {tool}")]
     NoPostgres {
@@ -249,6 +278,7 @@ impl BenchError {
                 "install PostgreSQL's server (Debian: postgresql), or name the directory of \
                  initdb, pg_ctl, postgres, psql and pgbench with --postgres-bin",
             ),
+            Self::OneNode => Some("add --store postgres"),
             Self::Files { .. } => {
                 Some("raise the limit with ulimit -n, or ask for fewer --connections")
             }
@@ -303,25 +333,28 @@ async fn interrupted() -> BenchError {
 }
 
 async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Report, BenchError> {
-    let cluster = match options.vs {
-        Some(Peer::Postgres) => {
-            let tools = Tools::find(options.postgres_bin.as_deref()).await?;
-            let callers = options.connections.iter().copied().max().unwrap_or(1);
-            let dir = options.dir.as_deref();
-            Some(Cluster::start(tools, dir, options.skus, callers).await?)
-        }
-        None => None,
-    };
+    if options.nodes > 1 && options.store == StoreKind::Embedded {
+        return Err(BenchError::OneNode);
+    }
+    let cluster = cluster(options).await?;
     let stand = Stand::new(scratch, "data");
-    let server = stand.serve(&[]).await?;
+    let stand = match &cluster {
+        Some(cluster) if options.store == StoreKind::Postgres => stand.in_database(cluster.url()),
+        Some(_) | None => stand,
+    };
+    let (mut servers, mut at_servers) = (Vec::new(), Vec::new());
+    for _ in 0..options.nodes {
+        let server = stand.serve(&[]).await?;
+        let keyed = options.idempotency_keys;
+        at_servers.push(Target { keyed, ..stand.target(&server, options.skus)? });
+        servers.push(server);
+    }
     let floor = Served::start("empty endpoint", &["bench-floor"], &[], scratch.path()).await?;
-    let mut at_server = stand.target(&server, options.skus)?;
-    at_server.keyed = options.idempotency_keys;
-    let at_floor = Target { addr: floor.addr, ..at_server.clone() };
+    let at_floor = Target { addr: floor.addr, ..at_servers[0].clone() };
     let mut bench = Bench {
         options,
         scratch,
-        at_server,
+        at_servers,
         at_floor,
         cluster,
         floors: BTreeMap::new(),
@@ -330,11 +363,28 @@ async fn with_processes(options: &BenchOptions, scratch: &Scratch) -> Result<Rep
     };
     let result = bench.measure_all().await;
     floor.stop().await;
-    let said = server.stop().await;
-    if result.is_err() && !said.is_empty() {
-        say(format_args!("the server said last:\n{said}"));
+    for server in servers {
+        let said = server.stop().await;
+        if result.is_err() && !said.is_empty() {
+            say(format_args!("the server said last:\n{said}"));
+        }
     }
     result
+}
+
+/// Starts a PostgreSQL where one is needed.
+async fn cluster(options: &BenchOptions) -> Result<Option<Cluster>, BenchError> {
+    let servers = match options.store {
+        StoreKind::Postgres => options.nodes,
+        StoreKind::Embedded => 0,
+    };
+    if servers == 0 && options.vs.is_none() {
+        return Ok(None);
+    }
+    let tools = Tools::find(options.postgres_bin.as_deref()).await?;
+    let callers = options.connections.iter().copied().max().unwrap_or(1);
+    let dir = options.dir.as_deref();
+    Cluster::start(tools, dir, options.skus, callers, servers).await.map(Some)
 }
 
 /// Returns the name of a SKU; all are as long as [`HOT_SKU`].
@@ -346,7 +396,8 @@ fn sku_name(number: u32) -> String {
 struct Bench<'a> {
     options: &'a BenchOptions,
     scratch: &'a Scratch,
-    at_server: Target,
+    /// One for each server.
+    at_servers: Vec<Target>,
     at_floor: Target,
     cluster: Option<Cluster>,
     /// The empty endpoint, by how many connections ask.
@@ -360,8 +411,8 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn measure_all(&mut self) -> Result<Report, BenchError> {
         say(format_args!("creating {} SKUs", self.options.skus));
-        self.at_server.count_skus(0, self.options.skus, STOCK).await?;
-        self.at_server.create_hot().await?;
+        self.at_servers[0].count_skus(0, self.options.skus, STOCK).await?;
+        self.at_servers[0].create_hot().await?;
         let mut gathered = self.gather();
         self.warm_up(&mut gathered).await?;
         let mut syncs = Vec::new();
@@ -371,27 +422,30 @@ impl Bench<'_> {
         }
         let mut failures: Vec<String> =
             self.floors.values().chain(&gathered).filter_map(Gathered::failure).collect();
-        failures.extend(self.at_server.check_hot(self.accepted_hot).await?);
+        failures.extend(self.at_servers[0].check_hot(self.accepted_hot).await?);
         if let Some(cluster) = &self.cluster {
             failures.extend(cluster.check().await?);
         }
         Ok(self.report(&gathered, &syncs, failures))
     }
 
-    /// Lists what is measured: each load with each number of connections, those that share a
-    /// floor together.
+    /// Lists what is measured: each load with each number of connections, on one server and on all,
+    /// those that share a floor together.
     fn gather(&self) -> Vec<Gathered> {
         let mut measured = BTreeSet::new();
         for wanted in &self.options.connections {
             for load in Load::ALL.into_iter().filter(|load| self.wants(*load)) {
                 let is_batch = load == Load::ReserveBatch;
-                measured.insert((is_batch, load.connections(*wanted), load));
+                for nodes in [1, self.options.nodes] {
+                    measured.insert((is_batch, load.connections(*wanted), load, nodes));
+                }
             }
         }
         let gathered = measured.into_iter();
-        let of = |(_, connections, load)| {
-            let compared = self.cluster.as_ref().and_then(|_| Compared::beside(load, connections));
-            Gathered { compared, ..Gathered::new(load, connections) }
+        let of = |(_, connections, load, nodes)| {
+            let is_compared = self.options.vs.is_some() && nodes == 1;
+            let compared = is_compared.then(|| Compared::beside(load, connections)).flatten();
+            Gathered { nodes, compared, ..Gathered::new(load, connections) }
         };
         gathered.map(of).collect()
     }
@@ -486,17 +540,17 @@ impl Bench<'_> {
         let load = into.load;
         self.measures += 1;
         let shape = Shape::new(into.connections, length, self.measures);
-        let target = match load {
-            Load::Floor => &self.at_floor,
+        let targets = match load {
+            Load::Floor => slice::from_ref(&self.at_floor),
             Load::ReserveSpread
             | Load::ReserveHot
             | Load::ReserveCommit
             | Load::ReserveBatch
             | Load::Read
-            | Load::Mixed => &self.at_server,
+            | Load::Mixed => &self.at_servers[..usize_of(into.nodes)],
         };
         let failed = |source| BenchError::Load { name: load.name(), source };
-        let outcome: Outcome = load::run(load, target, shape).await.map_err(failed)?;
+        let outcome: Outcome = load::run(load, targets, shape).await.map_err(failed)?;
         into.add_answers(&outcome);
         if load == Load::ReserveHot {
             self.accepted_hot += outcome.tally.done;
@@ -511,10 +565,16 @@ impl Bench<'_> {
             }
             let is_spread = |one: &&Gathered| one.load == Load::ReserveSpread;
             let mut all = gathered.iter().filter(is_spread);
-            all.find(|one| one.connections == like.connections)
+            all.find(|one| one.connections == like.connections && one.nodes == like.nodes)
+        };
+        let one_node = |like: &Gathered| {
+            let is_same = |one: &&Gathered| {
+                (one.load, one.connections, one.nodes) == (like.load, like.connections, 1)
+            };
+            gathered.iter().find(is_same).filter(|_| like.nodes > 1)
         };
         let compared = gathered.iter().filter_map(|one| one.compared.as_ref());
-        let floors = self.floors.values().map(|floor| floor.row(None));
+        let floors = self.floors.values().map(|floor| floor.row(None, None));
         Report {
             setting: Setting {
                 skus: self.options.skus,
@@ -523,10 +583,13 @@ impl Bench<'_> {
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
                 idempotency_keys: self.options.idempotency_keys,
                 optimized: !cfg!(debug_assertions),
+                store: self.options.store.name(),
                 data_dir: self.scratch.path().display().to_string(),
             },
             disk_sync: Figures::medians(syncs),
-            rows: floors.chain(gathered.iter().map(|one| one.row(spread(one)))).collect(),
+            rows: floors
+                .chain(gathered.iter().map(|one| one.row(spread(one), one_node(one))))
+                .collect(),
             postgres: compared.flat_map(Compared::rows).collect(),
             failures,
         }

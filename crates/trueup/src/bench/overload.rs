@@ -10,6 +10,7 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -311,7 +312,8 @@ impl Overload<'_> {
         self.measures += 1;
         let shape = Shape::new(connections, self.length(), self.measures);
         let failed = |source| BenchError::Load { name: load.name(), source };
-        let outcome = load::run(load, &self.at.target, shape).await.map_err(failed)?;
+        let outcome =
+            load::run(load, slice::from_ref(&self.at.target), shape).await.map_err(failed)?;
         if outcome.tally.refused > 0 {
             let refused = outcome.tally.refused;
             let example = outcome.tally.example.as_deref().unwrap_or("nothing");

@@ -323,11 +323,14 @@ mod tests {
             name,
             unit: "requests",
             connections,
+            nodes: 1,
             figures,
             to_floor: 0.5,
             to_wide_floor: None,
             to_spread: None,
             to_postgres,
+            to_transaction: None,
+            to_one_node: None,
             p99_to_floor: 2.0,
             statuses: BTreeMap::new(),
             refused: 0,
@@ -342,6 +345,7 @@ mod tests {
             cores: 2,
             idempotency_keys: false,
             optimized: true,
+            store: "embedded",
             data_dir: "/tmp".to_owned(),
         };
         let disk_sync = Figures { per_second: 1.0, p50_ms: 1.0, p99_ms: 1.0 };

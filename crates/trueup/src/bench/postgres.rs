@@ -1,4 +1,5 @@
-//! `--vs postgres`: the same reservation in PostgreSQL, asked by its own load generator, pgbench.
+//! A PostgreSQL of the run's own: for `--vs postgres`, the same reservation asked by PostgreSQL's
+//! load generator, pgbench; and for `--store postgres`, the servers' data.
 //!
 //! The cluster is made for the run in a temporary directory, listens on a socket in it and is gone
 //! with it. It is as durable as it comes; nothing is asked of it that it does not need: SKUs are
@@ -28,8 +29,12 @@ const VERSIONED: [&str; 2] = ["/usr/lib/postgresql", "/usr/local/pgsql"];
 const USERS: [&str; 2] = ["postgres", "nobody"];
 /// The superuser of the cluster, its first database, and what the tools connect to.
 const NAME: &str = "postgres";
-/// Connections beside pgbench's own.
+/// Connections beside pgbench's own and those of servers.
 const SPARE_CONNECTIONS: u32 = 16;
+/// The most connections of a server: its pool, its leases, and what it listens on.
+const SERVER_CONNECTIONS: u32 = 40;
+/// The database of the servers.
+const SERVED: &str = "trueup";
 /// How long one of the tools may take, beside the time that it is told to.
 const TOOL_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long the server may take to start or stop, in seconds, as its tools are told.
@@ -150,6 +155,12 @@ impl Compared {
         }
     }
 
+    /// Returns the rate of one form in each round.
+    pub(super) fn of(&self, form: Form) -> impl Iterator<Item = f64> {
+        let index = Form::ALL.iter().position(|one| *one == form).unwrap_or(0);
+        self.rounds.iter().map(move |round| round[index].per_second)
+    }
+
     /// Returns the rate of the better form in each round.
     pub(super) fn best(&self) -> impl Iterator<Item = f64> {
         let best = |[one, other]: &[Figures; 2]| one.per_second.max(other.per_second);
@@ -242,6 +253,7 @@ impl Cluster {
         dir: Option<&Path>,
         skus: u32,
         connections_max: u32,
+        servers: u32,
     ) -> Result<Self, BenchError> {
         let home = scratch_under(dir)?;
         let path = home.path().to_owned();
@@ -254,7 +266,7 @@ impl Cluster {
         let arguments =
             ["-D", "data", "-U", NAME, "--auth=trust", "--encoding=UTF8", "--locale=C", "-N"];
         cluster.run("initdb", &arguments, Duration::ZERO).await?;
-        let connections = connections_max + SPARE_CONNECTIONS;
+        let connections = connections_max + servers * SERVER_CONNECTIONS + SPARE_CONNECTIONS;
         let settings = format!(
             "\nlisten_addresses = ''\nunix_socket_directories = '{}'\n\
              unix_socket_permissions = 0700\nmax_connections = {connections}\n\
@@ -264,6 +276,7 @@ impl Cluster {
         cluster.append("data/postgresql.conf", &settings).map_err(failed)?;
         let wait = ["start", "-D", "data", "-w", "-s", "-l", "log", "-t", SERVER_WAIT_SECONDS];
         cluster.run("pg_ctl", &wait, Duration::ZERO).await?;
+        cluster.sql(&format!("CREATE DATABASE {SERVED}")).await?;
         cluster.sql(TABLES).await?;
         let fill = format!(
             "INSERT INTO level SELECT sku, {STOCK}, 0 FROM generate_series(0, {skus}) AS sku;"
@@ -271,6 +284,11 @@ impl Cluster {
         cluster.sql(&fill).await?;
         cluster.sql("VACUUM ANALYZE level").await?;
         Ok(cluster)
+    }
+
+    /// Returns how servers reach their database.
+    pub(super) fn url(&self) -> String {
+        format!("postgres:///{SERVED}?host={}&user={NAME}", self.home.path().display())
     }
 
     /// Runs both forms of a load and keeps what was found.
@@ -454,9 +472,9 @@ fn logged_micros(line: &str) -> Option<u64> {
     line.split(' ').nth(2)?.parse().ok()
 }
 
-/// Returns the median of a load's rates ÷ those of the better form in the same rounds.
-pub(super) fn ratio_to_best(rates: impl Iterator<Item = f64>, beside: &Compared) -> f64 {
-    median(rates.zip(beside.best()).map(|(rate, best)| super::report::ratio(rate, best)))
+/// Returns the median of a load's rates ÷ those of the same rounds.
+pub(super) fn ratio_to(rates: impl Iterator<Item = f64>, beside: impl Iterator<Item = f64>) -> f64 {
+    median(rates.zip(beside).map(|(rate, beside)| super::report::ratio(rate, beside)))
 }
 
 #[cfg(test)]
@@ -491,7 +509,9 @@ mod tests {
         let figures = |per_second| Figures { per_second, p50_ms: 1.0, p99_ms: 2.0 };
         let mut beside = Compared::beside(Load::ReserveHot, 8).unwrap();
         beside.rounds = vec![[figures(10.0), figures(20.0)], [figures(40.0), figures(20.0)]];
-        assert!((ratio_to_best([40.0, 40.0].into_iter(), &beside) - 1.5).abs() < 1e-9);
+        let rates = || [40.0, 40.0].into_iter();
+        assert!((ratio_to(rates(), beside.best()) - 1.5).abs() < 1e-9);
+        assert!((ratio_to(rates(), beside.of(Form::Transaction)) - 2.5).abs() < 1e-9);
         let [transaction, statement] = beside.rows();
         assert!((transaction.figures.per_second - 25.0).abs() < 1e-9);
         assert!((statement.figures.per_second - 20.0).abs() < 1e-9);

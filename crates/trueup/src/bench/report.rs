@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::load::{Load, Outcome};
-use super::postgres::{Compared, PostgresRow, ratio_to_best};
+use super::postgres::{Compared, Form, PostgresRow, ratio_to};
 
 /// What a run of the benchmark found.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +43,8 @@ pub struct Setting {
     pub idempotency_keys: bool,
     /// Whether the program was built with optimizations.
     pub optimized: bool,
+    /// Where the servers keep their data: `embedded` or `postgres`.
+    pub store: &'static str,
     /// Where the data was.
     pub data_dir: String,
 }
@@ -69,6 +71,8 @@ pub struct Row {
     pub unit: &'static str,
     /// How many connections asked.
     pub connections: u32,
+    /// How many servers they were dealt out among.
+    pub nodes: u32,
     /// Medians over the rounds.
     #[serde(flatten)]
     pub figures: Figures,
@@ -84,6 +88,12 @@ pub struct Row {
     /// The rate ÷ that of PostgreSQL with as many callers, in the better of its forms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_postgres: Option<f64>,
+    /// The rate ÷ that of PostgreSQL with as many callers, in a transaction of three statements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_transaction: Option<f64>,
+    /// The rate ÷ that of the same with one server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_one_node: Option<f64>,
     /// The p99 ÷ (disk sync p99 + empty endpoint p99); the median over the rounds.
     pub p99_to_floor: f64,
     /// Answers by status, over all rounds.
@@ -129,6 +139,8 @@ impl Figures {
 pub(super) struct Gathered {
     pub(super) load: Load,
     pub(super) connections: u32,
+    /// How many servers the connections are dealt out among.
+    pub(super) nodes: u32,
     pub(super) rounds: Vec<Paired>,
     pub(super) statuses: BTreeMap<u16, u64>,
     pub(super) refused: u64,
@@ -168,8 +180,16 @@ impl Beside {
 
 impl Gathered {
     pub(super) fn new(load: Load, connections: u32) -> Self {
-        let (rounds, statuses) = (Vec::new(), BTreeMap::new());
-        Self { load, connections, rounds, statuses, refused: 0, example: None, compared: None }
+        Self {
+            load,
+            connections,
+            nodes: 1,
+            rounds: Vec::new(),
+            statuses: BTreeMap::new(),
+            refused: 0,
+            example: None,
+            compared: None,
+        }
     }
 
     /// Returns whether another load is compared with the same measures of the floor.
@@ -187,8 +207,9 @@ impl Gathered {
         self.example = self.example.take().or_else(|| outcome.tally.example.clone());
     }
 
-    /// Makes the line of the report, beside single reservations with as many connections.
-    pub(super) fn row(&self, spread: Option<&Self>) -> Row {
+    /// Makes the line of the report, beside single reservations with as many connections, and
+    /// beside the same with one server.
+    pub(super) fn row(&self, spread: Option<&Self>, one_node: Option<&Self>) -> Row {
         let all: Vec<Figures> = self.rounds.iter().map(|round| round.figures).collect();
         let rate =
             |round: &Paired, under: Figures| ratio(round.figures.per_second, under.per_second);
@@ -199,15 +220,19 @@ impl Gathered {
         let wide = |round: &Paired| Some(rate(round, round.beside.wide_floor?));
         let to_wide: Vec<f64> = self.rounds.iter().filter_map(wide).collect();
         let rates = || self.rounds.iter().map(|round| round.figures.per_second);
+        let compared = self.compared.as_ref();
         Row {
             name: self.load.name(),
             unit: self.load.unit(),
             connections: self.connections,
+            nodes: self.nodes,
             figures: Figures::medians(&all),
             to_floor: median(self.rounds.iter().map(|round| rate(round, round.beside.floor))),
             to_wide_floor: (!to_wide.is_empty()).then(|| median(to_wide.into_iter())),
             to_spread: spread.map(|spread| paired_ratio(self, spread)),
-            to_postgres: self.compared.as_ref().map(|beside| ratio_to_best(rates(), beside)),
+            to_postgres: compared.map(|beside| ratio_to(rates(), beside.best())),
+            to_transaction: compared.map(|beside| ratio_to(rates(), beside.of(Form::Transaction))),
+            to_one_node: one_node.map(|one| paired_ratio(self, one)),
             p99_to_floor: median(self.rounds.iter().map(p99_to_floor)),
             statuses: self.statuses.clone(),
             refused: self.refused,
@@ -249,11 +274,12 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.setting)?;
-        writeln!(f, "data in {}", self.setting.data_dir)?;
+        let Setting { store, data_dir, .. } = &self.setting;
+        writeln!(f, "{store} store, data in {data_dir}")?;
         let to_postgres = if self.postgres.is_empty() { "" } else { "÷ postgres" };
         writeln!(
             f,
-            "{:<18}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>10}{:>15}{to_postgres:>12}",
+            "{:<20}{:>6}{:>12} {:<13}{:>9}{:>10}{:>9}{:>10}{:>15}{to_postgres:>12}",
             "measure",
             "conns",
             "per second",
@@ -268,14 +294,29 @@ impl Display for Report {
         let Figures { per_second, p50_ms, p99_ms } = self.disk_sync;
         writeln!(
             f,
-            "{:<18}{:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}",
+            "{:<20}{:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}",
             "disk sync", 1, "syncs"
         )?;
         self.postgres.iter().try_for_each(|row| write!(f, "{row}"))?;
         writeln!(f)?;
         for row in &self.rows {
             if let Some(to_wide) = row.to_wide_floor {
-                writeln!(f, "{} ÷ empty endpoint of 64 connections: {to_wide:.2}", row.name)?;
+                writeln!(f, "{} ÷ empty endpoint of 64 connections: {to_wide:.2}", row.named())?;
+            }
+            let of = row.connections;
+            if let Some(to_transaction) = row.to_transaction {
+                let name = row.named();
+                writeln!(
+                    f,
+                    "{name} ÷ PostgreSQL's transaction, {of} callers: {to_transaction:.2}"
+                )?;
+            }
+            if let Some(to_one) = row.to_one_node {
+                writeln!(
+                    f,
+                    "{} ÷ the same of one node, {of} connections: {to_one:.2}",
+                    row.named()
+                )?;
             }
         }
         writeln!(f, "÷ empty: ÷ empty endpoint of as many connections")?;
@@ -288,12 +329,23 @@ impl Display for Report {
     }
 }
 
+impl Row {
+    /// Returns its name, with how many servers were asked where these are several.
+    fn named(&self) -> String {
+        match self.nodes {
+            1 => self.name.to_owned(),
+            nodes => format!("{} on {nodes}", self.name),
+        }
+    }
+}
+
 impl Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { per_second, p50_ms, p99_ms } = self.figures;
-        let Self { name, unit, connections, to_floor, p99_to_floor, .. } = self;
+        let Self { unit, connections, to_floor, p99_to_floor, .. } = self;
+        let name = self.named();
         let to_spread = self.to_spread.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        write!(f, "{name:<18}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
+        write!(f, "{name:<20}{connections:>6}{per_second:>12.0} {unit:<13}{p50_ms:>9.3}")?;
         write!(f, "{p99_ms:>10.3}{to_floor:>9.2}{to_spread:>10}{p99_to_floor:>15.2}")?;
         if let Some(to_postgres) = self.to_postgres {
             write!(f, "{to_postgres:>12.2}")?;
@@ -309,7 +361,7 @@ impl Display for PostgresRow {
         let Self { form, connections, .. } = self;
         writeln!(
             f,
-            "{name:<18}{connections:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}  one {}",
+            "{name:<20}{connections:>6}{per_second:>12.0} {:<13}{p50_ms:>9.3}{p99_ms:>10.3}  one {}",
             "reservations",
             form.name(),
         )
@@ -394,13 +446,14 @@ mod tests {
     fn ratios_are_medians_of_pairs() {
         let spread = gathered(Load::ReserveSpread, &[10.0, 50.0, 90.0]);
         let hot = gathered(Load::ReserveHot, &[10.0, 25.0, 90.0]);
-        let (row, hot) = (spread.row(None), hot.row(Some(&spread)));
+        let (row, hot) = (spread.row(None, None), hot.row(Some(&spread), Some(&spread)));
         assert_eq!(row.to_spread, None);
         for (found, expected) in [
             (Some(row.to_floor), 0.5),
             (row.to_wide_floor, 0.25),
             (Some(row.p99_to_floor), 0.5),
             (hot.to_spread, 1.0),
+            (hot.to_one_node, 1.0),
         ] {
             assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}: {expected}");
         }

@@ -1,4 +1,4 @@
-//! A server under test with a data directory of its own, which may be ended and started again.
+//! A server under test with data of its own, which may be ended and started again.
 
 use std::fs;
 use std::io;
@@ -26,21 +26,34 @@ pub(super) struct Stand<'a> {
     scratch: &'a Scratch,
     secret: String,
     data_dir: PathBuf,
+    /// The database, where it takes the place of the directory.
+    database: Option<String>,
 }
 
 impl<'a> Stand<'a> {
     /// Names a data directory, which the server makes.
     pub(super) fn new(scratch: &'a Scratch, name: &str) -> Self {
         let secret = hex::encode(rand::random::<[u8; 32]>());
-        Self { scratch, secret, data_dir: scratch.path().join(name) }
+        Self { scratch, secret, data_dir: scratch.path().join(name), database: None }
+    }
+
+    /// Has the data in a database, which any number of servers may share.
+    pub(super) fn in_database(self, url: String) -> Self {
+        Self { database: Some(url), ..self }
     }
 
     /// Starts the server and waits until it listens.
     pub(super) async fn serve(&self, more: &[&str]) -> Result<Served, BenchError> {
         let data_dir = self.data_dir.to_string_lossy();
-        let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data_dir];
-        let environment = [("TRUEUP_JWT_SECRET", self.secret.as_str())];
-        let arguments = [&arguments, more].concat();
+        let place = match &self.database {
+            Some(url) => ["--store", url],
+            None => ["--data-dir", &data_dir],
+        };
+        let arguments = [&["serve", "--listen", "127.0.0.1:0"], &place[..]].concat();
+        let mut environment = vec![("TRUEUP_JWT_SECRET", self.secret.as_str())];
+        // Servers of one database must have the same; one alone makes its own.
+        environment.extend(self.database.is_some().then_some(("TRUEUP_SECRET_KEY", &*self.secret)));
+        let arguments = [&arguments[..], more].concat();
         Served::start("server", &arguments, &environment, self.scratch.path()).await
     }
 

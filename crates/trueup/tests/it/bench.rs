@@ -206,6 +206,51 @@ fn postgres_stands_beside_each_reservation() {
 }
 
 #[test]
+fn servers_on_one_database_are_measured_beside_one_alone() {
+    if !has_postgres() {
+        return;
+    }
+    let report = bench(&[
+        "--store",
+        "postgres",
+        "--nodes",
+        "2",
+        "--vs",
+        "postgres",
+        "--only",
+        "reserve-spread,reserve-hot",
+        "--seconds",
+        "1",
+        "--skus",
+        "50",
+        "--connections",
+        "4",
+    ]);
+    let rows = report["rows"].as_array().unwrap();
+    let told = |row: &Value| {
+        let beside = ["toOneNode", "toTransaction"].map(|field| row[field].is_number());
+        format!("{} {} {beside:?}", row["name"].as_str().unwrap(), row["nodes"])
+    };
+    let expected = [
+        "empty endpoint 1 [false, false]",
+        "reserve-spread 1 [false, true]",
+        "reserve-spread 2 [true, false]",
+        "reserve-hot 1 [false, true]",
+        "reserve-hot 2 [true, false]",
+    ];
+    assert_eq!(rows.iter().map(told).collect::<Vec<_>>(), expected, "{report}");
+    assert_eq!(report["setting"]["store"], "postgres");
+}
+
+#[test]
+fn who_wants_several_servers_on_one_directory_is_told_what_helps() {
+    let output = run(&["bench", "--nodes", "2"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("hint: add --store postgres"), "{said}");
+}
+
+#[test]
 fn who_lacks_postgres_is_told_what_helps() {
     let output = run(&["bench", "--vs", "postgres", "--postgres-bin", "/nowhere"]);
     let said = String::from_utf8(output.stderr).unwrap();
