@@ -411,13 +411,6 @@ fn of_size(
 /// The database's clock in microseconds, in SQL.
 pub(super) const MICROS_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
-/// Returns SQL for the instant of the second parameter, or else of the database's clock, which is
-/// looked at once: an index finds what is compared with it. (A clock in its place would be asked
-/// again for every row, and every row of the index read.)
-pub(super) fn given_or_now() -> String {
-    format!("(SELECT coalesce($2::bigint, {MICROS_NOW}))")
-}
-
 /// How often something was tried.
 #[derive(Debug, Default)]
 pub(super) struct Tries {

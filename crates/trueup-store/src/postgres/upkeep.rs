@@ -11,8 +11,9 @@ use trueup_core::{Org, Sku, Timestamp};
 use super::Shared;
 use super::error::{Cure, PgError, Result};
 use super::lease;
+use super::ledger::due::due;
 use super::ledger::gate::Job;
-use super::pool::{MICROS_NOW, Pool, given_or_now};
+use super::pool::{MICROS_NOW, Pool};
 use super::records::{PURGED_AT_ONCE_MAX, answers, consents, inbox};
 use super::shard;
 use super::sql::{self, Conn, Param};
@@ -101,24 +102,11 @@ async fn look(shared: &Shared, purged: &mut Timestamp) {
 
 /// Returns which of these shards have a reservation that is due.
 async fn shards_due(conn: &Conn, shards: &[i16], now: Option<Timestamp>) -> Result<Vec<i16>> {
-    let instant = given_or_now();
     let sql = format!(
         "SELECT given.shard
          FROM unnest($1::smallint[]) AS given (shard)
-         WHERE EXISTS (
-           SELECT 1
-           FROM reservation r
-           WHERE r.shard = given.shard
-             AND r.status = 1
-             AND r.expires_at <= {instant}
-             AND NOT EXISTS (
-               SELECT 1
-               FROM arrival a
-               WHERE a.shard = r.shard
-                 AND a.org = r.org
-                 AND a.opened_at IS NULL
-             )
-         )"
+         CROSS JOIN LATERAL ({}) due",
+        due("given.shard", "1")
     );
     let now = now.map(Timestamp::micros);
     sql::all(conn, &sql, &[&shards, &now], |columns| columns.take()).await

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio_postgres::NoTls;
@@ -111,6 +112,50 @@ async fn what_one_node_publishes_is_told_on_another() {
     let other = node(&url, &fixture).await;
     submit(other.as_ref(), "acme", Command::SetOnHand(set("A", 1))).await.unwrap();
     assert_eq!(fixture.store().wait_dirty().await, [(org("acme"), sku("A"))]);
+}
+
+/// Returns how many entries of an index were read, once that was told of so many searches.
+async fn index_reads(client: &tokio_postgres::Client, index: &str, searches: u32) -> i64 {
+    const SQL: &str = "
+        SELECT idx_scan, idx_tup_read
+        FROM pg_stat_user_indexes
+        WHERE indexrelname = $1";
+    for _ in 0..300 {
+        let row = client.query_one(SQL, &[&index]).await.unwrap();
+        if row.get::<_, i64>(0) >= searches.into() {
+            return row.get(1);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{index} was not searched {searches} times");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_due_is_not_looked_at() {
+    const HELD: u32 = 300;
+    const ASKED: u32 = 30;
+    let Some((fixture, url)) = in_database().await else { return };
+    fixture.put("A", 1_000).await;
+    // Connections that end tell what they have read.
+    let ask = async |ids: std::ops::Range<u32>| {
+        let store = node(&url, &fixture).await;
+        for id in ids {
+            let one = Command::Reserve(reserve(id.into(), "A", 1));
+            submit(store.as_ref(), "acme", one).await.unwrap();
+            store.sku(&org("acme"), &sku("A")).await.unwrap();
+        }
+        store.close().await.unwrap();
+    };
+    ask(1..HELD).await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let before = index_reads(&client, "reservation_due", 2 * (HELD - 1)).await;
+    // As upkeep does after a while: of a table that nothing is known of all indexes look the same.
+    client.batch_execute("ANALYZE reservation").await.unwrap();
+    ask(HELD..HELD + ASKED).await;
+    let after = index_reads(&client, "reservation_due", 2 * (HELD - 1 + ASKED)).await;
+    let read = after - before;
+    assert!(read < i64::from(HELD), "{read} entries were read");
 }
 
 /// Submits an adjustment by one with an idempotency key.

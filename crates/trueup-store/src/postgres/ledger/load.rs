@@ -14,6 +14,7 @@ use trueup_core::{
 };
 
 use super::decisions::{Known, OrgKnown, Wanted, Wanting};
+use super::due::due;
 use super::rows::{
     MOVEMENT_COLUMNS, RESERVATION_COLUMNS, STATE_COLUMNS, micros, optional_id, read_movement,
     read_reservation, read_state,
@@ -21,7 +22,7 @@ use super::rows::{
 use crate::encoding::columns::ReadColumns;
 use crate::encoding::{at_most, parse_name};
 use crate::postgres::error::{PgError, Result};
-use crate::postgres::pool::{MICROS_NOW, Tx, given_or_now};
+use crate::postgres::pool::{MICROS_NOW, Tx};
 use crate::postgres::records::{answers, deliveries, listings, order_lines};
 use crate::postgres::sql::{self, Param};
 use crate::postgres::{Shared, lease};
@@ -181,7 +182,7 @@ impl<'a> Loader<'a> {
     /// Reads what is so of the shard, whatever is asked: the clock, the orgs that are not open yet,
     /// and what is due. In one statement, for each has its price.
     async fn read_shard(&self) -> Result<Read> {
-        let instant = given_or_now();
+        let due = due("$1", "$3");
         let sql = format!(
             "SELECT {MICROS_NOW}, NULL::text, NULL::bytea
              UNION ALL
@@ -191,22 +192,7 @@ impl<'a> Loader<'a> {
                AND opened_at IS NULL
              UNION ALL
              SELECT NULL, due.org, due.id
-             FROM (
-               SELECT org, id
-               FROM reservation r
-               WHERE r.shard = $1
-                 AND r.status = 1
-                 AND r.expires_at <= {instant}
-                 AND NOT EXISTS (
-                   SELECT 1
-                   FROM arrival a
-                   WHERE a.shard = r.shard
-                     AND a.org = r.org
-                     AND a.opened_at IS NULL
-                 )
-               ORDER BY r.expires_at
-               LIMIT $3
-             ) due"
+             FROM ({due}) due"
         );
         let params: [Param<'_>; 3] = [&self.shard, &micros(self.about.now), &at_most(EXPIRE_MAX)];
         let rows = sql::all(self.tx, &sql, &params, |columns| {

@@ -5,9 +5,11 @@
 //! - `decisions.rs`: decides; pure.
 //! - `write.rs`: writes what was decided, with few statements.
 //! - `rows.rs`: rows as the types of the core.
+//! - `due.rs`: finds what is due.
 //! - `reads.rs`, `verify.rs`: what is read without locks.
 
 pub(super) mod decisions;
+pub(super) mod due;
 pub(super) mod gate;
 mod load;
 pub(super) mod reads;

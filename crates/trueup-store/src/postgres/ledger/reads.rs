@@ -7,6 +7,7 @@ use trueup_core::{
     SkuAnswer, SkuState, Timestamp,
 };
 
+use super::due::due;
 use super::load::id_bytes;
 use super::rows::{
     MOVEMENT_COLUMNS, RESERVATION_COLUMNS, STATE_COLUMNS, micros, read_movement, read_reservation,
@@ -17,38 +18,21 @@ use crate::encoding::records::ListingRow;
 use crate::encoding::{codec, containing, parts};
 use crate::port::{ListingView, MovementQuery, Page, ReservationQuery, SkuAt, SkuQuery};
 use crate::postgres::error::Result;
-use crate::postgres::pool::given_or_now;
 use crate::postgres::shard::{self, shard_of};
 use crate::postgres::sql::{self, Conn, List, Param};
 
 /// Returns whether a reservation of the org's shard is due; `None` = by the database's clock.
 ///
-/// Of the shard, because that is what the index of what is due is by: with the org as a condition,
-/// a plan may go through all that the org holds.
+/// Of the shard, because that is what the index of what is due is by.
 pub(in crate::postgres) async fn is_due(
     conn: &Conn,
     org: &Org,
     now: Option<Timestamp>,
 ) -> Result<bool> {
-    let instant = given_or_now();
-    let sql = format!(
-        "SELECT EXISTS (
-           SELECT 1
-           FROM reservation
-           WHERE shard = $1
-             AND status = 1
-             AND expires_at <= {instant}
-             AND NOT EXISTS (
-               SELECT 1
-               FROM arrival a
-               WHERE a.shard = reservation.shard
-                 AND a.org = reservation.org
-                 AND a.opened_at IS NULL
-             )
-         )"
-    );
     let params: [Param<'_>; 2] = [&shard_of(org), &micros(now)];
-    Ok(sql::first(conn, &sql, &params, |columns| columns.take()).await?.unwrap_or(false))
+    let sql = due("$1", "1");
+    let found = sql::first(conn, &sql, &params, |columns| columns.take::<String>()).await?;
+    Ok(found.is_some())
 }
 
 /// Returns SKUs as they stand, each with its parts; those that are not there are passed over.
