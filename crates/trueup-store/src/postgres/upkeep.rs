@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use trueup_core::{Org, Sku, Timestamp};
@@ -116,20 +117,13 @@ async fn shards_due(conn: &Conn, shards: &[i16], now: Option<Timestamp>) -> Resu
 /// those who wait here; told before it is taken, so that nothing is lost in between. What this
 /// node has published it has told by itself.
 async fn listen(shared: &Shared) -> Result<()> {
-    const TAKE: &str = "
-        DELETE FROM doorbell d
-        USING (
-          SELECT shard, org, sku
-          FROM doorbell
-          WHERE shard = ANY($1)
-          ORDER BY shard, org, sku
-          LIMIT $2
-          FOR UPDATE SKIP LOCKED
-        ) taken
-        WHERE d.shard = taken.shard
-          AND d.org = taken.org
-          AND d.sku = taken.sku
-        RETURNING d.org, d.sku, d.node::text";
+    const WAITING: &str = "
+        SELECT shard, org, sku, node::text
+        FROM doorbell
+        WHERE shard = ANY($1)
+        ORDER BY shard, org, sku
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED";
     if shared.leases.held().is_empty() {
         return Ok(());
     }
@@ -140,19 +134,40 @@ async fn listen(shared: &Shared) -> Result<()> {
         // A node that stood still must not take what is to be told by another by now.
         let held = lease::hold_all(shared, &tx).await?;
         let params: [Param<'_>; 2] = [&held, &at_most(TAKEN_AT_ONCE_MAX)];
-        sql::all(&tx, TAKE, &params, |columns| {
+        let waiting = sql::all(&tx, WAITING, &params, |columns| {
+            let shard: i16 = columns.take()?;
             let (org, sku): (Org, Sku) = (columns.name()?, columns.name()?);
-            Ok((org, sku, columns.take::<String>()?))
+            Ok((shard, org, sku, columns.take::<String>()?))
         })
-        .await
+        .await?;
+        take(&tx, &waiting).await?;
+        Ok(waiting)
     };
     let taken = match taken.await {
         Ok(taken) => taken,
         Err(error) => return Err(tx.give_up(error).await),
     };
-    let of_others = taken.into_iter().filter(|(_, _, by)| *by != node);
-    shared.bell.ring(of_others.map(|(org, sku, _)| (org, sku)));
+    let of_others = taken.into_iter().filter(|(_, _, _, by)| *by != node);
+    shared.bell.ring(of_others.map(|(_, org, sku, _)| (org, sku)));
     tx.commit_unmarked().await
+}
+
+/// Takes SKUs that are locked from the doorbell. Each org's by a list: joined with what it is to
+/// hold, a table that is empty most of the time is gone through once for every row.
+async fn take(conn: &Conn, waiting: &[(i16, Org, Sku, String)]) -> Result<()> {
+    const TAKE: &str = "
+        DELETE FROM doorbell
+        WHERE shard = $1
+          AND org = $2
+          AND sku = ANY($3)";
+    let orgs = waiting.chunk_by(|one, next| (one.0, &one.1) == (next.0, &next.1));
+    let taking = orgs.map(|of_org| async move {
+        let (shard, org, ..) = &of_org[0];
+        let skus: Vec<&str> = of_org.iter().map(|(_, _, sku, _)| sku.as_str()).collect();
+        sql::execute(conn, TAKE, &[shard, &org.as_str(), &skus]).await
+    });
+    try_join_all(taking).await?;
+    Ok(())
 }
 
 /// Removes a bounded number of what is too old; returns whether there may be more.
