@@ -26,6 +26,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(25);
 
 /// How long a node of several says that it is going before it does, so that nobody sends it more.
 const DRAIN_NOTICE: Duration = Duration::from_secs(3);
+/// How often the figures that were noted are added up; until then each has a place of its own.
+const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// How many connections may wait to be taken.
 const BACKLOG: u32 = 1_024;
 
@@ -129,6 +131,9 @@ impl Running {
         let engine = Engine::start(store.clone(), engine_options).await?;
         let listener = socket.listen(BACKLOG).map_err(refused)?;
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+        if let Some(figures) = metrics.clone() {
+            tokio::spawn(add_up(figures, stopping.clone()));
+        }
         let app = App::new(Parts {
             store: store.clone(),
             engine: engine.clone(),
@@ -188,6 +193,17 @@ impl Running {
         self.engine.stop().await;
         self.store.close().await
     }
+}
+
+/// Adds figures up again and again until the server stops, whether or not anybody asks for them.
+async fn add_up(figures: PrometheusHandle, stopping: CancellationToken) {
+    let again = async {
+        loop {
+            tokio::time::sleep(FIGURES_EVERY).await;
+            figures.run_upkeep();
+        }
+    };
+    stopping.run_until_cancelled(again).await;
 }
 
 /// Binds a socket as a listener does.
