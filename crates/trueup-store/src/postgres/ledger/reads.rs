@@ -30,9 +30,8 @@ pub(in crate::postgres) async fn is_due(
     now: Option<Timestamp>,
 ) -> Result<bool> {
     let params: [Param<'_>; 2] = [&shard_of(org), &micros(now)];
-    let sql = due("$1", "1");
-    let found = sql::first(conn, &sql, &params, |columns| columns.take::<String>()).await?;
-    Ok(found.is_some())
+    let sql = format!("SELECT count(*) FROM ({}) due", due("$1", "1"));
+    Ok(sql::count(conn, &sql, &params).await? > 0)
 }
 
 /// Returns SKUs as they stand, each with its parts; those that are not there are passed over.
