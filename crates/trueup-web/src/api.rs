@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,6 +19,8 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 pub(crate) const ROWS: usize = 50;
 /// The most pages of the API that are read for one page of a list.
 const PAGES_MAX: usize = 20;
+/// How many things are asked for at once where a page needs one for each of its rows.
+const ASKED_AT_ONCE: usize = 16;
 /// What of a path's segment stands for itself.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -187,6 +190,17 @@ impl Api {
     ) -> Result<T, Trouble> {
         let answer = self.raw(session, path).await?;
         read(&whole(answer.into_body()).await?)
+    }
+
+    /// Reads several things, some at once, in the order in which they are asked for.
+    pub(crate) async fn get_each<T: DeserializeOwned>(
+        &self,
+        session: &Session,
+        paths: impl IntoIterator<Item = Path>,
+    ) -> Result<Vec<T>, Trouble> {
+        let asked: Vec<_> = paths.into_iter().map(|path| self.get(session, path)).collect();
+        let found = futures::stream::iter(asked).buffered(ASKED_AT_ONCE);
+        found.collect::<Vec<_>>().await.into_iter().collect()
     }
 
     /// Reads pages of a list, from a cursor on, until they have `ROWS` items together: some filters

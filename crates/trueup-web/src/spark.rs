@@ -17,6 +17,11 @@ pub(crate) struct Spark {
     since: i64,
 }
 
+/// Returns the number of the minute that an instant is in.
+fn minute(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
+}
+
 /// A bar of the picture.
 pub(crate) struct Bar {
     pub(crate) x: i64,
@@ -27,7 +32,6 @@ pub(crate) struct Bar {
 impl Spark {
     /// Begins a picture that ends now; what was before `since` is not known, where it is given.
     pub(crate) fn new(now: Timestamp, since: Option<Timestamp>) -> Self {
-        let minute = |at: Timestamp| at.as_second().div_euclid(60);
         let now = minute(now);
         let begin = now - MINUTES + 1;
         let since = since.map_or(begin, |since| begin.max(minute(since) + 1));
@@ -36,7 +40,7 @@ impl Spark {
 
     /// Adds units at an instant; those of other times are left out.
     pub(crate) fn add(&mut self, at: Timestamp, units: u64) {
-        let minute = at.as_second().div_euclid(60);
+        let minute = minute(at);
         if (self.since..=self.now).contains(&minute) {
             *self.by_minute.entry(minute).or_default() += units;
         }

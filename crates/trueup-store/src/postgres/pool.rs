@@ -348,16 +348,16 @@ impl Pool {
         // none, so that it never will. It writes where there is one, too: a transaction whose wait
         // for a replica was cut off can be seen, and would go with this primary; the commit of
         // this statement waits for a replica that has everything before it.
-        const ASK: &str = "
-            INSERT INTO receipt AS kept (shard, id, at, is_done)
-            VALUES ($1, $2::text::uuid, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-              FALSE)
-            ON CONFLICT (shard, id) DO UPDATE SET at = kept.at
-            RETURNING is_done";
+        let ask = format!(
+            "INSERT INTO receipt AS kept (shard, id, at, is_done)
+             VALUES ($1, $2::text::uuid, {MICROS_NOW}, FALSE)
+             ON CONFLICT (shard, id) DO UPDATE SET at = kept.at
+             RETURNING is_done"
+        );
         let client = self.client().await?;
         let receipt = receipt.to_string();
         let params: [Param<'_>; 2] = [&shard, &receipt];
-        let found = sql::first(&client, ASK, &params, |columns| columns.take()).await?;
+        let found = sql::first(&client, &ask, &params, |columns| columns.take()).await?;
         found.ok_or_else(|| PgError::Corrupt("a receipt is gone".to_owned()))
     }
 

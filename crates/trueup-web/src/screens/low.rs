@@ -5,12 +5,10 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
-use futures::StreamExt;
 use jiff::{Span, Timestamp};
 use serde::Deserialize;
 
 use super::sku::Movement;
-use super::stock::ASKED_AT_ONCE;
 use super::{ListQuery, list};
 use crate::Shared;
 use crate::api::{Listed, Path, Trouble};
@@ -61,11 +59,7 @@ impl Pace {
     }
 
     fn words(&self) -> String {
-        match self.a_day {
-            none if none <= 0.0 => "–".to_owned(),
-            few if few < 10.0 => format!("{few:.1}"),
-            many => format!("{many:.0}"),
-        }
+        rounded(Some(self.a_day).filter(|units| *units > 0.0))
     }
 
     /// Returns for how many days so many units last; `None` where none is sold.
@@ -76,11 +70,16 @@ impl Pace {
     }
 
     fn cover(&self, units: u64) -> String {
-        match self.days(units) {
-            None => "–".to_owned(),
-            Some(few) if few < 10.0 => format!("{few:.1}"),
-            Some(many) => format!("{many:.0}"),
-        }
+        rounded(self.days(units))
+    }
+}
+
+/// Writes a number as exactly as people want it; a dash where there is none.
+fn rounded(number: Option<f64>) -> String {
+    match number {
+        None => "–".to_owned(),
+        Some(few) if few < 10.0 => format!("{few:.1}"),
+        Some(many) => format!("{many:.0}"),
     }
 }
 
@@ -108,18 +107,16 @@ async fn look(house: &Shared, session: &Session, query: ListQuery) -> Result<Pag
     let found = house.api.gather::<Low>(session, &path, &query.cursor).await?;
     let now = Timestamp::now();
     let from = now.checked_sub(Span::new().hours(HOURS)).unwrap_or(now).to_string();
-    let mut asked = Vec::with_capacity(found.items.len());
-    for low in &found.items {
+    let history = |low: &Low| {
         let path = Path::new(&["inventory", &low.sku, "history"]);
-        let path = path.with("from", &from).with("limit", LINES);
-        asked.push(house.api.get::<Listed<Movement>>(session, path));
-    }
-    let lines = futures::stream::iter(asked).buffered(ASKED_AT_ONCE).collect::<Vec<_>>().await;
+        path.with("from", &from).with("limit", LINES)
+    };
+    let lines: Vec<Listed<Movement>> =
+        house.api.get_each(session, found.items.iter().map(history)).await?;
     let pace = |lines: Listed<Movement>| Pace::of(&lines.items, lines.next_cursor.is_some(), now);
-    let paces: Result<Vec<Pace>, Trouble> =
-        lines.into_iter().map(|lines| lines.map(pace)).collect();
+    let paces = lines.into_iter().map(pace);
     let next = query.next("/low-stock", found.next_cursor.as_deref());
-    let mut rows: Vec<(Low, Pace)> = found.items.into_iter().zip(paces?).collect();
+    let mut rows: Vec<(Low, Pace)> = found.items.into_iter().zip(paces).collect();
     // What runs out first is seen first; what does not sell, last.
     let days = |(low, pace): &(Low, Pace)| pace.days(low.available).unwrap_or(f64::INFINITY);
     rows.sort_by(|one, other| days(one).total_cmp(&days(other)));

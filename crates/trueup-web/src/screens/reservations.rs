@@ -17,10 +17,8 @@ use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
 
-/// How many active reservations are put in the order of their ends, and how many of other ones are
-/// asked for.
-const ACTIVE: &str = "1000";
-const PLAIN: &str = "50";
+/// How many active reservations are put in the order of their ends.
+const SORTED: usize = 1_000;
 /// For how long a hold is extended, from now.
 const EXTENSION_SECONDS: u32 = 900;
 
@@ -94,7 +92,7 @@ async fn show(
     let status = if query.status.is_empty() { "active" } else { &query.status };
     let is_by_end = status == "active";
     let path = Path::new(&["inventory", "reservations"])
-        .with("limit", if is_by_end { ACTIVE } else { PLAIN })
+        .with("limit", &(if is_by_end { SORTED } else { ROWS }).to_string())
         .with("status", if status == "all" { "" } else { status })
         .with("orderId", &query.search)
         .with("sku", &query.sku);

@@ -7,7 +7,6 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use futures::StreamExt;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,9 +19,6 @@ use crate::api::{Listed, Path, Trouble, encoded};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
-
-/// How many SKUs are asked for on their channels at once.
-pub(super) const ASKED_AT_ONCE: usize = 16;
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -97,13 +93,8 @@ impl Cell {
 
 /// Reads what channels show of SKUs, in their order.
 async fn across(house: &Shared, session: &Session, skus: &[&str]) -> Result<Vec<Across>, Trouble> {
-    let mut asked = Vec::with_capacity(skus.len());
-    for sku in skus {
-        let path = Path::new(&["inventory", sku, "channels"]);
-        asked.push(house.api.get::<Across>(session, path));
-    }
-    let found = futures::stream::iter(asked).buffered(ASKED_AT_ONCE);
-    found.collect::<Vec<_>>().await.into_iter().collect()
+    let paths = skus.iter().map(|sku| Path::new(&["inventory", sku, "channels"]));
+    house.api.get_each(session, paths).await
 }
 
 #[derive(Template)]

@@ -142,10 +142,10 @@ pub(super) async fn on(app: &App, shard: Shard, request: Request) -> Way {
         if are_here(app, shard) {
             return Way::Here(held.into_request());
         }
-        if was_forwarded && !is_held(app, shard) {
-            return Way::Answered(nobody(was_forwarded).into_response());
-        }
         if !is_held(app, shard) {
+            if was_forwarded {
+                return Way::Answered(nobody(was_forwarded).into_response());
+            }
             match sent_to_holder(app, shard, &held).await {
                 Ok(Some(answer)) => return Way::Answered(answer),
                 Ok(None) => *app.passing.known.lock() = None,

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::child::{Scratch, Served};
 use super::load::Target;
 use super::{BenchError, ORG};
+use crate::cli::token::every_scope;
 
 /// When the token expires: in 2100. Its secret is random and dies with the run.
 const TOKEN_EXPIRES: i64 = 4_102_444_800;
@@ -62,7 +63,7 @@ impl<'a> Stand<'a> {
         let claims = json!({
             "sub": "bench",
             "org": ORG,
-            "scope": "inventory:read inventory:write reservations:write channels:admin",
+            "scope": every_scope(),
             "exp": TOKEN_EXPIRES,
         });
         let key = EncodingKey::from_secret(self.secret.as_bytes());

@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use trueup_core::Org;
 
 use super::say::data;
-use super::token::{TokenArgs, token};
+use super::token::{TokenArgs, every_scope, token};
 
 /// Makes a link that signs in to a running server's dashboard once, with a token signed with
 /// `TRUEUP_JWT_SECRET`.
@@ -18,10 +18,7 @@ pub struct LinkArgs {
     #[arg(long)]
     pub org: Org,
     /// The scopes of the session, separated by spaces or commas.
-    #[arg(
-        long,
-        default_value = "inventory:read inventory:write reservations:write channels:admin"
-    )]
+    #[arg(long, default_value_t = every_scope())]
     pub scope: String,
     /// Who the session stands for in the audit trail.
     #[arg(long, default_value = "cli")]

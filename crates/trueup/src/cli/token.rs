@@ -16,10 +16,7 @@ pub struct TokenArgs {
     #[arg(long = "org", required = true)]
     pub orgs: Vec<Org>,
     /// Its scopes, separated by spaces or commas.
-    #[arg(
-        long,
-        default_value = "inventory:read inventory:write reservations:write channels:admin"
-    )]
+    #[arg(long, default_value_t = every_scope())]
     pub scope: String,
     /// Who it stands for in the audit trail.
     #[arg(long, default_value = "cli")]
@@ -27,6 +24,11 @@ pub struct TokenArgs {
     /// For how many seconds it is good.
     #[arg(long, default_value_t = 86_400)]
     pub ttl_seconds: u32,
+}
+
+/// Returns all scopes as a token says them.
+pub(crate) fn every_scope() -> String {
+    Scope::ALL.map(Scope::as_str).join(" ")
 }
 
 /// Prints a token to stdout.

@@ -15,7 +15,7 @@ use crate::encoding::events::{Told, told};
 use crate::encoding::{codec, holds, items, json, levels, parts};
 use crate::postgres::delivery_id;
 use crate::postgres::error::{PgError, Result};
-use crate::postgres::pool::Tx;
+use crate::postgres::pool::{MICROS_NOW, Tx};
 use crate::postgres::records::conflicts::Turn;
 use crate::postgres::records::{answers, conflicts, deliveries, listings, order_lines};
 use crate::postgres::sql::{self, Conn, Param, Plain};
@@ -29,13 +29,16 @@ const BUNDLES: &str = "
     ON CONFLICT (shard, org, sku, seq) DO UPDATE
     SET parts = excluded.parts";
 
-const DOORBELL: &str = "
-    INSERT INTO doorbell (shard, org, sku, node, at)
-    SELECT $1, org, sku, $4::text::uuid, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-    FROM unnest($2::text[], $3::text[]) AS w (org, sku)
-    ON CONFLICT (shard, org, sku) DO UPDATE
-    SET node = excluded.node,
-      at = excluded.at";
+fn doorbell_sql() -> String {
+    format!(
+        "INSERT INTO doorbell (shard, org, sku, node, at)
+         SELECT $1, org, sku, $4::text::uuid, {MICROS_NOW}
+         FROM unnest($2::text[], $3::text[]) AS w (org, sku)
+         ON CONFLICT (shard, org, sku) DO UPDATE
+         SET node = excluded.node,
+           at = excluded.at"
+    )
+}
 
 /// One that is there by now is somebody else's.
 const ADD_RESERVATIONS: &str = "
@@ -124,7 +127,7 @@ impl<'a> Writes<'a> {
                 ASKED.into(),
                 ASKED_MORE.into(),
                 BUNDLES.into(),
-                DOORBELL.into(),
+                doorbell_sql().into(),
                 answers::WRITE.into(),
             ]
         })
@@ -244,7 +247,7 @@ impl<'a> Writes<'a> {
         let orgs: Vec<&str> = self.dirty.iter().map(|(org, _)| org.as_str()).collect();
         let skus: Vec<&str> = self.dirty.iter().map(|(_, sku)| sku.as_str()).collect();
         let params: [Param<'_>; 4] = [&self.shard, &orgs, &skus, &node.to_string()];
-        sql::execute(conn, DOORBELL, &params).await?;
+        sql::execute(conn, &doorbell_sql(), &params).await?;
         Ok(())
     }
 
