@@ -9,4 +9,5 @@ pub mod postgres;
 mod scopes;
 
 pub use cluster::{Cluster, Holding, Lease, Node, NodeInfo, Ownership, Shard};
+pub use encoding::rules::in_force as rules_in_force;
 pub use port::*;

@@ -258,6 +258,22 @@ pub struct Connection {
     pub restock: RestockPolicy,
     /// Why it does not work as it should; `None` while it does, and where an operator paused it.
     pub reason: Option<Reason>,
+    /// How much of it one act may change without being asked.
+    pub blast_radius: BlastRadius,
+}
+
+/// How much of a connection's listings one act may change before an operator is asked; what is
+/// not set is as the engine has it by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BlastRadius {
+    /// The share of the listings that may be told zero, 0 to 100.
+    pub zero_percent: Option<u8>,
+    /// How many listings may be told zero, whatever their share.
+    pub zero_number: Option<u64>,
+    /// The share of the listings that may be told another number, 0 to 100.
+    pub change_percent: Option<u8>,
+    /// How many listings may be told another number, whatever their share.
+    pub change_number: Option<u64>,
 }
 
 /// Why a connection does not work as it should.
@@ -654,6 +670,25 @@ pub enum RunStatus {
     Partial,
     /// Nothing came through.
     Failed,
+    /// It would change more than it may without being asked: it waits for an operator.
+    Held,
+    /// It was held, and an operator gave it up.
+    Cancelled,
+}
+
+/// Which runs to list, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunQuery {
+    /// Only of this connection.
+    pub channel: Option<ChannelId>,
+    /// Only with this status.
+    pub status: Option<RunStatus>,
+    /// Only this operation.
+    pub operation: Option<String>,
+    /// Only those that began before this one: its beginning and its id.
+    pub before: Option<(Timestamp, String)>,
+    /// At most so many.
+    pub limit: usize,
 }
 
 /// One push or pull over a channel.
@@ -678,6 +713,9 @@ pub struct Run {
     pub items: serde_json::Value,
     /// What stopped it, where something did.
     pub error: Option<String>,
+    /// What was asked for, as a JSON object, where it is asked for again: of a run that is held,
+    /// and of one that undoes another.
+    pub request: serde_json::Value,
     /// When it began.
     pub started_at: Timestamp,
     /// When it ended.
@@ -1224,6 +1262,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns a run.
     async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>, StoreError>;
+
+    /// Lists runs, newest first, without their items and warnings and what was asked for.
+    async fn runs(&self, org: &Org, query: RunQuery) -> Result<Page<Run>, StoreError>;
 
     /// Ends runs of the orgs of shards that were left running; returns how many.
     async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize, StoreError>;

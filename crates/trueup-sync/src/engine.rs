@@ -13,18 +13,22 @@ use trueup_core::{
     Sku, Source, Strategy, Timestamp,
 };
 use trueup_store::{
-    Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery, ListingView,
-    Mapping, Resolved, RuleSettings, Run, RunStatus, Shard, Store, StoreError,
+    BlastRadius, Change, Connection, ConnectionState, DeliveryState, HistoryEntry, ListingQuery,
+    ListingView, Mapping, Resolved, RuleSettings, Run, RunStatus, Shard, Store, StoreError,
 };
 
 use crate::caller::Vault;
 use crate::consent::AUTHORIZATION_NEEDED;
+use crate::impact::{Agreed, Impact};
 use crate::link::{Job, Link};
 use crate::plan;
+use crate::request::{self, Request};
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
-use crate::{address, deliver, discover, holding, inbox, limits, orders, queue, upkeep};
+use crate::{
+    address, deliver, discover, holding, impact, inbox, limits, orders, queue, upkeep, what_if,
+};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -79,6 +83,8 @@ pub struct Enable {
     pub settings: BTreeMap<String, serde_json::Value>,
     /// Credentials by name; absent ones keep what was given before.
     pub credentials: BTreeMap<String, Secret>,
+    /// Whether it may change more of what the channel shows than one act may by itself.
+    pub confirmed: bool,
 }
 
 /// Which SKUs to push.
@@ -90,6 +96,19 @@ pub enum PushScope {
     Items(Vec<(Sku, Option<Quantity>)>),
     /// These, unless the channel shows their numbers already: they were just changed.
     Changed(Vec<Sku>),
+    /// These listings, each with the number that it is to show again, as far as there is so much.
+    Back(Vec<Back>),
+}
+
+/// A number that a listing is to show again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Back {
+    /// The SKU.
+    pub sku: Sku,
+    /// The listing.
+    pub key: ListingKey,
+    /// What it showed.
+    pub quantity: Quantity,
 }
 
 /// What to pull and how.
@@ -256,6 +275,22 @@ pub enum EngineError {
     /// No such run, conflict or delivery.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// It would change more of a channel than one act may without an operator being asked.
+    #[error("{why}")]
+    TooWide {
+        /// The channel.
+        channel: ChannelId,
+        /// How much of it, and how much may be.
+        why: String,
+        /// What it would change.
+        impact: Box<Impact>,
+    },
+    /// The run has not ended, told nothing, or only said what it would do.
+    #[error("the run cannot be undone: it has not ended, or it told no channel anything")]
+    NotUndoable,
+    /// The run does not wait for an operator.
+    #[error("the run does not wait to be confirmed")]
+    NotHeld,
     /// The conflict is resolved already.
     #[error("the conflict is resolved already")]
     AlreadyResolved,
@@ -353,7 +388,11 @@ impl Engine {
         self.must_hold(org)?;
         let shared = &self.shared;
         let earlier = shared.store.connection(org, channel).await?;
+        let confirmed = enable.confirmed;
         let draft = self.draft(org, channel, enable, earlier.as_ref()).await?;
+        if let Some(earlier) = earlier.as_ref().filter(|_| !confirmed) {
+            self.check_change(org, earlier, &draft.row).await?;
+        }
         let Draft { mut row, settings, kind } = draft;
         if !kind.awaits_consent(&settings) {
             return self.establish(org, channel, row, settings).await;
@@ -366,6 +405,22 @@ impl Engine {
         let row = self.keep(link.clone(), row, settings).await?;
         start_own(shared, link).await;
         Ok(row)
+    }
+
+    /// Refuses a change of a connection that would at once change more of what it shows than one
+    /// act may.
+    async fn check_change(
+        &self,
+        org: &Org,
+        before: &Connection,
+        after: &Connection,
+    ) -> Result<(), EngineError> {
+        let is_same = before.rules == after.rules && before.sends() == after.sends();
+        if is_same || !what_if::sends_by_itself(after) {
+            return Ok(());
+        }
+        let impact = self.impact_of_row(org, before, after).await?;
+        self.check_radius(org, after, impact).await
     }
 
     /// Verifies a connection that is about to be made or renewed, keeps it, and starts it.
@@ -434,6 +489,7 @@ impl Engine {
                     created_at: known.created_at,
                     last_sync: known.last_sync,
                     orders_seen_to: known.orders_seen_to,
+                    blast_radius: known.blast_radius,
                     ..row
                 },
                 None => row,
@@ -659,7 +715,7 @@ impl Engine {
         }
         let (row, link) = self.running(org, channel).await?;
         let run = run::new_run(&self.shared, &link, run::PUSH, run_id, row.dry_run);
-        self.begin(&link, run, |run| Job::Push { run, scope }).await
+        self.begin(&link, run, |run| Job::Push { run, scope, agreed: None }).await
     }
 
     /// Begins a pull run and returns its id.
@@ -675,10 +731,10 @@ impl Engine {
         let (row, link) = self.running(org, channel).await?;
         let dry_run = request.dry_run || row.dry_run;
         let run = run::new_run(&self.shared, &link, run::PULL, None, dry_run);
-        self.begin(&link, run, |run| Job::Pull { run, request }).await
+        self.begin(&link, run, |run| Job::Pull { run, request, agreed: None }).await
     }
 
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         link: &Link,
         run: Run,
@@ -719,6 +775,90 @@ impl Engine {
             // Late or early, the run is looked at again.
             let _ = tokio::time::timeout_at(until, ended).await;
         }
+    }
+
+    /// Lets a held run go on as an operator agreed, and returns it. What it would do is computed
+    /// anew: it is held again where that has grown.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::NotHeld`], or as [`Engine::push`].
+    pub async fn confirm_run(&self, org: &Org, id: &str, actor: &str) -> Result<Run, EngineError> {
+        let _one = self.shared.held_runs.lock().await;
+        let held = self.held_run(org, id).await?;
+        let (_, link) = self.running(org, &held.channel).await?;
+        let agreed = Some(Agreed::to(&held));
+        let run = Run {
+            status: RunStatus::Running,
+            counters: BTreeMap::new(),
+            warnings: json!([]),
+            items: json!([]),
+            error: None,
+            request: json!({}),
+            ..held.clone()
+        };
+        let begun = run.clone();
+        let job = match request::read(&held.request) {
+            Some(Request::Push(scope)) => Job::Push { run, scope, agreed },
+            Some(Request::Pull(request)) => Job::Pull { run, request, agreed },
+            None => return Err(EngineError::NotHeld),
+        };
+        let store = &self.shared.store;
+        store.put_run(org, begun.clone()).await?;
+        if !link.ring_job(job) {
+            store.put_run(org, held).await?;
+            return Err(StoreError::Overloaded.into());
+        }
+        self.note_held(org, &begun, "confirmed", actor).await;
+        Ok(begun)
+    }
+
+    /// Gives a held run up: nothing of it is done.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::NotHeld`], or the store's.
+    pub async fn cancel_run(&self, org: &Org, id: &str, actor: &str) -> Result<Run, EngineError> {
+        self.must_hold(org)?;
+        let _one = self.shared.held_runs.lock().await;
+        let held = self.held_run(org, id).await?;
+        let finished_at = Some(self.shared.now());
+        let run = Run { status: RunStatus::Cancelled, finished_at, request: json!({}), ..held };
+        self.shared.store.put_run(org, run.clone()).await?;
+        self.note_held(org, &run, "cancelled", actor).await;
+        Ok(run)
+    }
+
+    async fn held_run(&self, org: &Org, id: &str) -> Result<Run, EngineError> {
+        let run = self.shared.store.run(org, id).await?.ok_or(EngineError::NotFound("run"))?;
+        if run.status == RunStatus::Held { Ok(run) } else { Err(EngineError::NotHeld) }
+    }
+
+    async fn note_held(&self, org: &Org, run: &Run, status: &str, actor: &str) {
+        let detail = json!({ "by": actor });
+        let entry = self.shared.entry(&run.channel, &run.operation, status, detail);
+        self.shared.note(org, vec![HistoryEntry { run: Some(run.id.clone()), ..entry }]).await;
+        self.shared.store.announce(Change::Run { org: org.clone(), id: run.id.clone() });
+    }
+
+    /// Says how much of a connection one act may change without being asked.
+    ///
+    /// # Errors
+    /// [`EngineError::ChannelNotFound`], or the store's.
+    pub async fn set_blast_radius(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        limits: BlastRadius,
+    ) -> Result<Connection, EngineError> {
+        self.must_hold(org)?;
+        let now = self.shared.now();
+        let edit = |row: &mut Connection| {
+            if row.blast_radius != limits {
+                row.blast_radius = limits;
+                row.updated_at = now;
+            }
+        };
+        let row = self.shared.edit_connection(org, channel, edit).await?;
+        row.ok_or_else(|| EngineError::ChannelNotFound(channel.clone()))
     }
 
     /// Ends a conflict as an operator decided.
@@ -1001,7 +1141,7 @@ impl Engine {
         Ok((row, link))
     }
 
-    async fn running(
+    pub(crate) async fn running(
         &self,
         org: &Org,
         channel: &ChannelId,
@@ -1079,6 +1219,7 @@ impl Engine {
             orders_seen_to: None,
             restock: enable.restock,
             reason: None,
+            blast_radius: earlier.map(|row| row.blast_radius).unwrap_or_default(),
         };
         tracing::info!(%org, %channel, kind = kind.name(), "enabling a channel");
         Ok(Draft { row, settings, kind })
@@ -1262,12 +1403,7 @@ pub fn drift_of(view: &trueup_store::ListingView, quantity_max: u64) -> Option<(
 /// Returns whether the channel is known to show what it should.
 fn is_shown(view: &trueup_store::ListingView) -> bool {
     let expected = plan::expected(view, u64::MAX);
-    let newer = view
-        .state
-        .observed
-        .filter(|seen| view.state.acked_at.is_none_or(|acked_at| seen.at >= acked_at));
-    let shown = newer.map(|seen| seen.quantity).or(view.state.base);
-    expected.is_some() && shown == expected
+    expected.is_some() && impact::shown(view) == expected
 }
 
 /// Returns a strategy's word in the API.

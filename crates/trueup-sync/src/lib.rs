@@ -19,20 +19,24 @@ mod consent;
 mod deliver;
 mod discover;
 mod holding;
+mod impact;
 mod inbox;
 mod limits;
 mod link;
 mod orders;
 mod plan;
 mod queue;
+mod request;
 mod revise;
 mod scopes;
 mod seal;
 mod shared;
 mod status;
 mod throttle;
+mod undo;
 mod unmapped;
 mod upkeep;
+mod what_if;
 mod worker;
 
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
@@ -41,6 +45,10 @@ pub use consent::{AUTHORIZATION_NEEDED, CONSENT_SECONDS, ConsentPage};
 pub use deliver::{DELIVERY_TRIES_MAX, sign};
 pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;
+pub use impact::{
+    CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, EFFECTS_MAX, Effect, Impact, ZERO_PERCENT_MAX,
+    ZEROES_FREE_MAX,
+};
 pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, check_sealed, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};
 pub use status::{

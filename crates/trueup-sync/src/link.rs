@@ -19,6 +19,7 @@ use crate::caller::Transport;
 use crate::check::{self, TOLD_MAX, Told};
 use crate::discover::Discovering;
 use crate::engine::{PullRequest, PushScope};
+use crate::impact::Agreed;
 use crate::plan::{self, Plan, Wish};
 use crate::revise::{Budget, Together};
 use crate::upkeep;
@@ -41,6 +42,8 @@ pub(crate) enum Job {
         run: Run,
         /// What.
         scope: PushScope,
+        /// What an operator has agreed to, where it was held before.
+        agreed: Option<Agreed>,
     },
     /// Pull.
     Pull {
@@ -48,6 +51,8 @@ pub(crate) enum Job {
         run: Run,
         /// What and how.
         request: PullRequest,
+        /// What an operator has agreed to, where it was held before.
+        agreed: Option<Agreed>,
     },
 }
 

@@ -110,6 +110,8 @@ pub(crate) enum Wish {
     Asked,
     /// Somebody asked for this number.
     Exactly(Quantity),
+    /// Somebody wants it to show this number again, or as much of it as there is.
+    AtMost(Quantity),
 }
 
 /// What to do about one listing.
@@ -161,6 +163,12 @@ pub(crate) fn expected(view: &ListingView, quantity_max: u64) -> Option<i64> {
     }
     let published = terms(view)?.published.min(quantity_max);
     Some(i64::try_from(published).unwrap_or(i64::MAX))
+}
+
+/// Returns how many units of a listing there are to sell, whatever is kept off its channel.
+pub(crate) fn available(view: &ListingView) -> u64 {
+    let per_listing = view.state.rules.units_per_listing.get().max(1);
+    terms(view).map_or(0, |terms| terms.available / per_listing)
 }
 
 /// Returns on hand of a listing's SKU; for a bundle, whole bundles.
@@ -226,18 +234,19 @@ pub(crate) fn plan(view: &ListingView, wish: Wish, capabilities: &Capabilities) 
     let Some(computed) = expected(view, capabilities.quantity_max) else {
         return Plan::Skip(Skip::UnknownSku);
     };
+    let units =
+        |units: u64| i64::try_from(units.min(capabilities.quantity_max)).unwrap_or(i64::MAX);
     let number = match wish {
         Wish::Owed | Wish::Due | Wish::Asked => computed,
-        Wish::Exactly(quantity) => {
-            i64::try_from(quantity.get().min(capabilities.quantity_max)).unwrap_or(i64::MAX)
-        }
+        Wish::Exactly(quantity) => units(quantity.get()),
+        Wish::AtMost(quantity) => units(quantity.get().min(available(view))),
     };
     let state = &view.state;
     let version = view.sku.as_ref().map_or(0, |sku| sku.state.version);
     let push =
         ListingPush { key: state.key.clone(), quantity: number, version, epoch: state.epoch };
     let owed = view.is_dirty() || (wish != Wish::Owed);
-    let unless_shown = matches!(wish, Wish::Owed | Wish::Due);
+    let unless_shown = matches!(wish, Wish::Owed | Wish::Due | Wish::AtMost(_));
     match state.in_flight {
         // Who asks for a push may know better what the channel shows.
         None if unless_shown && state.base == Some(number) && state.is_base_sure() => {

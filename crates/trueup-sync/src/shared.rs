@@ -24,6 +24,7 @@ use crate::barrier::Barrier;
 use crate::caller::{self, Keeper, Transport, TransportParts, Vault};
 use crate::engine::{EngineError, EngineOptions};
 use crate::holding::Working;
+use crate::impact;
 use crate::link::Link;
 use crate::orders::passing;
 use crate::plan;
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     /// rows, and a pause must not be undone by a note of the last sync. No vendor is called
     /// under it.
     rows: tokio::sync::Mutex<()>,
+    /// Held while a held run is confirmed or cancelled, so that only one of both is done, once.
+    pub(crate) held_runs: tokio::sync::Mutex<()>,
     pub(crate) scopes: Scopes,
     pub(crate) inbox_bell: Notify,
     pub(crate) deliveries_bell: Notify,
@@ -97,6 +100,7 @@ impl Shared {
             find_kind,
             links: Mutex::new(BTreeMap::new()),
             rows: tokio::sync::Mutex::new(()),
+            held_runs: tokio::sync::Mutex::new(()),
             scopes: Scopes::new(),
             inbox_bell: Notify::new(),
             deliveries_bell: Notify::new(),
@@ -303,6 +307,19 @@ impl Shared {
                 Some(_) | None => return Ok(false),
             }
         }
+    }
+
+    /// Counts a connection's listings that take part.
+    pub(crate) async fn count_listings(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+    ) -> Result<u64, EngineError> {
+        let query = ListingQuery { channel: Some(channel.clone()), ..ListingQuery::default() };
+        let mut count = 0;
+        let look = |view: ListingView| count += u64::from(impact::takes_part(&view));
+        self.each_listing(org, query, look).await?;
+        Ok(count)
     }
 
     /// Makes a history entry about a channel.

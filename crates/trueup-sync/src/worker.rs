@@ -715,7 +715,7 @@ impl Worker {
             let request = crate::engine::PullRequest::default();
             let run = run::new_run(&self.shared, &self.link, run::PULL, None, false);
             self.shared.store.put_run(&self.link.org, run.clone()).await?;
-            self.jobs.push_back(Job::Pull { run, request });
+            self.jobs.push_back(Job::Pull { run, request, agreed: None });
         }
         Ok(())
     }

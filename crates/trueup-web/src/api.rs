@@ -40,6 +40,29 @@ pub(crate) struct Trouble {
     pub(crate) status: StatusCode,
     pub(crate) code: String,
     pub(crate) detail: String,
+    /// What was asked for would change, where that is more than is done without being asked.
+    pub(crate) impact: Option<Impact>,
+}
+
+/// What something would change of what a channel shows.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Impact {
+    pub(crate) changes: u64,
+    pub(crate) zeroes: u64,
+    pub(crate) raises: u64,
+    pub(crate) lowers: u64,
+    #[serde(default)]
+    pub(crate) conflicts: u64,
+    #[serde(default)]
+    pub(crate) items: Vec<Effect>,
+}
+
+/// What would change of one listing.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Effect {
+    pub(crate) sku: String,
+    pub(crate) before: Option<i64>,
+    pub(crate) quantity: i64,
 }
 
 /// The part of a problem that is shown.
@@ -50,6 +73,7 @@ struct Problem {
     title: Option<String>,
     #[serde(default)]
     errors: Vec<FieldError>,
+    impact: Option<Impact>,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +84,7 @@ struct FieldError {
 
 impl Trouble {
     pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), detail: detail.into() }
+        Self { status, code: code.to_owned(), detail: detail.into(), impact: None }
     }
 
     fn internal(detail: impl Into<String>) -> Self {
@@ -79,7 +103,7 @@ impl Trouble {
             detail.push(' ');
             detail.push_str(&error.detail);
         }
-        Self { status, code: problem.code, detail }
+        Self { status, code: problem.code, detail, impact: problem.impact }
     }
 
     /// Returns whether the credential is not taken any more.

@@ -60,7 +60,7 @@ impl Frame {
 }
 
 /// What can have been done: a word for addresses, and a sentence for people.
-const DONE: [(&str, &str); 16] = [
+const DONE: [(&str, &str); 20] = [
     ("counted", "The count is booked."),
     ("adjusted", "The change is booked."),
     ("set", "The settings are kept."),
@@ -70,6 +70,10 @@ const DONE: [(&str, &str); 16] = [
     ("resolved", "What was chosen is resolved."),
     ("paused", "The channel is paused: nothing is sent, work is kept."),
     ("resumed", "The channel goes on."),
+    ("confirmed", "It is done as it was confirmed."),
+    ("cancelled", "It is given up: nothing of it was done."),
+    ("undone", "What was shown before is shown again, as far as there is so much."),
+    ("limited", "The limits are kept."),
     ("connected", "The channel is connected, and its settings are kept."),
     ("mapped", "The listing is mapped."),
     ("unmapped", "The SKU is not mapped here any more."),

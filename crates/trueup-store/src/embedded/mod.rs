@@ -39,8 +39,8 @@ use crate::port::{
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, ListingView, Mapping,
     MatchNote, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery,
-    Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
-    StoreFigures, Submission, Subscription, UnmappedLine, Verification,
+    Resolved, RevisionsNote, Run, RunQuery, ScopeLeader, SealedText, SkuAt, SkuQuery, Store,
+    StoreError, StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
 use checkpoint::Checkpointer;
 use departure::Departed;
@@ -628,6 +628,12 @@ impl Store for Embedded {
         self.stays(org)?;
         let (org, id) = (org.clone(), id.to_owned());
         self.read(move |conn| rows::runs::get(conn, &org, &id)).await
+    }
+
+    async fn runs(&self, org: &Org, query: RunQuery) -> Result<Page<Run>, StoreError> {
+        self.stays(org)?;
+        let org = org.clone();
+        self.read(move |conn| rows::runs::query(conn, &org, &query)).await
     }
 
     async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize, StoreError> {

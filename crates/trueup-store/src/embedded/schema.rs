@@ -8,7 +8,7 @@ use super::ledger;
 use super::rows::{self, RowsError};
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 11;
+pub(super) const VERSION: i64 = 12;
 
 /// The tables that hold the past: they grow for ever, and a start reads next to nothing of them.
 pub(super) const PAST: [&str; 9] = [
@@ -220,7 +220,7 @@ fn step_from(conn: &Connection, version: i64) -> Result<(), RowsError> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -498,4 +498,31 @@ const MIGRATIONS: [&str; 11] = [
        entries BLOB NOT NULL
      ) STRICT;
      CREATE INDEX reservation_pack_first ON reservation_pack (pack, first)",
+    // What one act may change without being asked, and runs that wait for an operator.
+    "ALTER TABLE connection ADD COLUMN blast_radius TEXT NOT NULL DEFAULT '{}';
+     CREATE TABLE run_new (
+       org TEXT NOT NULL,
+       id TEXT NOT NULL,
+       operation TEXT NOT NULL,
+       channel TEXT NOT NULL,
+       status TEXT NOT NULL
+         CHECK (status IN ('running', 'completed', 'partial', 'failed', 'held', 'cancelled')),
+       dry_run INTEGER NOT NULL CHECK (dry_run IN (0, 1)),
+       counters TEXT NOT NULL,
+       warnings TEXT NOT NULL,
+       items TEXT NOT NULL,
+       error TEXT,
+       request TEXT NOT NULL DEFAULT '{}',
+       started_at INTEGER NOT NULL,
+       finished_at INTEGER,
+       PRIMARY KEY (org, id)
+     ) STRICT;
+     INSERT INTO run_new
+     SELECT org, id, operation, channel, status, dry_run, counters, warnings, items, error, '{}',
+       started_at, finished_at
+     FROM run;
+     DROP TABLE run;
+     ALTER TABLE run_new RENAME TO run;
+     CREATE INDEX run_running ON run (status) WHERE status = 'running';
+     CREATE INDEX run_by_start ON run (org, started_at, id)",
 ];

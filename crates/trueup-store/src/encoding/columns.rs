@@ -10,7 +10,7 @@ use trueup_core::{Delta, NameError, Timestamp};
 
 use super::words::{Word, parse_word};
 use super::{Corrupt, parse_count, parse_delta, parse_json, parse_name, rules};
-use crate::RuleSettings;
+use crate::{BlastRadius, RuleSettings};
 
 /// A row and the column that is read next: what a database has, and what it stands for.
 pub(crate) trait ReadColumns: Sized {
@@ -80,6 +80,11 @@ pub(crate) trait ReadColumns: Sized {
     /// Takes publishing rules.
     fn rules(&mut self) -> Result<RuleSettings, Self::Error> {
         self.kept(rules::read)
+    }
+
+    /// Takes what one act may change without being asked.
+    fn blast_radius(&mut self) -> Result<BlastRadius, Self::Error> {
+        self.kept(rules::read_blast_radius)
     }
 
     /// Takes publishing rules that may be absent.

@@ -229,6 +229,7 @@ pub(crate) fn connection<C: ReadColumns>(columns: &mut C) -> Result<Connection, 
         orders_seen_to: columns.optional_instant()?,
         restock: columns.word()?,
         reason: reason(columns)?,
+        blast_radius: columns.blast_radius()?,
     })
 }
 
@@ -316,6 +317,7 @@ pub(crate) fn run<C: ReadColumns>(columns: &mut C) -> Result<Run, C::Error> {
         warnings: columns.json()?,
         items: columns.json()?,
         error: columns.value()?,
+        request: columns.json()?,
         started_at: columns.instant()?,
         finished_at: columns.optional_instant()?,
     })

@@ -1,10 +1,11 @@
-//! Publishing rules as JSON in a column, and the rules in force of a mapping over a connection.
+//! Publishing rules and limits as JSON in a column, and the rules in force of a mapping over a
+//! connection.
 
 use serde::{Deserialize, Serialize};
 use trueup_core::{Location, Quantity, Rules};
 
 use super::{Corrupt, Result, borrow_json, json, parse_name, parse_quantity};
-use crate::RuleSettings;
+use crate::{BlastRadius, RuleSettings};
 
 /// [`RuleSettings`] as a column keeps them; what is not set is not written.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -68,7 +69,8 @@ pub(crate) fn read(text: &str) -> Result<RuleSettings> {
 /// Returns the rules in force: the mapping's over the connection's over the defaults.
 ///
 /// Units per listing and locations are a mapping's alone: they say what the listing is made of.
-pub(crate) fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rules {
+#[must_use]
+pub fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rules {
     let default = Rules::default();
     Rules {
         locations: mapping.locations.clone(),
@@ -78,4 +80,31 @@ pub(crate) fn in_force(mapping: &RuleSettings, connection: &RuleSettings) -> Rul
         max_quantity: mapping.max_quantity.or(connection.max_quantity),
         zero_below: mapping.zero_below.or(connection.zero_below).unwrap_or(default.zero_below),
     }
+}
+
+/// [`BlastRadius`] as a column keeps it; what is not set is not written.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct BlastColumn {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_percent: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change_percent: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change_number: Option<u64>,
+}
+
+/// Returns limits as they are kept.
+pub(crate) fn write_blast_radius(limits: BlastRadius) -> Result<String> {
+    let BlastRadius { zero_percent, zero_number, change_percent, change_number } = limits;
+    json(&BlastColumn { zero_percent, zero_number, change_percent, change_number })
+}
+
+/// Reads limits as they are kept.
+pub(crate) fn read_blast_radius(text: &str) -> Result<BlastRadius> {
+    let column: BlastColumn = borrow_json(text)?;
+    let BlastColumn { zero_percent, zero_number, change_percent, change_number } = column;
+    Ok(BlastRadius { zero_percent, zero_number, change_percent, change_number })
 }

@@ -82,7 +82,8 @@ impl Word for Match {
 }
 
 impl Word for RunStatus {
-    const ALL: &'static [Self] = &[Self::Running, Self::Completed, Self::Partial, Self::Failed];
+    const ALL: &'static [Self] =
+        &[Self::Running, Self::Completed, Self::Partial, Self::Failed, Self::Held, Self::Cancelled];
 
     fn word(self) -> &'static str {
         match self {
@@ -90,6 +91,8 @@ impl Word for RunStatus {
             Self::Completed => "completed",
             Self::Partial => "partial",
             Self::Failed => "failed",
+            Self::Held => "held",
+            Self::Cancelled => "cancelled",
         }
     }
 }

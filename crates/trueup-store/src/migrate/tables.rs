@@ -268,6 +268,7 @@ pub(crate) static TABLES: [Table; 20] = [
             text("restock_policy"),
             text("reason_code"),
             int("reason_since"),
+            text("blast_radius"),
         ],
     ),
     Table::plain(
@@ -391,6 +392,7 @@ pub(crate) static TABLES: [Table; 20] = [
             text("warnings"),
             text("items"),
             text("error"),
+            text("request"),
             int("started_at"),
             int("finished_at"),
         ],

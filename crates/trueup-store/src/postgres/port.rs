@@ -24,8 +24,8 @@ use crate::port::{
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, ListingView, Mapping,
     MatchNote, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery,
-    Resolved, RevisionsNote, Run, ScopeLeader, SealedText, SkuAt, SkuQuery, Store, StoreError,
-    StoreFigures, Submission, Subscription, UnmappedLine, Verification,
+    Resolved, RevisionsNote, Run, RunQuery, ScopeLeader, SealedText, SkuAt, SkuQuery, Store,
+    StoreError, StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -383,6 +383,11 @@ impl Store for Postgres {
 
     async fn run(&self, org: &Org, id: &str) -> Result<Option<Run>> {
         self.read_of(org, |client| async move { runs::get(&client, org, id).await }).await
+    }
+
+    async fn runs(&self, org: &Org, query: RunQuery) -> Result<Page<Run>> {
+        let query = &query;
+        self.read_of(org, |client| async move { runs::query(&client, org, query).await }).await
     }
 
     async fn abandon_runs(&self, shards: Vec<Shard>, now: Timestamp) -> Result<usize> {

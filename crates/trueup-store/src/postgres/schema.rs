@@ -17,7 +17,7 @@ struct Version {
 }
 
 /// Every version there ever was; the last is what this program knows.
-const VERSIONS: [Version; 3] = [
+const VERSIONS: [Version; 4] = [
     Version {
         number: 1,
         compatible_from: 1,
@@ -31,6 +31,8 @@ const VERSIONS: [Version; 3] = [
     Version { number: 2, compatible_from: 2, steps: &[include_str!("schema/arrival.sql")] },
     // From here on nodes hold leases: one that knows of none would work beside their holders.
     Version { number: 3, compatible_from: 3, steps: &[include_str!("schema/nodes.sql")] },
+    // A program that knows no held runs could not read them, and would send what is held.
+    Version { number: 4, compatible_from: 4, steps: &[include_str!("schema/held_runs.sql")] },
 ];
 
 /// Brings the database to what this program knows.

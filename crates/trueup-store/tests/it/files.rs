@@ -190,6 +190,9 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE connection DROP COLUMN restock_policy;
         ALTER TABLE connection DROP COLUMN reason_code;
         ALTER TABLE connection DROP COLUMN reason_since;
+        ALTER TABLE connection DROP COLUMN blast_radius;
+        DROP INDEX run_by_start;
+        ALTER TABLE run DROP COLUMN request;
         DROP TABLE consent;
         DROP TABLE feed;
         DROP INDEX order_line_held;

@@ -10,8 +10,8 @@ use trueup_core::{
     Reconcile, RestockPolicy, Sku, Source, Strategy, Timestamp,
 };
 use trueup_store::{
-    Connection, ConnectionState, ListingQuery, ListingView, Mapping, Outcome, Reason, RuleSettings,
-    Store, Submission,
+    BlastRadius, Connection, ConnectionState, ListingQuery, ListingView, Mapping, Outcome, Reason,
+    RuleSettings, Store, Submission,
 };
 use trueup_test_store::TestStore;
 
@@ -244,6 +244,7 @@ pub(crate) fn connection(id: &str) -> Connection {
         last_error: None,
         orders_seen_to: None,
         reason: None,
+        blast_radius: BlastRadius::default(),
     }
 }
 
@@ -271,6 +272,12 @@ pub(crate) fn full_connection(id: &str) -> Connection {
         last_error: Some((at(11), "429".to_owned())),
         orders_seen_to: Some(at(12)),
         reason: Some(Reason { code: "throttled".to_owned(), since: at(11) }),
+        blast_radius: BlastRadius {
+            zero_percent: Some(0),
+            zero_number: Some(u64::MAX),
+            change_percent: Some(100),
+            change_number: None,
+        },
         ..connection(id)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use trueup_store::{HistoryEntry, HistoryQuery, Run, RunStatus, Shard};
+use trueup_store::{HistoryEntry, HistoryQuery, Run, RunQuery, RunStatus, Shard};
 
 use crate::making::{Here, at, channel, org, other, sku};
 
@@ -18,6 +18,7 @@ pub(crate) fn run(id: &str, status: RunStatus) -> Run {
         warnings: json!([{ "b": 1, "a": "\0" }]),
         items: json!([]),
         error: None,
+        request: json!({}),
         started_at: at(1),
         finished_at: None,
     }
@@ -33,7 +34,9 @@ async fn a_run_is_replaced_and_stays_in_its_org() {
         finished_at: Some(at(9)),
         ..run("r", RunStatus::Completed)
     };
-    for row in [run("r", RunStatus::Running), ended] {
+    let held = Run { request: json!({ "push": "all" }), ..run("r", RunStatus::Held) };
+    let given_up = Run { finished_at: Some(at(8)), ..run("r", RunStatus::Cancelled) };
+    for row in [run("r", RunStatus::Running), held, given_up, ended] {
         here.put_run(&org(), row.clone()).await.unwrap();
         assert_eq!(here.run(&org(), "r").await.unwrap(), Some(row));
     }
@@ -42,6 +45,48 @@ async fn a_run_is_replaced_and_stays_in_its_org() {
     here.put_run(&other(), run("r", RunStatus::Failed)).await.unwrap();
     let kept = here.run(&org(), "r").await.unwrap().unwrap();
     assert_eq!(kept.status, RunStatus::Partial);
+}
+
+#[tokio::test]
+async fn runs_are_listed_newest_first_by_channel_status_and_operation() {
+    let here = Here::new().await;
+    let put = |id: &str, began: i64, on: &str, status| Run {
+        channel: channel(on),
+        started_at: at(began),
+        items: json!([1]),
+        warnings: json!([2]),
+        request: json!({ "push": "all" }),
+        ..run(id, status)
+    };
+    for row in [
+        put("a", 1, "x", RunStatus::Held),
+        put("b", 2, "y", RunStatus::Completed),
+        put("c", 2, "x", RunStatus::Completed),
+        Run { operation: "inventory_pull".to_owned(), ..put("d", 3, "x", RunStatus::Held) },
+    ] {
+        here.put_run(&org(), row).await.unwrap();
+    }
+    here.put_run(&other(), put("e", 4, "x", RunStatus::Held)).await.unwrap();
+    let check = async |query: RunQuery, expected: &[&str], more: bool| {
+        let page = here.runs(&org(), query).await.unwrap();
+        let ids: Vec<&str> = page.items.iter().map(|run| run.id.as_str()).collect();
+        assert_eq!((ids.as_slice(), page.more), (expected, more));
+        for run in &page.items {
+            assert_eq!((&run.items, &run.warnings), (&json!([]), &json!([])));
+            assert_eq!(run.request, json!({}));
+        }
+    };
+    let all = RunQuery { limit: 9, ..RunQuery::default() };
+    check(all.clone(), &["d", "c", "b", "a"], false).await;
+    check(RunQuery { limit: 2, ..all.clone() }, &["d", "c"], true).await;
+    let before = Some((at(2), "c".to_owned()));
+    check(RunQuery { before, ..all.clone() }, &["b", "a"], false).await;
+    let of = Some(channel("x"));
+    check(RunQuery { channel: of, ..all.clone() }, &["d", "c", "a"], false).await;
+    let held = Some(RunStatus::Held);
+    check(RunQuery { status: held, ..all.clone() }, &["d", "a"], false).await;
+    let operation = Some("inventory_push".to_owned());
+    check(RunQuery { status: held, operation, ..all }, &["a"], false).await;
 }
 
 #[tokio::test]

@@ -281,10 +281,7 @@ impl Worker {
         }
         let owed = |item: FeedItem| {
             let (sku, key) = (item.sku.clone(), item.key.clone());
-            Freight {
-                want: Want { sku, key, wish: Wish::Owed, tried: 0, since: Instant::now() },
-                item,
-            }
+            Freight { want: Want::new(sku, key, Wish::Owed), item }
         };
         self.take_freight(items.into_iter().map(owed).collect(), outcomes).await?;
         self.shared.store.delete_feed(&org, &channel, id).await?;

@@ -11,18 +11,20 @@ use trueup_channels::{CatalogueEntry, ChannelError, Page, Reading};
 use trueup_core::{
     Answer, Book, ChannelId, Command, LineBooked, ListingKey, ListingReading, ListingState,
     Location, Moment, OrderId, Reconcile, ReconcileAction, Reconciled, Reservation, ReservationId,
-    Sku, SkuState, Source, Strategy, Timestamp, book,
+    Sku, SkuState, Source, Timestamp, book,
 };
 use trueup_store::{Connection, ListingQuery, ListingView};
 
 use super::push::Want;
 use super::read::Settling;
 use super::run::{Compared, RunItem};
-use super::{ORDERS_WAIT_MAX, Worker, names_of};
+use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
 use crate::engine::{EngineError, PullRequest, strategy_word};
+use crate::impact::{Agreed, Impact};
 use crate::link::Link;
 use crate::plan::{self, Wish};
-use crate::shared::Shared;
+use crate::request;
+use crate::shared::{SKUS_MAX, Shared};
 
 /// How often a pull asks for one batch before its listings count as failed.
 const READ_TRIES_MAX: u32 = 3;
@@ -32,8 +34,20 @@ pub(super) struct PullWork {
     /// What is read page by page, before the rest is read by identifiers.
     sweep: Option<Sweep>,
     pending: VecDeque<Pending>,
-    strategy: Option<Strategy>,
-    dry_run: bool,
+    request: PullRequest,
+    /// What it would change, or has changed, beside what is owed anyway.
+    impact: Impact,
+    /// Differences beyond what may always be changed: settled when all is read and known to be
+    /// within the limits.
+    put_off: Vec<PutOff>,
+}
+
+/// A reading that is settled later, if at all.
+struct PutOff {
+    read_at: Timestamp,
+    sku: Sku,
+    key: ListingKey,
+    observed: i64,
 }
 
 /// A walk over the channel's whole catalogue.
@@ -67,6 +81,11 @@ impl PullWork {
     /// Returns whether something is left to read.
     pub(super) fn reads(&self) -> bool {
         self.sweep.is_some() || !self.pending.is_empty()
+    }
+
+    /// Returns whether everything is read and something of it is not settled yet.
+    pub(super) fn has_put_off(&self) -> bool {
+        !self.reads() && !self.put_off.is_empty()
     }
 
     /// Ends the sweep: what it has not shown is read by identifiers.
@@ -139,7 +158,9 @@ impl Worker {
         run.run.dry_run = dry_run;
         let is_worth_it = left.len() > page_max;
         let sweep = Some(Sweep { cursor: None, left, barren: 0, ahead: None });
-        let mut pull = PullWork { sweep, pending, strategy: request.strategy, dry_run };
+        let request = PullRequest { dry_run, ..request };
+        let (impact, put_off) = (Impact::default(), Vec::new());
+        let mut pull = PullWork { sweep, pending, request, impact, put_off };
         if !is_worth_it {
             pull.end_sweep();
         }
@@ -288,7 +309,7 @@ impl Worker {
         let Some(pull) = self.run.as_ref().and_then(|run| run.pull.as_ref()) else {
             return Ok(());
         };
-        let (strategy, dry_run) = (pull.strategy, pull.dry_run);
+        let (strategy, dry_run) = (pull.request.strategy, pull.request.dry_run);
         let settle_ms = self.link.channel.capabilities().settle_ms;
         let settling = Settling { read_at, settle_ms, strategy };
         let mut known = Vec::new();
@@ -298,21 +319,88 @@ impl Worker {
                 known.push((view, observed));
             }
         }
-        let done = if dry_run {
-            self.rehearse(settling, &known)
-        } else {
-            match self.submit_readings(settling, &known).await {
-                Ok(done) => done,
-                Err(error) => {
-                    if let Some(run) = &mut self.run {
-                        run.run.error = Some("some readings could not be settled".to_owned());
-                    }
-                    return Err(error);
-                }
+        let rehearsed = self.rehearse(settling, &known);
+        if dry_run {
+            self.take_reconciled(&known, rehearsed, dry_run);
+            return Ok(());
+        }
+        let known = self.put_off(row, read_at, known, &rehearsed);
+        self.settle_pulled(settling, &known).await
+    }
+
+    async fn settle_pulled(
+        &mut self,
+        settling: Settling,
+        known: &[(ListingView, i64)],
+    ) -> Result<(), EngineError> {
+        match self.submit_readings(settling, known).await {
+            Ok(done) => {
+                self.take_reconciled(known, done, false);
+                Ok(())
             }
+            Err(error) => {
+                if let Some(run) = &mut self.run {
+                    run.run.error = Some("some readings could not be settled".to_owned());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts what settling readings would change, and puts off what is more than may always be
+    /// changed; returns the rest. The first differences are settled at once: there may be sales
+    /// among them that nobody has heard of.
+    fn put_off(
+        &mut self,
+        row: &Connection,
+        read_at: Timestamp,
+        known: Vec<(ListingView, i64)>,
+        rehearsed: &[Reconciled],
+    ) -> Vec<(ListingView, i64)> {
+        let Some(run) = &mut self.run else { return known };
+        let agreed = run.agreed.is_some();
+        let Some(pull) = &mut run.pull else { return known };
+        let by_key: BTreeMap<&ListingKey, &Reconciled> =
+            rehearsed.iter().map(|item| (&item.key, item)).collect();
+        let mut now = Vec::with_capacity(known.len());
+        for (view, observed) in known {
+            let item = by_key.get(&view.mapping.key);
+            let counts = item.is_some_and(|item| weigh(&mut pull.impact, row, &view, item));
+            if counts && !agreed && !pull.impact.is_free(&row.blast_radius) {
+                let (sku, key) = names_of(&view);
+                pull.put_off.push(PutOff { read_at, sku, key, observed });
+            } else {
+                now.push((view, observed));
+            }
+        }
+        now
+    }
+
+    /// Settles what was put off, or holds the pull where that is more than it may change.
+    pub(super) async fn settle_put_off(&mut self, row: &Connection) -> Result<(), EngineError> {
+        let Some(pull) = self.run.as_ref().and_then(|run| run.pull.as_ref()) else {
+            return Ok(());
         };
-        self.take_reconciled(&known, done, dry_run);
-        Ok(())
+        let request = pull.request.clone();
+        let listings = self.shared.count_listings(&self.link.org, &self.link.id).await?;
+        let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) else {
+            return Ok(());
+        };
+        pull.impact.listings = listings;
+        if let Some(why) = pull.impact.excess(&row.blast_radius, Agreed::default()) {
+            let impact = std::mem::take(&mut pull.impact);
+            return self.hold_run(impact, why, request::pull(&request)).await;
+        }
+        let read_at = pull.put_off[0].read_at;
+        let alike = pull.put_off.iter().take_while(|one| one.read_at == read_at).count();
+        let batch: Vec<PutOff> = pull.put_off.drain(..alike.min(SKUS_MAX)).collect();
+        let skus: Vec<Sku> = batch.iter().map(|one| one.sku.clone()).collect();
+        let mut views = self.views_of(&skus).await?;
+        let known: Vec<(ListingView, i64)> =
+            batch.iter().filter_map(|one| Some((views.remove(&one.key)?, one.observed))).collect();
+        let settle_ms = self.link.channel.capabilities().settle_ms;
+        self.settle_pulled(Settling { read_at, settle_ms, strategy: request.strategy }, &known)
+            .await
     }
 
     fn put_back(&mut self, batch: Vec<Pending>) {
@@ -334,6 +422,7 @@ impl Worker {
                 key: pending.key,
                 compared: Some(Compared::default()),
                 action: "error",
+                before: None,
                 quantity: None,
                 reason: Some(Cow::Borrowed("channel_unreachable")),
                 detail: None,
@@ -413,6 +502,7 @@ impl Worker {
                 strategy: Some(strategy_word(view.state.strategy)),
             }),
             action: "unknown",
+            before: observed,
             quantity: expected,
             reason: Some(Cow::Owned(why.to_owned())),
             detail: None,
@@ -469,8 +559,7 @@ impl Worker {
                 && let Some(run) = &mut self.run
             {
                 let (sku, key) = (item.sku, item.key);
-                let (wish, since) = (Wish::Due, Instant::now());
-                run.push.push_back(Want { sku, key, wish, tried: 0, since });
+                run.push.push_back(Want::new(sku, key, Wish::Due));
             }
         }
     }
@@ -478,7 +567,7 @@ impl Worker {
     /// Counts a comparison and keeps its item; pushes are counted when they are done.
     fn close_pulled(&mut self, item: &Reconciled) {
         let Some(run) = &mut self.run else { return };
-        let dry_run = run.pull.as_ref().is_some_and(|pull| pull.dry_run);
+        let dry_run = run.pull.as_ref().is_some_and(|pull| pull.request.dry_run);
         let word = match item.action {
             ReconcileAction::Matched => "matched",
             ReconcileAction::Push => "pushed",
@@ -528,6 +617,28 @@ impl Worker {
     }
 }
 
+/// Counts what settling a reading would change; returns whether it changes anything that is not
+/// owed anyway.
+fn weigh(impact: &mut Impact, row: &Connection, view: &ListingView, item: &Reconciled) -> bool {
+    match item.action {
+        ReconcileAction::Push if publishes(row) && view.is_dirty() => false,
+        ReconcileAction::Push => {
+            impact.tell_over(view, Some(item.observed), item.quantity);
+            true
+        }
+        // All channels are told what one of them changed.
+        ReconcileAction::Adopted if !view.mapping.channel_fulfilled => {
+            impact.tell_over(view, Some(item.expected), item.quantity);
+            true
+        }
+        ReconcileAction::Adopted | ReconcileAction::Matched | ReconcileAction::Pending => false,
+        ReconcileAction::Conflict => {
+            impact.conflicts += 1;
+            false
+        }
+    }
+}
+
 /// Reads a page of the catalogue.
 async fn turn(link: Arc<Link>, shared: Arc<Shared>, cursor: Option<String>) -> Leaf {
     let (asked_at, read_at) = (Instant::now(), shared.now());
@@ -552,6 +663,7 @@ fn pulled(item: &Reconciled, word: &'static str) -> RunItem {
             strategy: Some(strategy_word(item.strategy)),
         }),
         action: word,
+        before: Some(item.observed),
         quantity: Some(item.quantity),
         reason: None,
         detail: None,

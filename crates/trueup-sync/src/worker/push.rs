@@ -20,6 +20,7 @@ use super::{
     run,
 };
 use crate::engine::EngineError;
+use crate::impact;
 use crate::link::Link;
 use crate::plan::{self, Lane, Plan, Sending, Skip, TokenPart, Turn, Wish};
 use crate::scopes::Claims;
@@ -48,6 +49,15 @@ pub(super) struct Want {
     pub(super) tried: u32,
     /// Since when it has waited.
     pub(super) since: Instant,
+    /// What the channel is believed to have shown before it was first sent.
+    pub(super) before: Option<i64>,
+}
+
+impl Want {
+    /// Returns a want that has not been tried and waits from now on.
+    pub(super) fn new(sku: Sku, key: ListingKey, wish: Wish) -> Self {
+        Self { sku, key, wish, tried: 0, since: Instant::now(), before: None }
+    }
 }
 
 /// What became of a wanted push.
@@ -335,8 +345,7 @@ impl Worker {
             let rows = if way == Way::Bulk { Rows::Far } else { rows(lane) };
             taken.extend(self.line.take(lane, rows, count - taken.len()));
         }
-        let want =
-            |Waiting { sku, key, since }| Want { sku, key, wish: Wish::Owed, tried: 0, since };
+        let want = |Waiting { sku, key, since }| Want { since, ..Want::new(sku, key, Wish::Owed) };
         let wants = taken.into_iter().map(want).collect();
         Some(Errand { wants, way, run: None, of: Asker::Owed(lane) })
     }
@@ -641,7 +650,7 @@ impl Worker {
         let mut views = self.views_of(&skus).await?;
         let mut outgoing = Vec::new();
         let mut notes = Vec::new();
-        for want in wants {
+        for mut want in wants {
             let Some(view) = views.remove(&want.key) else {
                 reports.push(Report { want, end: End::Gone });
                 continue;
@@ -650,7 +659,10 @@ impl Worker {
                 Planned::Send(sending) if way == Way::Bulk && sending.turn.is_near => {
                     prepared.near.push((sending.turn, want));
                 }
-                Planned::Send(sending) => outgoing.push(Outgoing { want, view, sending }),
+                Planned::Send(sending) => {
+                    want.before = want.before.or(impact::shown(&view));
+                    outgoing.push(Outgoing { want, view, sending });
+                }
                 Planned::Note(push, result) => {
                     let quantity = push.quantity;
                     if view.state.forced || view.state.acked_version < push.version {

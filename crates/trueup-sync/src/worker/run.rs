@@ -14,13 +14,17 @@ use super::pull::PullWork;
 use super::push::{Asker, End, Errand, Report, Room, Want, Way};
 use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
 use crate::backoff;
-use crate::engine::{EngineError, PushScope};
+use crate::engine::{Back, EngineError, PushScope};
+use crate::impact::{self, Agreed, Effect, Impact};
 use crate::link::{Job, Link};
 use crate::plan::{self, Lane, Plan, Skip, Wish};
+use crate::request;
 use crate::shared::{SKUS_MAX, Shared, VIEWS_MAX};
 
 /// The operation of a push run.
 pub(crate) const PUSH: &str = "inventory_push";
+/// The operation of a run that undoes another.
+pub(crate) const UNDO: &str = "inventory_undo";
 /// The operation of a pull run.
 pub(crate) const PULL: &str = "inventory_pull";
 /// The most items and the most warnings that a run keeps one by one.
@@ -57,6 +61,7 @@ pub(crate) fn new_run(
         warnings: json!([]),
         items: json!([]),
         error: None,
+        request: json!({}),
         started_at: shared.now(),
         finished_at: None,
     }
@@ -67,6 +72,8 @@ pub(super) struct ActiveRun {
     pub(super) run: Run,
     /// What is still to be looked up of what it pushes.
     lookup: Option<Lookup>,
+    /// What an operator has agreed to, where it was held before.
+    pub(super) agreed: Option<Agreed>,
     /// Listings to push.
     pub(super) push: VecDeque<Want>,
     /// Those of them that are near zero where the others go the bulk way: they go by themselves.
@@ -99,6 +106,8 @@ struct Lookup {
     /// The SKUs that have a listing, where some were named.
     mapped: BTreeSet<Sku>,
     wanted: Vec<(Lane, Want)>,
+    /// What it would change beside what is owed anyway.
+    impact: Impact,
     /// The last listing that was looked up of this piece.
     after: Option<(Sku, ListingKey)>,
 }
@@ -106,6 +115,17 @@ struct Lookup {
 enum LookedUp {
     All,
     Skus { exact: BTreeMap<Sku, Option<Quantity>>, left: VecDeque<Sku> },
+    Listings { back: BTreeMap<ListingKey, Back>, left: VecDeque<Sku> },
+}
+
+impl LookedUp {
+    /// Returns the SKUs that are left to be looked up; `None` = all are.
+    fn left(&mut self) -> Option<&mut VecDeque<Sku>> {
+        match self {
+            Self::All => None,
+            Self::Skus { left, .. } | Self::Listings { left, .. } => Some(left),
+        }
+    }
 }
 
 impl Lookup {
@@ -120,9 +140,21 @@ impl Lookup {
             PushScope::All => LookedUp::All,
             PushScope::Items(items) => skus(items.into_iter().collect()),
             PushScope::Changed(named) => skus(named.into_iter().map(|sku| (sku, None)).collect()),
+            PushScope::Back(listings) => {
+                let skus: BTreeSet<Sku> = listings.iter().map(|back| back.sku.clone()).collect();
+                let back = listings.into_iter().map(|back| (back.key.clone(), back)).collect();
+                LookedUp::Listings { back, left: skus.into_iter().collect() }
+            }
         };
-        let (mapped, wanted) = (BTreeSet::new(), Vec::new());
-        Self { scope, by_default, mapped, wanted, after: None }
+        let (mapped, wanted, impact) = (BTreeSet::new(), Vec::new(), Impact::default());
+        Self { scope, by_default, mapped, wanted, impact, after: None }
+    }
+
+    /// Returns whether an operator may have to be asked first: what was just changed was
+    /// somebody's word.
+    fn is_guarded(&self) -> bool {
+        // What is undone was done before, and somebody wants just that.
+        self.by_default == Wish::Asked && !matches!(self.scope, LookedUp::Listings { .. })
     }
 }
 
@@ -133,6 +165,8 @@ pub(super) struct RunItem {
     /// The numbers that a pull compared.
     pub(super) compared: Option<Compared>,
     pub(super) action: &'static str,
+    /// What the channel showed before, as far as known.
+    pub(super) before: Option<i64>,
     pub(super) quantity: Option<i64>,
     pub(super) reason: Option<Cow<'static, str>>,
     pub(super) detail: Option<String>,
@@ -148,10 +182,24 @@ pub(super) struct Compared {
 }
 
 impl RunItem {
+    /// What a held run would do.
+    fn held(effect: Effect) -> Self {
+        Self {
+            sku: effect.sku,
+            key: effect.key,
+            compared: None,
+            action: "held",
+            before: effect.shows,
+            quantity: Some(effect.would),
+            reason: None,
+            detail: None,
+        }
+    }
+
     fn json(&self) -> Value {
         let mut item = json!({
             "sku": self.sku.as_str(), "listing": self.key.as_str(), "action": self.action,
-            "quantity": self.quantity,
+            "before": self.before, "quantity": self.quantity,
         });
         if let Some(Compared { master, channel, expected, strategy }) = &self.compared {
             item["master"] = json!(master);
@@ -172,16 +220,18 @@ impl RunItem {
 impl ActiveRun {
     fn new(run: Run) -> Self {
         let now = Instant::now();
+        let warnings = run.warnings.as_array().cloned().unwrap_or_default();
         Self {
             run,
             lookup: None,
+            agreed: None,
             push: VecDeque::new(),
             near: VecDeque::new(),
             again: Vec::new(),
             pull: None,
             items: Vec::new(),
             places: BTreeMap::new(),
-            warnings: Vec::new(),
+            warnings,
             is_due: false,
             in_air: 0,
             failures: 0,
@@ -272,6 +322,8 @@ impl Worker {
                 return Ok(false);
             }
             self.pull_step(row).await?;
+        } else if run.pull.as_ref().is_some_and(PullWork::has_put_off) {
+            self.settle_put_off(row).await?;
         } else if !(run.push.is_empty() && run.near.is_empty()) {
             // They go out with the next step of pushes.
             let was_due = std::mem::replace(&mut run.is_due, true);
@@ -303,12 +355,12 @@ impl Worker {
         }
         let Some(job) = self.jobs.pop_front() else { return Ok(false) };
         match job {
-            Job::Push { run, scope } => {
+            Job::Push { run, scope, agreed } => {
                 let lookup = Some(Lookup::new(scope));
-                self.run = Some(ActiveRun { lookup, ..ActiveRun::new(run) });
+                self.run = Some(ActiveRun { lookup, agreed, ..ActiveRun::new(run) });
             }
-            Job::Pull { run, request } => {
-                self.run = Some(ActiveRun::new(run));
+            Job::Pull { run, request, agreed } => {
+                self.run = Some(ActiveRun { agreed, ..ActiveRun::new(run) });
                 self.begin_pull(row, request).await?;
             }
         }
@@ -335,13 +387,18 @@ impl Worker {
             }
             return Ok(());
         }
+        if lookup.is_guarded() && !row.dry_run && self.is_held(row, &mut lookup).await? {
+            return Ok(());
+        }
         let Lookup { scope, mapped, mut wanted, .. } = lookup;
         wanted.sort_by_key(|(lane, _)| *lane);
-        let missing = match scope {
-            LookedUp::All => Vec::new(),
+        let (missing, gone) = match scope {
+            LookedUp::All => (Vec::new(), Vec::new()),
             LookedUp::Skus { exact, .. } => {
-                exact.into_keys().filter(|sku| !mapped.contains(sku)).collect()
+                (exact.into_keys().filter(|sku| !mapped.contains(sku)).collect(), Vec::new())
             }
+            // Those that were found are taken out.
+            LookedUp::Listings { back, .. } => (Vec::new(), back.into_values().collect()),
         };
         if let Some(run) = &mut self.run {
             run.count("total", u64::try_from(wanted.len()).unwrap_or(u64::MAX));
@@ -349,9 +406,58 @@ impl Worker {
                 run.count(counter, 0);
             }
             run.push = wanted.into_iter().map(|(_, want)| want).collect();
+            for Back { sku, key, .. } in gone {
+                run.count("total", 1);
+                close_push(run, &Want::new(sku, key, Wish::Due), End::Gone);
+            }
         }
         self.note_missing(missing).await;
         Ok(())
+    }
+
+    /// Holds a push that would change more than it may; returns whether it does.
+    async fn is_held(
+        &mut self,
+        row: &Connection,
+        lookup: &mut Lookup,
+    ) -> Result<bool, EngineError> {
+        let limits = &row.blast_radius;
+        if lookup.impact.is_free(limits) {
+            return Ok(false);
+        }
+        if lookup.scope.left().is_some() {
+            lookup.impact.listings =
+                self.shared.count_listings(&self.link.org, &self.link.id).await?;
+        }
+        let agreed = self.run.as_ref().and_then(|run| run.agreed).unwrap_or_default();
+        let Some(why) = lookup.impact.excess(limits, agreed) else { return Ok(false) };
+        if let Some(run) = &mut self.run {
+            run.count("total", u64::try_from(lookup.wanted.len()).unwrap_or(u64::MAX));
+        }
+        let request = match &lookup.scope {
+            LookedUp::All | LookedUp::Listings { .. } => request::push(None),
+            LookedUp::Skus { exact, .. } => request::push(Some(exact)),
+        };
+        self.hold_run(std::mem::take(&mut lookup.impact), why, request).await?;
+        Ok(true)
+    }
+
+    /// Ends the run under way for now: an operator is asked whether it may go on.
+    pub(super) async fn hold_run(
+        &mut self,
+        impact: Impact,
+        why: String,
+        request: Value,
+    ) -> Result<(), EngineError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        for (name, count) in impact.counts() {
+            run.run.counters.insert(name.to_owned(), count);
+        }
+        run.items = impact.effects.into_iter().map(RunItem::held).collect();
+        run.run.status = RunStatus::Held;
+        run.run.error = Some(why);
+        run.run.request = request;
+        self.close_run().await
     }
 
     /// Looks up one piece; returns whether there is more. What was just changed and is owed is put
@@ -367,48 +473,58 @@ impl Worker {
             ..ListingQuery::default()
         };
         let mut piece = Vec::new();
-        if let LookedUp::Skus { left, .. } = &lookup.scope {
+        if let Some(left) = lookup.scope.left() {
             piece = left.iter().take(SKUS_MAX).cloned().collect();
             query.skus = Some(piece.clone());
         }
         let (shared, link) = (self.shared.clone(), self.link.clone());
         let capabilities = link.channel.capabilities();
-        let lines_up = lookup.by_default == Wish::Due && publishes(row);
-        let Lookup { scope, by_default, mapped, wanted, after } = lookup;
+        let publishes = publishes(row);
+        let (lines_up, weighs) = (lookup.by_default == Wish::Due && publishes, lookup.is_guarded());
+        let Lookup { scope, by_default, mapped, wanted, impact, after } = lookup;
         let look = |view: ListingView| {
             if lines_up {
                 self.enqueue(&view);
             }
             let (sku, key) = names_of(&view);
-            let quantity = match scope {
-                LookedUp::All => None,
+            let wish = match scope {
+                LookedUp::All => *by_default,
                 LookedUp::Skus { exact, .. } => {
                     mapped.insert(sku.clone());
-                    exact.get(&sku).copied().flatten()
+                    exact.get(&sku).copied().flatten().map_or(*by_default, Wish::Exactly)
+                }
+                LookedUp::Listings { back, .. } => {
+                    // One that sells another SKU by now is gone.
+                    if back.get(&key).is_none_or(|back| back.sku != sku) {
+                        return;
+                    }
+                    back.remove(&key).map_or(*by_default, |back| Wish::AtMost(back.quantity))
                 }
             };
-            let wish = quantity.map_or(*by_default, Wish::Exactly);
+            impact.listings += u64::from(impact::takes_part(&view));
             // What needs no sending is found out when its turn comes.
             let lane = match plan::plan(&view, wish, capabilities) {
-                Plan::Send(sending) => sending.turn.lane,
+                Plan::Send(sending) => {
+                    // What is owed goes out with or without the run.
+                    if weighs && !(publishes && view.is_dirty()) {
+                        impact.tell(&view, sending.push.quantity);
+                    }
+                    sending.turn.lane
+                }
                 Plan::ReadFirst => Lane::Decrease,
                 Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
             };
             *after = Some((sku.clone(), key.clone()));
-            wanted.push((lane, Want { sku, key, wish, tried: 0, since: Instant::now() }));
+            wanted.push((lane, Want::new(sku, key, wish)));
         };
         let more = shared.first_listings(&link.org, query, VIEWS_MAX, look).await?;
         if more {
             return Ok(true);
         }
         *after = None;
-        match scope {
-            LookedUp::All => Ok(false),
-            LookedUp::Skus { left, .. } => {
-                left.drain(..piece.len());
-                Ok(!left.is_empty())
-            }
-        }
+        let Some(left) = scope.left() else { return Ok(false) };
+        left.drain(..piece.len());
+        Ok(!left.is_empty())
     }
 
     /// Warns of SKUs that were asked for and have no listing on the channel.
@@ -554,6 +670,7 @@ impl Worker {
         self.finish_run().await
     }
 
+    /// Ends the run under way, whose work is done.
     async fn finish_run(&mut self) -> Result<(), EngineError> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let done: u64 = ["pushed", "skipped", "matched", "adopted", "conflicts"]
@@ -567,6 +684,12 @@ impl Worker {
             (_, _, _) => RunStatus::Partial,
         };
         run.run.finished_at = Some(self.shared.now());
+        self.close_run().await
+    }
+
+    /// Keeps how the run under way has ended, and tells.
+    async fn close_run(&mut self) -> Result<(), EngineError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
         let row = run.row(false);
         let org = self.link.org.clone();
         self.shared.store.put_run(&org, run.row(true)).await?;
@@ -575,6 +698,8 @@ impl Worker {
             RunStatus::Completed => "ok",
             RunStatus::Partial => "partial",
             RunStatus::Failed | RunStatus::Running => "error",
+            RunStatus::Held => "held",
+            RunStatus::Cancelled => "cancelled",
         };
         let detail = json!({
             "counters": row.counters, "dryRun": row.dry_run, "error": row.error,
@@ -583,11 +708,12 @@ impl Worker {
         entry.run = Some(row.id.clone());
         self.shared.note(&org, vec![entry]).await;
         if row.status != RunStatus::Completed {
+            let event = if row.status == RunStatus::Held { "sync.held" } else { "sync.failed" };
             let body = json!({
                 "runId": row.id, "channelId": self.link.id.as_str(), "operation": row.operation,
                 "status": status, "counters": row.counters, "error": row.error,
             });
-            self.shared.tell(&org, "sync.failed", body).await;
+            self.shared.tell(&org, event, body).await;
         }
         metrics::counter!("trueup_runs_total", "operation" => row.operation.clone(),
             "status" => status)
@@ -620,9 +746,14 @@ impl Worker {
 
 /// Counts what finally became of a push, and keeps its item.
 fn close_push(run: &mut ActiveRun, want: &Want, end: End) {
+    let mut before = want.before;
     let (counter, action, quantity, reason, detail) = match end {
         End::Sent(quantity) | End::Shown(quantity) => {
-            ("pushed", "pushed", Some(quantity), None, None)
+            if let End::Shown(_) = end {
+                before = Some(quantity);
+            }
+            let reason = is_less(want.wish, quantity).then_some("not_available");
+            ("pushed", "pushed", Some(quantity), reason, None)
         }
         End::Skipped(skip) => ("skipped", "skipped", None, Some(skip.as_str()), None),
         End::Gone => ("skipped", "skipped", None, Some("mapping_missing"), None),
@@ -638,6 +769,7 @@ fn close_push(run: &mut ActiveRun, want: &Want, end: End) {
             "skipped" => "pending",
             _ => "error",
         };
+        item.before = before.or(item.before);
         item.quantity = quantity.or(item.quantity);
         item.reason = reason.map(Cow::Borrowed).or(item.reason.take());
         item.detail = detail.or(item.detail.take());
@@ -649,9 +781,18 @@ fn close_push(run: &mut ActiveRun, want: &Want, end: End) {
             key: want.key.clone(),
             compared: None,
             action,
+            before,
             quantity,
             reason: reason.map(Cow::Borrowed),
             detail,
         });
+    }
+}
+
+/// Returns whether a listing could not be told all that it was to show again.
+fn is_less(wish: Wish, told: i64) -> bool {
+    match wish {
+        Wish::AtMost(quantity) => quantity.delta().get() > told,
+        Wish::Owed | Wish::Due | Wish::Asked | Wish::Exactly(_) => false,
     }
 }

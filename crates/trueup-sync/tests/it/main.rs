@@ -4,6 +4,7 @@
 
 mod fake;
 mod feeds;
+mod held;
 mod hooks;
 mod house;
 

@@ -177,6 +177,7 @@ fn running(id: &trueup_core::ChannelId) -> Run {
         warnings: serde_json::json!([]),
         items: serde_json::json!([]),
         error: None,
+        request: serde_json::json!({}),
         started_at: Timestamp::EPOCH,
         finished_at: None,
     }

@@ -19,13 +19,14 @@ use crate::session::Session;
 /// Where webhooks and keys are.
 const BACK: &str = "/access";
 /// What can be subscribed to.
-const EVENTS: [&str; 7] = [
+const EVENTS: [&str; 8] = [
     "inventory.updated",
     "inventory.low_stock",
     "inventory.oversold",
     "reservation.expired",
     "conflict.detected",
     "sync.failed",
+    "sync.held",
     "channel.error",
 ];
 /// What a key can be let do.

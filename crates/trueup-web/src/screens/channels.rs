@@ -23,6 +23,7 @@ pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/channels", get(all))
         .route("/channels/{id}", get(one))
+        .route("/channels/{id}/limits", post(limit))
         .route("/channels/{id}/{verb}", post(act))
 }
 
@@ -137,6 +138,40 @@ struct OnePage {
     frame: Frame,
     channel: Channel,
     status: Status,
+    limits: Limits,
+}
+
+/// How much of a channel one act may change before somebody is asked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Limits {
+    zero_percent: u64,
+    zero_number: Option<u64>,
+    zeroes_free: u64,
+    change_percent: u64,
+    change_number: Option<u64>,
+    changes_free: u64,
+}
+
+/// The limits that can be set: the API's name, and words for people.
+const LIMITS: [(&str, &str); 4] = [
+    ("zeroPercent", "Percent of the listings that may be zeroed"),
+    ("zeroNumber", "and so many at most; empty: only the percent counts"),
+    ("changePercent", "Percent of the listings that may be told another number"),
+    ("changeNumber", "and so many at most"),
+];
+
+impl Limits {
+    /// Returns what stands in a field at first.
+    fn value(&self, name: &str) -> String {
+        let number = match name {
+            "zeroPercent" => Some(self.zero_percent),
+            "zeroNumber" => self.zero_number,
+            "changePercent" => Some(self.change_percent),
+            _ => self.change_number,
+        };
+        number.map_or_else(String::new, |number| number.to_string())
+    }
 }
 
 impl OnePage {
@@ -163,12 +198,13 @@ async fn one(
         futures::try_join!(
             house.api.get::<Channel>(&session, Path::new(&["channels", &id])),
             house.api.get::<Status>(&session, Path::new(&["channels", &id, "status"])),
+            house.api.get::<Limits>(&session, Path::new(&["channels", &id, "blast-radius"])),
         )
     };
     match found.await {
-        Ok((channel, status)) => {
+        Ok((channel, status, limits)) => {
             let frame = Frame::new(&session, "/channels", &id).after(query.done.as_deref());
-            shown(&OnePage { frame, channel, status })
+            shown(&OnePage { frame, channel, status, limits })
         }
         Err(trouble) => refused(&session, "/channels", trouble),
     }
@@ -205,6 +241,26 @@ async fn act(
             Err(_) => Redirect::to("/activity").into_response(),
         },
         (Err(trouble), _) => refused(&posted.session, &back, trouble),
+    }
+}
+
+/// Sets how much of a channel one act may change before somebody is asked.
+async fn limit(
+    State(house): State<Shared>,
+    Segment(id): Segment<String>,
+    posted: Posted,
+) -> Response {
+    let back = format!("/channels/{}", encoded(&id));
+    let given = LIMITS.iter().filter(|(name, _)| posted.has(name));
+    // What is no number is refused by the API.
+    let number =
+        |text: &str| text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
+    let body: serde_json::Map<String, Value> =
+        given.map(|(name, _)| ((*name).to_owned(), number(posted.text(name)))).collect();
+    let path = Path::new(&["channels", &id, "blast-radius"]);
+    match posted.send::<Value>(&house, Method::PUT, path, &Value::Object(body)).await {
+        Ok(_) => done(&back, "limited"),
+        Err(trouble) => refused(&posted.session, &back, trouble),
     }
 }
 

@@ -219,7 +219,8 @@ async fn enable(
     id: &str,
     now: BTreeMap<String, Value>,
 ) -> Response {
-    let path = Path::new(&["channels", id, "enable"]);
+    let confirmed = if posted.has("confirm") { "true" } else { "" };
+    let path = Path::new(&["channels", id, "enable"]).with("confirm", confirmed);
     let body = body(posted, kind, now);
     match posted.send::<Value>(house, Method::POST, path, &body).await {
         Ok(_) => done(&format!("/channels/{}", encoded(id)), "connected"),

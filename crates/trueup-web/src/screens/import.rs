@@ -101,7 +101,8 @@ async fn import(
     let path = Path::new(&["inventory", "import"])
         .with("dryRun", flag(!is_booked))
         .with("atomic", flag(posted.has("atomic")))
-        .with("syncToChannels", flag(posted.has("publish")));
+        .with("syncToChannels", flag(posted.has("publish")))
+        .with("confirm", flag(posted.has("confirm")));
     let body = Bytes::copy_from_slice(text.as_bytes());
     posted.wish(house, Wish { method: Method::POST, path, body, version: None }).await
 }

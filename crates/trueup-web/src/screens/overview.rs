@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::ListQuery;
-use super::activity::Entry;
+use super::activity::{Entry, Run};
 use super::channels::{Channel, Status, with_status};
 use super::reservations::Reservation;
 use crate::Shared;
@@ -36,6 +36,7 @@ struct Page {
     sums: Sums,
     sparks: [(&'static str, Spark); 2],
     channels: Vec<(Channel, Option<Status>)>,
+    waiting: Vec<Run>,
     troubles: Vec<Entry>,
     entries: Vec<Entry>,
 }
@@ -95,19 +96,21 @@ async fn look(house: &Shared, session: &Session, query: &ListQuery) -> Result<Pa
     };
     let latest = Path::new(&["sync", "history"]).with("limit", ENTRIES);
     let newest = Path::new(&["inventory", "reservations"]).with("limit", COUNTED);
-    let (low, held, newest, channels, troubles, entries) = futures::try_join!(
+    let waiting = Path::new(&["sync", "runs"]).with("status", "held").with("limit", ENTRIES);
+    let (low, held, newest, channels, waiting, troubles, entries) = futures::try_join!(
         count(Path::new(&["inventory", "alerts", "low-stock"])),
         count(Path::new(&["inventory", "reservations"]).with("status", "active")),
         house.api.get::<Listed<Reservation>>(session, newest),
         with_status(house, session),
+        house.api.get::<Listed<Run>>(session, waiting),
         house.api.get::<Listed<Entry>>(session, latest.clone().with("status", "error")),
         house.api.get::<Listed<Entry>>(session, latest),
     )?;
     let frame = Frame::new(session, "/", "Overview").after(query.done.as_deref());
     let sums = Sums::of(&channels);
     let sparks = sparks(&newest, Timestamp::now());
-    let (troubles, entries) = (troubles.items, entries.items);
-    Ok(Page { frame, low, held, sums, sparks, channels, troubles, entries })
+    let (waiting, troubles, entries) = (waiting.items, troubles.items, entries.items);
+    Ok(Page { frame, low, held, sums, sparks, channels, waiting, troubles, entries })
 }
 
 /// Draws what the newest reservations tell: units that were reserved, and units that were sold.

@@ -110,6 +110,21 @@ fn answer(path: &str) -> Option<Value> {
             "health": {"state": "ok", "code": null, "detail": null, "since": null},
             "token": {"expiresAt": null}, "rateLimit": {"graphql": {"perSecond": 100.0}},
         }),
+        "/channels/shopify/blast-radius" => json!({
+            "zeroPercent": 20, "zeroNumber": null, "zeroesFree": 50, "changePercent": 80,
+            "changeNumber": 7, "changesFree": 1000,
+        }),
+        "/sync/runs" => listed(&json!([{
+            "runId": "run_2", "operation": "inventory_push", "channelId": "shopify",
+            "status": "held", "error": "it would zero 60 of 60 listings",
+            "startedAt": "2026-11-24T10:00:00Z", "finishedAt": null,
+        }])),
+        "/sync/runs/run_2" => json!({
+            "runId": "run_2", "operation": "inventory_push", "channelId": "shopify",
+            "status": "held", "error": "it would zero 60 of 60 listings", "zeroes": 60,
+            "startedAt": "2026-11-24T10:00:00Z", "finishedAt": null,
+            "items": [{"sku": "A<b>", "action": "held", "before": 41, "quantity": 0}],
+        }),
         "/sync/history" => listed(&json!([{
             "id": "1", "at": "2026-11-24T10:00:00Z", "operation": "inventory_push",
             "channelId": "shopify", "sku": null, "status": "ok", "runId": "run_1",
@@ -152,6 +167,14 @@ async fn api(asked: Asked, request: Request) -> Response {
     if parts.method != Method::GET {
         if path.ends_with("/adjust") {
             return problem(StatusCode::CONFLICT, "insufficient_stock");
+        }
+        if path == "/channels/shopify/enable" && parts.uri.query().is_none() {
+            let body = json!({
+                "code": "blast_radius", "detail": "it would zero 60 of 60 listings",
+                "impact": {"changes": 60, "zeroes": 60, "raises": 0, "lowers": 0,
+                    "items": [{"sku": "A<b>", "listing": "x", "before": 41, "quantity": 0}]},
+            });
+            return (StatusCode::CONFLICT, body.to_string()).into_response();
         }
         return json!({ "runId": "run_1" }).to_string().into_response();
     }

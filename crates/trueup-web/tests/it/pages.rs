@@ -5,7 +5,7 @@ use http::StatusCode;
 use crate::api::House;
 
 /// Every screen, with something that it must show.
-const SCREENS: [(&str, &str); 15] = [
+const SCREENS: [(&str, &str); 17] = [
     ("/", "low on stock"),
     ("/stock", "On hand of A&#60;b&#62;"),
     ("/stock/A%3Cb%3E", "50 on hand − 6 reserved − 2 safety stock − 4 kept off this channel = 38"),
@@ -15,6 +15,8 @@ const SCREENS: [(&str, &str); 15] = [
     ("/reservations", "order-1"),
     ("/activity", "inventory push"),
     ("/activity/run_1", "completed"),
+    ("/activity/run_2", "Held: it would zero 60 of 60 listings"),
+    ("/?", "Held until you decide"),
     ("/channels", "shopify"),
     ("/channels/shopify", "Tell it every number"),
     ("/import", "Look what would change"),
@@ -70,7 +72,7 @@ type Case = (
 async fn forms_do_what_they_say_and_only_for_their_own_session() {
     let house = House::signed_in().await;
     let form = house.get("/stock").await.form();
-    let cases: [Case; 6] = [
+    let cases: [Case; 10] = [
         (
             "/stock/bulk",
             &[("count:A<b>", "7"), ("was:A<b>", "50"), ("reason", "shelf")],
@@ -114,6 +116,34 @@ async fn forms_do_what_they_say_and_only_for_their_own_session() {
             "/channels/shopify?done=paused",
         ),
         (
+            "/activity/run_2/confirm",
+            &[],
+            ("POST", "/sales-channel/sync/runs/run_2/confirm", "{}"),
+            "/activity/run_1?done=confirmed",
+        ),
+        (
+            "/activity/run_1/undo",
+            &[],
+            ("POST", "/sales-channel/sync/runs/run_1/undo", "{}"),
+            "/activity/run_1?done=undone",
+        ),
+        (
+            "/activity/run_2/cancel",
+            &[],
+            ("POST", "/sales-channel/sync/runs/run_2/cancel", "{}"),
+            "/activity/run_1?done=cancelled",
+        ),
+        (
+            "/channels/shopify/limits",
+            &[("zeroPercent", "10"), ("zeroNumber", ""), ("changePercent", "x")],
+            (
+                "PUT",
+                "/sales-channel/channels/shopify/blast-radius",
+                r#"{"zeroPercent":10,"changePercent":"x"}"#,
+            ),
+            "/channels/shopify?done=limited",
+        ),
+        (
             "/channels/shopify/look",
             &[],
             ("POST", "/sales-channel/inventory/pull/shopify", r#"{"dryRun":true}"#),
@@ -145,6 +175,14 @@ async fn what_is_refused_is_told_with_the_way_back() {
     assert_eq!(page.status, StatusCode::CONFLICT);
     assert!(page.text.contains("that is insufficient_stock"));
     assert!(page.text.contains("href=\"/stock/A%3Cb%3E\""));
+    let fields = [("form", form.as_str())];
+    let page = house.post("/channels/shopify/settings", &fields).await;
+    assert_eq!(page.status, StatusCode::CONFLICT);
+    assert!(page.text.contains("It would change 60 listings: zero 60, lower 0, raise 0."));
+    assert!(page.text.contains("A&#60;b&#62;") && page.text.contains(">41</td>"), "{}", page.text);
+    let fields = [("form", form.as_str()), ("confirm", "1")];
+    let page = house.post("/channels/shopify/settings", &fields).await;
+    assert_eq!(page.location(), "/channels/shopify?done=connected");
     let page = house.get("/stock/nothing").await;
     assert_eq!(page.status, StatusCode::NOT_FOUND);
     assert!(page.text.contains("Not there"));

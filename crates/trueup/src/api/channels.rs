@@ -194,7 +194,11 @@ const COMMON: [&str; 15] = [
 ];
 
 /// Splits a body into what all kinds have and what is the kind's own.
-fn read_enable(channel: &ChannelId, incoming: &Incoming) -> Result<Enable, Problem> {
+fn read_enable(
+    channel: &ChannelId,
+    incoming: &Incoming,
+    confirmed: bool,
+) -> Result<Enable, Problem> {
     let mut common: Map<String, Value> = incoming.json()?;
     let mut vendor = Map::new();
     for name in common.keys().cloned().collect::<Vec<_>>() {
@@ -227,6 +231,7 @@ fn read_enable(channel: &ChannelId, incoming: &Incoming) -> Result<Enable, Probl
         endpoint: body.endpoint,
         settings: vendor.into_iter().collect(),
         credentials: body.credentials.into_iter().map(secret).collect(),
+        confirmed,
     })
 }
 
@@ -572,22 +577,28 @@ fn answer(row: Connection) -> Answered {
 /// Connects a channel, or changes how it is connected. The connection is verified first.
 #[utoipa::path(post, path = "/sales-channel/channels/{channelId}/enable", tag = "channels",
     params(("channelId" = String, Path, description = "A name for the connection",
-        example = "shopify")),
+        example = "shopify"),
+        ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
+            the channel shows")),
     request_body = EnableBody,
     responses((status = 200, description = "It is connected", body = ChannelView),
         (status = 400, description = "`invalid_settings` naming each, `connection_incomplete` \
             naming every scope, role, location and marketplace that is missing, `unknown_kind`, \
             `endpoint_not_allowed`, `channel_credentials_refused`, …"),
+        (status = 409, description = "`blast_radius` with the `impact`: it would change more of \
+            what the channel shows than one act may; nothing was changed"),
         (status = 502, description = "`channel_unavailable`: the vendor did not answer")))]
 async fn enable(
     State(app): State<AppState>,
     caller: Caller<Admin>,
     path: Segments,
-    _: NoParams,
+    mut query: Params,
     incoming: Incoming,
 ) -> Answered {
     let channel = path.new_channel()?;
-    let enable = read_enable(&channel, &incoming)?;
+    let confirmed = query.flag("confirm")?.unwrap_or(false);
+    query.finish()?;
+    let enable = read_enable(&channel, &incoming, confirmed)?;
     // Boxed: connecting to a vendor is a long conversation, and its future is large.
     let work = Box::pin(async {
         let credentials: Vec<String> = enable.credentials.keys().cloned().collect();

@@ -21,6 +21,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::api::body::free_text;
 use crate::api::extract::{Caller, Stock};
 use crate::api::idempotency::Incoming;
+use crate::api::impact::Manner;
 use crate::api::inventory::ITEMS_MAX;
 use crate::api::lists::Params;
 use crate::api::problem::Problem;
@@ -398,20 +399,23 @@ struct ImportView {
 #[utoipa::path(post, path = "/sales-channel/inventory/import", tag = "inventory",
     params(("dryRun" = Option<bool>, Query, description = "Say what would change"),
         ("atomic" = Option<bool>, Query, description = "All lines or none; at most 10 000"),
-        ("syncToChannels" = Option<bool>, Query, description = "Push to every channel now")),
+        ("syncToChannels" = Option<bool>, Query, description = "Push to every channel now"),
+        ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
+            a channel shows")),
     request_body(content = String, content_type = "text/csv",
         example = json!("sku,quantity\nSKU-100,42\n")),
     responses((status = 200, description = "What became of the lines", body = ImportView),
         (status = 400, description = "`missing_column`, `malformed_csv`; with `atomic` \
             `import_invalid` with the lines' `errors`"),
-        (status = 409, description = "With `atomic`: what stood in the way")))]
+        (status = 409, description = "With `atomic`: what stood in the way; with \
+            `syncToChannels`: `blast_radius` with the `impact`, nothing was changed")))]
 async fn import(
     State(app): State<AppState>,
     caller: Caller<Stock>,
     mut query: Params,
     incoming: Incoming,
 ) -> Answered {
-    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    let manner = Manner::take(&mut query)?;
     let atomic = query.flag("atomic")?.unwrap_or(false);
     let publish = query.flag("syncToChannels")?.unwrap_or(false);
     query.finish()?;
@@ -420,11 +424,15 @@ async fn import(
         check_atomic(&read)?;
     }
     let work = async {
-        if dry_run {
-            preview(&app, &caller, read).await
-        } else {
-            take(&app, &caller, read, atomic, publish).await
+        if manner.is_dry() {
+            return preview(&app, &caller, read).await;
         }
+        if publish && manner == Manner::Guarded {
+            app.engine
+                .check_counts(&caller.org, read.counts.iter().map(|(_, count)| count))
+                .await?;
+        }
+        take(&app, &caller, read, atomic, publish).await
     };
     incoming.once(&app, &caller, work).await
 }

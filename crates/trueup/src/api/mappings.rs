@@ -16,6 +16,7 @@ use crate::api::body::{self, ITEMS_MAX, LocationText, SkuText, Strict, Units, ch
 use crate::api::channels::{RulesView, StrategyWord, percent};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
+use crate::api::impact::Manner;
 use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
@@ -336,11 +337,14 @@ async fn list(
 /// Makes or replaces mappings, all or none; others stay.
 #[utoipa::path(put, path = "/sales-channel/channels/{channelId}/mappings", tag = "mappings",
     params(("channelId" = String, Path, description = "The channel"),
-        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing")),
+        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing"),
+        ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
+            the channel shows")),
     request_body = MappingsBody,
     responses((status = 200, description = "`{mapped, dryRun, items}`", body = Object),
         (status = 400, description = "`invalid_mapping` naming each"),
-        (status = 404, description = "`channel_not_found`")))]
+        (status = 404, description = "`channel_not_found`"),
+        (status = 409, description = "`blast_radius` with the `impact`")))]
 async fn put_many(
     State(app): State<AppState>,
     caller: Caller<Admin>,
@@ -349,7 +353,7 @@ async fn put_many(
     incoming: Incoming,
 ) -> Answered {
     let channel = path.channel()?;
-    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    let manner = Manner::take(&mut query)?;
     query.finish()?;
     let body: MappingsBody = incoming.json()?;
     check_len("/mappings", body.mappings.len(), ITEMS_MAX)?;
@@ -358,16 +362,13 @@ async fn put_many(
     let drafts: Result<Vec<_>, Problem> = body.mappings.iter().enumerate().map(read).collect();
     let drafts = drafts?;
     let work = async {
-        let rows = if dry_run {
-            app.engine.check_mappings(&caller.org, &channel, drafts).await?
-        } else {
-            let rows = app.engine.map(&caller.org, &channel, drafts).await?;
+        let rows = map(&app, &caller.org, &channel, drafts, manner).await?;
+        if !manner.is_dry() {
             let deed = Deed::new("mappings_changed").on(&channel);
             audit::note(&app, &caller, deed.with("mappings", rows.len())).await;
-            rows
-        };
+        }
         let items: Vec<MappingView> = rows.iter().map(MappingView::from).collect();
-        Ok(Reply::ok(&json!({"mapped": items.len(), "dryRun": dry_run, "items": items})))
+        Ok(Reply::ok(&json!({"mapped": items.len(), "dryRun": manner.is_dry(), "items": items})))
     };
     incoming.once(&app, &caller, work).await
 }
@@ -402,11 +403,14 @@ async fn get(
     tag = "mappings",
     params(("channelId" = String, Path, description = "The channel"),
         ("sku" = String, Path, description = "The SKU, percent-encoded"),
-        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing")),
+        ("dryRun" = Option<bool>, Query, description = "Check them and keep nothing"),
+        ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
+            the channel shows")),
     request_body = MappingBody,
     responses((status = 200, description = "The mappings", body = SkuMappingsView),
         (status = 400, description = "`invalid_mapping` naming each"),
-        (status = 404, description = "`channel_not_found`")))]
+        (status = 404, description = "`channel_not_found`"),
+        (status = 409, description = "`blast_radius` with the `impact`")))]
 async fn put(
     State(app): State<AppState>,
     caller: Caller<Admin>,
@@ -415,20 +419,16 @@ async fn put(
     incoming: Incoming,
 ) -> Answered {
     let (channel, sku) = (path.channel()?, path.sku()?);
-    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    let manner = Manner::take(&mut query)?;
     query.finish()?;
     let body: MappingBody = incoming.json()?;
     let drafts = all_of_sku(&sku, &body)?;
     let of_many = body.listings.is_some();
     let work = async {
         let org = &caller.org;
-        let rows = if dry_run {
-            app.engine.check_mappings(org, &channel, drafts).await
-        } else {
-            replace(&app, org, &channel, &sku, drafts).await
-        };
+        let rows = replace(&app, org, &channel, &sku, drafts, manner).await;
         let rows = rows.map_err(|error| at_listing(error, of_many))?;
-        if !dry_run {
+        if !manner.is_dry() {
             let deed = Deed::new("mapping_changed").on(&channel).of(&sku);
             audit::note(&app, &caller, deed.with("listings", rows.len())).await;
         }
@@ -446,11 +446,32 @@ async fn replace(
     channel: &ChannelId,
     sku: &Sku,
     drafts: Vec<MappingDraft>,
+    manner: Manner,
 ) -> Result<Vec<Mapping>, EngineError> {
-    let rows = app.engine.map(org, channel, drafts).await?;
-    let kept: BTreeSet<ListingKey> = rows.iter().map(|row| row.key.clone()).collect();
-    app.engine.unmap(org, channel, sku, kept).await?;
+    let rows = map(app, org, channel, drafts, manner).await?;
+    if !manner.is_dry() {
+        let kept: BTreeSet<ListingKey> = rows.iter().map(|row| row.key.clone()).collect();
+        app.engine.unmap(org, channel, sku, kept).await?;
+    }
     Ok(rows)
+}
+
+/// Maps listings, or says whether they could be.
+pub(super) async fn map(
+    app: &App,
+    org: &Org,
+    channel: &ChannelId,
+    drafts: Vec<MappingDraft>,
+    manner: Manner,
+) -> Result<Vec<Mapping>, EngineError> {
+    match manner {
+        Manner::DryRun => return app.engine.check_mappings(org, channel, drafts).await,
+        Manner::Guarded => {
+            Box::pin(app.engine.check_mapping_radius(org, channel, drafts.clone())).await?;
+        }
+        Manner::Confirmed => {}
+    }
+    app.engine.map(org, channel, drafts).await
 }
 
 /// Names a wrong listing where it stands in the body of one SKU.

@@ -15,8 +15,9 @@ use crate::api::body;
 use crate::api::catalogue::decided_sku;
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
+use crate::api::impact::Manner;
 use crate::api::lists::{NoParams, Params};
-use crate::api::mappings::{MappingBody, connection, fields, missing};
+use crate::api::mappings::{MappingBody, connection, fields, map, missing};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -39,11 +40,14 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(post, path = "/sales-channel/channels/{channelId}/mappings/import",
     tag = "mappings",
     params(("channelId" = String, Path, description = "The channel"),
-        ("dryRun" = Option<bool>, Query, description = "Check every line, keep nothing")),
+        ("dryRun" = Option<bool>, Query, description = "Check every line, keep nothing"),
+        ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
+            the channel shows")),
     request_body(content = String, content_type = "text/csv"),
     responses((status = 200, description = "`{mapped, failed, skipped, dryRun, errors: \
             [{line, code, detail}]}`", body = Object),
-        (status = 404, description = "`channel_not_found`")))]
+        (status = 404, description = "`channel_not_found`"),
+        (status = 409, description = "`blast_radius` with the `impact`")))]
 async fn import(
     State(app): State<AppState>,
     caller: Caller<Admin>,
@@ -52,13 +56,13 @@ async fn import(
     incoming: Incoming,
 ) -> Answered {
     let channel = path.channel()?;
-    let dry_run = query.flag("dryRun")?.unwrap_or(false);
+    let manner = Manner::take(&mut query)?;
     query.finish()?;
     let connection = connection(&app, &caller.org, &channel).await?;
     let table = csv_in::Table::read(incoming.body())?;
     let work = async {
-        let reply = import_lines(&app, &caller.org, &connection, table, dry_run).await?;
-        if !dry_run {
+        let reply = import_lines(&app, &caller.org, &connection, table, manner).await?;
+        if !manner.is_dry() {
             audit::note(&app, &caller, Deed::new("mappings_imported").on(&channel)).await;
         }
         Ok(reply)
@@ -83,7 +87,7 @@ async fn import_lines(
     org: &Org,
     connection: &Connection,
     table: csv_in::Table,
-    dry_run: bool,
+    manner: Manner,
 ) -> Answered {
     let mut errors = Vec::new();
     let mut drafts: Vec<(u64, MappingDraft)> = Vec::new();
@@ -104,13 +108,13 @@ async fn import_lines(
             Err(error) => errors.push(error),
         }
     }
-    let mapped = map_good(app, org, &connection.id, drafts, &mut errors, dry_run).await?;
+    let mapped = map_good(app, org, &connection.id, drafts, &mut errors, manner).await?;
     errors.sort_by_key(|error| error.line);
     Ok(Reply::ok(&json!({
         "mapped": mapped,
         "failed": errors.len(),
         "skipped": skipped,
-        "dryRun": dry_run,
+        "dryRun": manner.is_dry(),
         "errors": errors.iter().take(csv_in::ERRORS_MAX).collect::<Vec<_>>(),
     })))
 }
@@ -128,7 +132,7 @@ async fn map_good(
     channel: &ChannelId,
     mut drafts: Vec<(u64, MappingDraft)>,
     errors: &mut Vec<csv_in::LineError>,
-    dry_run: bool,
+    manner: Manner,
 ) -> Result<usize, Problem> {
     // The engine names every wrong mapping at once, so that the second try is the last.
     for _ in 0..2 {
@@ -136,12 +140,7 @@ async fn map_good(
             return Ok(0);
         }
         let bare = drafts.iter().map(|(_, draft)| draft.clone()).collect();
-        let done = if dry_run {
-            app.engine.check_mappings(org, channel, bare).await
-        } else {
-            app.engine.map(org, channel, bare).await
-        };
-        match done {
+        match map(app, org, channel, bare, manner).await {
             Ok(rows) => return Ok(rows.len()),
             Err(EngineError::Mapping(wrong)) => {
                 let mut bad = BTreeSet::new();

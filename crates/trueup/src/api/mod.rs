@@ -9,6 +9,7 @@ pub mod csv_in;
 pub mod csv_out;
 pub mod extract;
 pub mod idempotency;
+mod impact;
 pub mod layers;
 pub mod lists;
 pub mod problem;
@@ -183,6 +184,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(mappings_csv::routes())
         .merge(catalogue::routes())
         .merge(orders::routes())
+        .merge(impact::routes())
         .merge(sync::routes())
         .merge(runs::routes())
         .merge(views::routes())

@@ -85,7 +85,10 @@ pub(super) fn needs(request: &Request) -> Option<Shard> {
         "/sales-channel/inventory/sync"
         | "/sales-channel/inventory/sync/{channelId}"
         | "/sales-channel/inventory/pull/{channelId}"
-        | "/sales-channel/inventory/conflicts/{id}/resolve" => !is_read,
+        | "/sales-channel/inventory/conflicts/{id}/resolve"
+        | "/sales-channel/sync/runs/{id}/confirm"
+        | "/sales-channel/sync/runs/{id}/cancel"
+        | "/sales-channel/sync/runs/{id}/undo" => !is_read,
         route if route.starts_with("/sales-channel/channels/") => !is_read,
         route => {
             // The checks of shops name the org in the path.

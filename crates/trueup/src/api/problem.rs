@@ -14,6 +14,7 @@ use trueup_store::StoreError;
 use trueup_sync::EngineError;
 use utoipa::ToSchema;
 
+use crate::api::impact::ImpactView;
 use crate::api::reply::Reply;
 
 /// What every problem's `type` begins with; the code follows.
@@ -446,6 +447,15 @@ impl From<EngineError> for Problem {
                 };
                 Self::not_found(code, words)
             }
+            EngineError::TooWide { channel, why, impact } => {
+                let detail = format!("{why}; ask with confirm=true to do it all the same");
+                let impact = serde_json::to_value(ImpactView::from(*impact));
+                Self::new(StatusCode::CONFLICT, "blast_radius", detail)
+                    .with("channelId", channel.as_str())
+                    .with("impact", impact.unwrap_or_default())
+            }
+            EngineError::NotUndoable => Self::new(StatusCode::CONFLICT, "run_not_undoable", words),
+            EngineError::NotHeld => Self::new(StatusCode::CONFLICT, "run_not_held", words),
             EngineError::AlreadyResolved => {
                 Self::new(StatusCode::CONFLICT, "conflict_resolved", words)
             }

@@ -11,16 +11,16 @@ use futures::future::join_all;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
-use trueup_core::{ChannelId, Org, Sku};
-use trueup_store::{Connection, ConnectionState, Run, RunStatus, StoreError};
+use trueup_core::{ChannelId, Org, Sku, Timestamp};
+use trueup_store::{Connection, ConnectionState, Run, RunQuery, RunStatus, StoreError};
 use trueup_sync::{EngineError, PushScope};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::api::extract::{Caller, Read, Segments};
-use crate::api::idempotency::Submitted;
+use crate::api::extract::{Admin, Caller, Read, Segments};
+use crate::api::idempotency::{Incoming, Submitted};
 use crate::api::inventory::LOCATION;
-use crate::api::lists::NoParams;
+use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -32,7 +32,12 @@ const WAIT_SECONDS_DEFAULT: u64 = 25;
 const WAIT_SECONDS_MAX: u64 = 60;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(confirm))
+        .routes(routes!(cancel))
+        .routes(routes!(undo))
 }
 
 // --- Views --------------------------------------------------------------------------------
@@ -61,29 +66,35 @@ impl<'a> SyncView<'a> {
 }))]
 pub(super) struct RunView {
     run_id: String,
-    /// `inventory_push`, `inventory_pull` or `inventory_discovery`.
+    /// `inventory_push`, `inventory_pull`, `inventory_undo` or `inventory_discovery`.
     operation: String,
     /// The channel; absent in a fan-out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     channel_id: Option<String>,
-    /// `running`, `completed`, `partial` or `failed`.
+    /// `running`, `completed`, `partial`, `failed`; `held`: it would change more of the channel
+    /// than it may without being asked and waits to be confirmed or cancelled; `cancelled`.
     status: &'static str,
     dry_run: bool,
     /// `total`, `pushed`, `skipped`, `failed`; of a pull also `checked`, `matched`, `adopted`,
     /// `conflicts`; of a discovery `listed`, `mapped`, `matched`, `alreadyMapped`, `nearMiss`,
-    /// `duplicate`, `unknownSku`, `noSku`, `incomplete`.
+    /// `duplicate`, `unknownSku`, `noSku`, `incomplete`. Of one that is held `listings`, `changes`,
+    /// `zeroes`, `raises`, `lowers`, `unknown`: what it would do.
     #[serde(flatten)]
     counters: BTreeMap<String, u64>,
     /// Such as `{sku, code: "mapping_missing", detail}`.
     #[schema(value_type = Vec<Object>)]
     warnings: Value,
-    /// What was compared, of a pull: `{sku, master, channel, expected, strategy, action,
-    /// quantity}`.
+    /// What became of each listing, or would: `{sku, listing, action, before, quantity}`; of a pull
+    /// also what was compared: `{master, channel, expected, strategy}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Vec<Object>)]
     items: Option<Value>,
-    /// What stopped it.
+    /// The run that it undoes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    undoes: Option<String>,
+    /// What stopped it, or why it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     error: Option<String>,
@@ -133,6 +144,7 @@ impl From<Run> for RunView {
             dry_run: run.dry_run,
             counters,
             warnings: array(run.warnings),
+            undoes: run.request.get("undoes").and_then(Value::as_str).map(str::to_owned),
             error: run.error,
             started_at: Time(run.started_at),
             finished_at: run.finished_at.map(Time),
@@ -147,6 +159,8 @@ pub(super) fn status_word(status: RunStatus) -> &'static str {
         RunStatus::Completed => "completed",
         RunStatus::Partial => "partial",
         RunStatus::Failed => "failed",
+        RunStatus::Held => "held",
+        RunStatus::Cancelled => "cancelled",
     }
 }
 
@@ -158,6 +172,10 @@ impl RunView {
         let all = |wanted| statuses.iter().all(|status| *status == wanted);
         let status = if statuses.contains(&RunStatus::Running) {
             RunStatus::Running
+        } else if statuses.contains(&RunStatus::Held) {
+            RunStatus::Held
+        } else if all(RunStatus::Cancelled) {
+            RunStatus::Cancelled
         } else if all(RunStatus::Completed) {
             RunStatus::Completed
         } else if all(RunStatus::Failed) {
@@ -183,9 +201,16 @@ impl RunView {
             counters,
             warnings: warnings.cloned().collect(),
             items: None,
+            undoes: None,
             error: None,
             started_at: Time(members.iter().map(|run| run.started_at).min()?),
-            finished_at: if status == RunStatus::Running { None } else { last.map(Time) },
+            finished_at: match status {
+                RunStatus::Running | RunStatus::Held => None,
+                RunStatus::Completed
+                | RunStatus::Partial
+                | RunStatus::Failed
+                | RunStatus::Cancelled => last.map(Time),
+            },
             runs: Some(members.into_iter().map(Self::from).collect()),
         })
     }
@@ -307,6 +332,7 @@ fn empty_fan_out(app: &App, id: &str) -> Run {
         warnings: json!([]),
         items: json!([]),
         error: None,
+        request: json!({}),
         started_at: now,
         finished_at: Some(now),
     }
@@ -362,22 +388,197 @@ async fn get(
     path: Segments,
     _: NoParams,
 ) -> Answered {
-    let id = path.text("id");
-    let is_fan_out = id.len() == 32 && uuid::Uuid::try_parse(id).is_ok();
-    if let Some(run) = app.store.run(&caller.org, id).await? {
+    Ok(Reply::ok(&found(&app, &caller.org, path.text("id")).await?))
+}
+
+fn is_fan_out(id: &str) -> bool {
+    id.len() == 32 && uuid::Uuid::try_parse(id).is_ok()
+}
+
+/// Returns a run, or a fan-out with its runs.
+async fn found(app: &App, org: &Org, id: &str) -> Result<RunView, Problem> {
+    if let Some(run) = app.store.run(org, id).await? {
         let mut view = RunView::from(run);
-        view.channel_id = view.channel_id.filter(|_| !is_fan_out);
-        return Ok(Reply::ok(&view));
+        view.channel_id = view.channel_id.filter(|_| !is_fan_out(id));
+        return Ok(view);
     }
+    let members = members(app, org, id).await?;
+    let not_found = || Problem::not_found("run_not_found", "there is no such run");
+    RunView::fan_out(id, members).ok_or_else(not_found)
+}
+
+/// Returns the runs of a fan-out.
+async fn members(app: &App, org: &Org, id: &str) -> Result<Vec<Run>, Problem> {
     let mut members = Vec::new();
-    if is_fan_out {
-        for connection in app.store.connections(&caller.org).await? {
-            let member = member_id(id, &connection.id);
-            members.extend(app.store.run(&caller.org, &member).await?);
+    if is_fan_out(id) {
+        for connection in app.store.connections(org).await? {
+            members.extend(app.store.run(org, &member_id(id, &connection.id)).await?);
         }
     }
-    match RunView::fan_out(id, members) {
-        Some(view) => Ok(Reply::ok(&view)),
-        None => Err(Problem::not_found("run_not_found", "there is no such run")),
+    Ok(members)
+}
+
+/// Returns the held runs that an id stands for: its own, or those of a fan-out.
+async fn held(app: &App, org: &Org, id: &str) -> Result<Vec<String>, Problem> {
+    let members = members(app, org, id).await?;
+    if members.is_empty() {
+        return Ok(vec![id.to_owned()]);
     }
+    let held = members.into_iter().filter(|run| run.status == RunStatus::Held);
+    let held: Vec<String> = held.map(|run| run.id).collect();
+    if held.is_empty() { Err(EngineError::NotHeld.into()) } else { Ok(held) }
+}
+
+const LIST: &str = "runs";
+
+/// Returns the status of a word.
+fn parse_status(word: &str) -> Option<RunStatus> {
+    let all = [
+        RunStatus::Running,
+        RunStatus::Completed,
+        RunStatus::Partial,
+        RunStatus::Failed,
+        RunStatus::Held,
+        RunStatus::Cancelled,
+    ];
+    all.into_iter().find(|status| status_word(*status) == word)
+}
+
+fn position(run: &Run) -> String {
+    format!("{} {}", run.started_at.micros(), run.id)
+}
+
+fn parse_position(position: &str) -> Option<(Timestamp, String)> {
+    let (at, id) = position.split_once(' ')?;
+    Some((Timestamp::from_micros(at.parse().ok()?), id.to_owned()))
+}
+
+/// Lists runs, newest first, without their items and warnings.
+#[utoipa::path(get, path = "/sales-channel/sync/runs", operation_id = "runs", tag = "sync",
+    params(PageParams,
+        ("status" = Option<String>, Query, description = "`held`, `running`, `completed`, …"),
+        ("channel" = Option<String>, Query, description = "Only of this channel"),
+        ("operation" = Option<String>, Query, description = "`inventory_push`, \
+            `inventory_pull`, …")),
+    responses((status = 200, description = "A page", body = Listed<RunView>)))]
+async fn list(State(app): State<AppState>, caller: Caller<Read>, mut query: Params) -> Answered {
+    let filter = RunQuery {
+        status: query.read("status", "is not the status of a run", parse_status)?,
+        channel: query.channel("channel")?,
+        operation: query.text("operation")?,
+        before: query.cursor(LIST, parse_position)?,
+        limit: query.limit()?,
+    };
+    query.finish()?;
+    let page = app.store.runs(&caller.org, filter).await?;
+    Ok(Reply::ok(&Listed::page(LIST, page, position, RunView::from)))
+}
+
+/// Lets a run go on that is held, as an operator has agreed to.
+///
+/// What it would do is computed anew; where that has grown beyond what was agreed to, it is held
+/// again. A fan-out's id stands for those of its runs that are held.
+#[utoipa::path(post, path = "/sales-channel/sync/runs/{id}/confirm", operation_id = "confirm_run",
+    tag = "sync",
+    params(("id" = String, Path, description = "The run, or the fan-out"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` seconds")),
+    responses((status = 200, description = "It has ended", body = RunView),
+        (status = 202, description = "The run so far", body = RunView,
+            headers(("Location" = String, description = "Where to look"))),
+        (status = 404, description = "`run_not_found`"),
+        (status = 409, description = "`run_not_held`, `channel_paused`")))]
+async fn confirm(
+    State(app): State<AppState>,
+    caller: Caller<Admin>,
+    path: Segments,
+    _: NoParams,
+    incoming: Incoming,
+) -> Answered {
+    let id = path.text("id");
+    let wait = wait(incoming.headers())?;
+    let work = async {
+        let org = &caller.org;
+        let held = held(&app, org, id).await?;
+        for run in &held {
+            app.engine.confirm_run(org, run, &caller.actor).await?;
+        }
+        ended(&app, org, &held, id, wait).await
+    };
+    incoming.once(&app, &caller, work).await
+}
+
+/// Gives a held run up: nothing of it is done.
+#[utoipa::path(post, path = "/sales-channel/sync/runs/{id}/cancel", operation_id = "cancel_run",
+    tag = "sync",
+    params(("id" = String, Path, description = "The run, or the fan-out")),
+    responses((status = 200, description = "It is given up", body = RunView),
+        (status = 404, description = "`run_not_found`"),
+        (status = 409, description = "`run_not_held`")))]
+async fn cancel(
+    State(app): State<AppState>,
+    caller: Caller<Admin>,
+    path: Segments,
+    _: NoParams,
+    incoming: Incoming,
+) -> Answered {
+    let id = path.text("id");
+    let work = async {
+        for run in held(&app, &caller.org, id).await? {
+            app.engine.cancel_run(&caller.org, &run, &caller.actor).await?;
+        }
+        Ok(Reply::ok(&found(&app, &caller.org, id).await?))
+    };
+    incoming.once(&app, &caller, work).await
+}
+
+/// Undoes a run: each listing is told what it showed before, as far as there is so much now.
+///
+/// The undoing is a run of its own. Its `warnings` say what could not be undone and why
+/// (`adopted`, `before_unknown`, `was_not_told`, `not_kept`); an item with the reason
+/// `not_available` was told less than it showed before. What the ledger owes its listings
+/// next replaces what they are told now.
+#[utoipa::path(post, path = "/sales-channel/sync/runs/{id}/undo", operation_id = "undo_run",
+    tag = "sync",
+    params(("id" = String, Path, description = "The run, or the fan-out"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` seconds")),
+    responses((status = 200, description = "The run that undoes it has ended", body = RunView),
+        (status = 202, description = "The run so far", body = RunView,
+            headers(("Location" = String, description = "Where to look"))),
+        (status = 404, description = "`run_not_found`"),
+        (status = 409, description = "`run_not_undoable`, `channel_paused`")))]
+async fn undo(
+    State(app): State<AppState>,
+    caller: Caller<Admin>,
+    path: Segments,
+    _: NoParams,
+    incoming: Incoming,
+) -> Answered {
+    let id = path.text("id");
+    let wait = wait(incoming.headers())?;
+    let work = async {
+        let (org, actor) = (&caller.org, &caller.actor);
+        let members = members(&app, org, id).await?;
+        if members.is_empty() {
+            let undoing = Box::pin(app.engine.undo_run(org, id, None, actor)).await?;
+            return answer(&app, org, &undoing, wait).await;
+        }
+        let undoing = new_fan_out_id(&app);
+        let mut begun = Vec::with_capacity(members.len());
+        for run in members {
+            let member = Some(member_id(&undoing, &run.channel));
+            begun.push(Box::pin(app.engine.undo_run(org, &run.id, member, actor)).await?);
+        }
+        ended(&app, org, &begun, &undoing, wait).await
+    };
+    incoming.once(&app, &caller, work).await
+}
+
+/// Waits for runs and answers with the fan-out, or the run, that they are of.
+async fn ended(app: &App, org: &Org, runs: &[String], id: &str, wait: Duration) -> Answered {
+    let waiting = runs.iter().map(|run| app.engine.wait_run(org, run, wait));
+    let ended: Result<Vec<Run>, EngineError> = join_all(waiting).await.into_iter().collect();
+    let is_running = ended?.iter().any(|run| run.status == RunStatus::Running);
+    let status = if is_running { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let reply = Reply::json(status, &found(app, org, id).await?);
+    Ok(with_location(reply, status, id))
 }

@@ -28,13 +28,14 @@ const SUBSCRIPTIONS_MAX: usize = 100;
 const URL_BYTES_MAX: usize = 2_048;
 
 /// The events that can be subscribed to.
-const EVENTS: [&str; 7] = [
+const EVENTS: [&str; 8] = [
     "inventory.updated",
     "inventory.low_stock",
     "inventory.oversold",
     "reservation.expired",
     "conflict.detected",
     "sync.failed",
+    "sync.held",
     "channel.error",
 ];
 

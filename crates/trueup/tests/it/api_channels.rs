@@ -8,9 +8,9 @@ use trueup_testkit::{AnySimulator, SeedItem, SimServer, shopify, spawn};
 
 use super::api::Api;
 
-struct Shop {
-    simulator: AnySimulator,
-    server: SimServer,
+pub(super) struct Shop {
+    pub(super) simulator: AnySimulator,
+    pub(super) server: SimServer,
 }
 
 impl Shop {
@@ -22,7 +22,7 @@ impl Shop {
         Self { simulator, server }
     }
 
-    fn config(&self) -> Value {
+    pub(super) fn config(&self) -> Value {
         let mut config = self.simulator.channel_config(&self.server.url);
         config["syncInventory"] = json!(true);
         config

@@ -9,6 +9,7 @@
 mod api;
 mod api_channels;
 mod api_connect;
+mod api_held;
 mod api_inventory_check;
 mod bench;
 mod browser;

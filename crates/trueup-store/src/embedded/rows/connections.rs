@@ -13,7 +13,7 @@ use crate::encoding::{json, rules};
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
   poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
   created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-  restock_policy, reason_code, reason_since";
+  restock_policy, reason_code, reason_since, blast_radius";
 
 /// Lists every connection of every org, for the workers.
 pub(crate) fn all(conn: &Sql) -> Result<Vec<(Org, Connection)>> {
@@ -60,13 +60,13 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
           org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy, reason_code, reason_since
+          restock_policy, reason_code, reason_since, blast_radius
         )
         VALUES (
           :org, :id, :kind, :state, :sync_inventory, :sync_orders, :strategy, :rules,
           :poll_interval_minutes, :dry_run, :endpoint, :settings, :sealed_credentials,
           :created_at, :updated_at, :last_sync, :last_error_at, :last_error, :orders_seen_to,
-          :restock_policy, :reason_code, :reason_since
+          :restock_policy, :reason_code, :reason_since, :blast_radius
         )
         ON CONFLICT (org, id) DO UPDATE
         SET kind = excluded.kind,
@@ -88,7 +88,8 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
           orders_seen_to = excluded.orders_seen_to,
           restock_policy = excluded.restock_policy,
           reason_code = excluded.reason_code,
-          reason_since = excluded.reason_since";
+          reason_since = excluded.reason_since,
+          blast_radius = excluded.blast_radius";
     let params = named_params! {
         ":org": org.as_str(),
         ":id": row.id.as_str(),
@@ -112,6 +113,7 @@ fn write(conn: &Sql, org: &Org, row: &Connection) -> Result<()> {
         ":restock_policy": row.restock.word(),
         ":reason_code": row.reason.as_ref().map(|reason| &reason.code),
         ":reason_since": row.reason.as_ref().map(|reason| reason.since.micros()),
+        ":blast_radius": rules::write_blast_radius(row.blast_radius)?,
     };
     execute(conn, SQL, params)?;
     Ok(())

@@ -1,25 +1,26 @@
 //! Pushes and pulls over a channel.
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, named_params, params};
 use trueup_core::{Org, Timestamp};
 
-use super::{Result, all, execute, first};
+use super::{List, Result, all, execute, first, text};
 use crate::encoding::columns::ReadColumns;
 use crate::encoding::json;
 use crate::encoding::records;
 use crate::encoding::words::Word;
-use crate::{Run, Shard};
+use crate::{Page, Run, RunQuery, Shard};
 
 /// Makes or replaces a run.
 pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
     const SQL: &str = "
         INSERT INTO run (
           org, id, operation, channel, status, dry_run, counters, warnings, items, error,
-          started_at, finished_at
+          request, started_at, finished_at
         )
         VALUES (
           :org, :id, :operation, :channel, :status, :dry_run, :counters, :warnings, :items,
-          :error, :started_at, :finished_at
+          :error, :request, :started_at, :finished_at
         )
         ON CONFLICT (org, id) DO UPDATE
         SET operation = excluded.operation,
@@ -30,6 +31,7 @@ pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
           warnings = excluded.warnings,
           items = excluded.items,
           error = excluded.error,
+          request = excluded.request,
           started_at = excluded.started_at,
           finished_at = excluded.finished_at";
     let params = named_params! {
@@ -43,6 +45,7 @@ pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
         ":warnings": json(&run.warnings)?,
         ":items": json(&run.items)?,
         ":error": run.error,
+        ":request": json(&run.request)?,
         ":started_at": run.started_at.micros(),
         ":finished_at": run.finished_at.map(|at| at.micros()),
     };
@@ -54,11 +57,29 @@ pub(crate) fn put(conn: &Connection, org: &Org, run: &Run) -> Result<()> {
 pub(crate) fn get(conn: &Connection, org: &Org, id: &str) -> Result<Option<Run>> {
     const SQL: &str = "
         SELECT id, operation, channel, status, dry_run, counters, warnings, items, error,
-          started_at, finished_at
+          request, started_at, finished_at
         FROM run
         WHERE org = ?
           AND id = ?";
     first(conn, SQL, [org.as_str(), id], |columns| records::run(columns))
+}
+
+/// Lists runs without their items and warnings and what was asked for, newest first.
+pub(crate) fn query(conn: &Connection, org: &Org, query: &RunQuery) -> Result<Page<Run>> {
+    const SQL: &str = "
+SELECT id, operation, channel, status, dry_run, counters, '[]', '[]', error, '{}',
+  started_at, finished_at
+FROM run
+WHERE org = ?";
+    let mut list = List::of(org, SQL);
+    list.by("channel = ?", query.channel.as_ref().map(|id| text(id.as_str())));
+    list.by("status = ?", query.status.map(|status| text(status.word())));
+    list.by("operation = ?", query.operation.as_deref().map(text));
+    if let Some((at, id)) = &query.before {
+        let before = [Value::Integer(at.micros()), text(id)];
+        list.by_all("(started_at, id) < (?, ?)", before);
+    }
+    list.page(conn, "started_at DESC, id DESC", query.limit, |columns| records::run(columns))
 }
 
 /// Ends the runs of the orgs of shards that were left running; returns how many.

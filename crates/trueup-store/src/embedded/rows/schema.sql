@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS connection (
     CHECK (restock_policy IN ('restock', 'quarantine', 'none')),
   reason_code TEXT,
   reason_since INTEGER,
+  blast_radius TEXT NOT NULL DEFAULT '{}',
   PRIMARY KEY (org, id),
   CHECK ((last_error_at IS NULL) = (last_error IS NULL))
 ) STRICT;
@@ -180,16 +181,21 @@ CREATE TABLE IF NOT EXISTS run (
   id TEXT NOT NULL,
   operation TEXT NOT NULL,
   channel TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('running', 'completed', 'partial', 'failed')),
+  status TEXT NOT NULL
+    CHECK (status IN ('running', 'completed', 'partial', 'failed', 'held', 'cancelled')),
   dry_run INTEGER NOT NULL CHECK (dry_run IN (0, 1)),
   counters TEXT NOT NULL,
   warnings TEXT NOT NULL,
   items TEXT NOT NULL,
   error TEXT,
+  request TEXT NOT NULL DEFAULT '{}',
   started_at INTEGER NOT NULL,
   finished_at INTEGER,
   PRIMARY KEY (org, id)
 ) STRICT;
+
+CREATE INDEX IF NOT EXISTS run_by_start
+  ON run (org, started_at, id);
 
 -- After a crash the few runs that were under way are found without reading all.
 CREATE INDEX IF NOT EXISTS run_running

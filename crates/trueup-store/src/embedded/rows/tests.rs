@@ -13,8 +13,8 @@ use super::order_lines::{LineId, OrderLine};
 use super::*;
 use crate::encoding::records::ListingRow;
 use crate::{
-    AttemptNote, ConnectionState, InboxItem, InboxSettled, ListingQuery, ListingScope, Mapping,
-    Parked, RecordedAnswer, RuleSettings, UnmappedLine,
+    AttemptNote, BlastRadius, ConnectionState, InboxItem, InboxSettled, ListingQuery, ListingScope,
+    Mapping, Parked, RecordedAnswer, RuleSettings, UnmappedLine,
 };
 
 /// The columns of the ledger's table that this folder reads.
@@ -87,6 +87,7 @@ fn connection(id: &str) -> crate::Connection {
         last_error: None,
         orders_seen_to: None,
         reason: None,
+        blast_radius: BlastRadius::default(),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::postgres::sql::{self, Conn, Param, Plain};
 const COLUMNS: &str = "id, kind, state, sync_inventory, sync_orders, strategy, rules,
   poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
   created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-  restock_policy, reason_code, reason_since";
+  restock_policy, reason_code, reason_since, blast_radius";
 
 /// Lists every connection of every org of shards, for the workers.
 pub(in crate::postgres) async fn all(
@@ -105,13 +105,13 @@ async fn write(conn: &Conn, org: &Org, row: &Connection) -> Result<()> {
           shard, org, id, kind, state, sync_inventory, sync_orders, strategy, rules,
           poll_interval_minutes, dry_run, endpoint, settings, sealed_credentials,
           created_at, updated_at, last_sync, last_error_at, last_error, orders_seen_to,
-          restock_policy, reason_code, reason_since
+          restock_policy, reason_code, reason_since, blast_radius
         )
         VALUES (
           $1, $2, $3, $4, $5, $6, $7, $8, $9,
           $10, $11, $12, $13, $14,
           $15, $16, $17, $18, $19, $20,
-          $21, $22, $23
+          $21, $22, $23, $24
         )
         ON CONFLICT (shard, org, id) DO UPDATE
         SET kind = excluded.kind,
@@ -133,8 +133,9 @@ async fn write(conn: &Conn, org: &Org, row: &Connection) -> Result<()> {
           orders_seen_to = excluded.orders_seen_to,
           restock_policy = excluded.restock_policy,
           reason_code = excluded.reason_code,
-          reason_since = excluded.reason_since";
-    let params: [Param<'_>; 23] = [
+          reason_since = excluded.reason_since,
+          blast_radius = excluded.blast_radius";
+    let params: [Param<'_>; 24] = [
         &shard_of(org),
         &org.as_str(),
         &row.id.as_str(),
@@ -158,6 +159,7 @@ async fn write(conn: &Conn, org: &Org, row: &Connection) -> Result<()> {
         &row.restock.word(),
         &row.reason.as_ref().map(|reason| Plain(&reason.code)),
         &row.reason.as_ref().map(|reason| reason.since.micros()),
+        &rules::write_blast_radius(row.blast_radius)?,
     ];
     sql::execute(conn, SQL, &params).await?;
     Ok(())

@@ -1,0 +1,151 @@
+//! What would change much of a channel waits for an operator: through the API, against a simulated
+//! Shopify.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::{Value, json};
+use trueup::auth::Scope;
+use trueup_testkit::{AnySimulator, SeedItem, shopify, spawn};
+
+use super::api::Api;
+use super::api_channels::Shop;
+
+/// As many listings as it takes to ask.
+const MANY: usize = 60;
+
+fn skus() -> Vec<String> {
+    (0..MANY).map(|at| format!("S{at:02}")).collect()
+}
+
+/// A channel whose listings all show 10, as they should.
+pub(super) async fn stocked() -> (Api, Shop) {
+    let api = Api::start().await;
+    let simulator = AnySimulator::from(shopify::Simulator::new(shopify::Settings::default()));
+    simulator.seed(skus().iter().map(|sku| SeedItem::new(sku, 1)).collect()).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server = spawn(simulator.clone(), any).await.unwrap();
+    let shop = Shop { simulator, server };
+    count(&api, 10, "").await.is(200);
+    let config = shop.config().to_string();
+    api.call("POST", "/channels/shopify/enable", &config).await.is(200);
+    api.call("POST", "/channels/shopify/mappings/discover", "{}").await.is(200);
+    api.advance(1);
+    let run = api.call("POST", "/inventory/sync/shopify", "").await.is(200);
+    assert_eq!(run["status"], "completed", "{run}");
+    api.settle().await;
+    (api, shop)
+}
+
+/// Imports a count of all.
+async fn count(api: &Api, units: u64, query: &str) -> super::api::Got {
+    let lines: Vec<String> = skus().iter().map(|sku| format!("{sku},{units}\n")).collect();
+    let csv = format!("sku,quantity\n{}", lines.concat());
+    api.call("POST", &format!("/inventory/import{query}"), &csv).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_that_would_zero_a_channel_is_held_and_confirmed_or_cancelled() {
+    let (api, shop) = stocked().await;
+    count(&api, 0, "").await.is(200);
+    let push = || api.call("POST", "/inventory/sync", "{}");
+    let all = push().await.is(200);
+    let held = &all["runs"][0];
+    assert_eq!((&held["status"], &held["zeroes"]), (&json!("held"), &json!(60)), "{held}");
+    assert!(held["error"].as_str().unwrap().contains("zero 60 of 60"), "{held}");
+    assert_eq!(held["items"].as_array().unwrap().len(), MANY);
+    assert_eq!(shop.simulator.quantity("S00"), Some(10));
+    let listed = api.get("/sync/runs?status=held&channel=shopify").await.is(200);
+    assert_eq!(listed["items"][0]["runId"], held["runId"], "{listed}");
+    api.get("/sync/runs?status=lost").await.is_problem(400, "invalid_parameter");
+    // Another org's run is not there, and who may not administer may not confirm.
+    let fan_out = all["runId"].as_str().unwrap().to_owned();
+    for verb in ["confirm", "cancel"] {
+        let path = format!("/sales-channel/sync/runs/{fan_out}/{verb}");
+        let got = api.of("other", &Scope::ALL, "POST", &path).await;
+        got.is_problem(404, "run_not_found");
+        let got = api.of("acme", &[Scope::InventoryWrite], "POST", &path).await;
+        got.is_problem(403, "scope_missing");
+    }
+    assert_eq!(api.get(&format!("/sync/runs/{fan_out}")).await.is(200)["status"], "held");
+    let ended = api.call("POST", &format!("/sync/runs/{fan_out}/cancel"), "").await.is(200);
+    assert_eq!(ended["status"], "cancelled", "{ended}");
+    let late = api.call("POST", &format!("/sync/runs/{fan_out}/confirm"), "").await;
+    late.is_problem(409, "run_not_held");
+    let all = push().await.is(200);
+    let id = all["runs"][0]["runId"].as_str().unwrap();
+    api.advance(1);
+    let done = api.call("POST", &format!("/sync/runs/{id}/confirm"), "").await.is(200);
+    assert_eq!((&done["status"], &done["pushed"]), (&json!("completed"), &json!(60)), "{done}");
+    assert_eq!(shop.simulator.quantity("S59"), Some(0));
+    // Undone, nothing is told: there is none left to show again.
+    let undone = api.call("POST", &format!("/sync/runs/{id}/undo"), "").await.is(200);
+    assert_eq!((&undone["operation"], &undone["undoes"]), (&json!("inventory_undo"), &json!(id)));
+    assert_eq!(undone["items"][0]["reason"], "not_available", "{undone}");
+    assert_eq!(shop.simulator.quantity("S59"), Some(0));
+    count(&api, 10, "").await.is(200);
+    api.advance(60);
+    api.hear_orders("shopify").await;
+    let undone = api.call("POST", &format!("/sync/runs/{id}/undo"), "").await.is(200);
+    assert_eq!((&undone["status"], &undone["pushed"]), (&json!("completed"), &json!(60)));
+    assert_eq!(shop.simulator.quantity("S59"), Some(10));
+    let held = all["runs"][0]["runId"].as_str().unwrap();
+    let path = format!("/sales-channel/sync/runs/{held}/undo");
+    api.of("other", &Scope::ALL, "POST", &path).await.is_problem(404, "run_not_found");
+    let never = api.call("POST", &format!("/sync/runs/{fan_out}/undo"), "").await;
+    never.is_problem(409, "run_not_undoable");
+    let history = api.get("/sync/history?operation=inventory_push&status=confirmed").await.is(200);
+    assert_eq!(history["items"][0]["detail"]["by"], "tester", "{history}");
+    api.stop().await;
+    shop.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_mappings_and_imports_that_would_zero_a_channel_are_refused_until_confirmed() {
+    let (api, shop) = stocked().await;
+    let refused = count(&api, 0, "?syncToChannels=true").await;
+    let problem = refused.is_problem(409, "blast_radius");
+    let impact = &problem["impact"];
+    assert_eq!((&impact["listings"], &impact["zeroes"]), (&json!(60), &json!(60)), "{problem}");
+    assert_eq!(problem["channelId"], "shopify");
+    assert_eq!(impact["items"][0]["before"], 10);
+    assert_eq!(api.on_hand("S00").await, 10, "nothing was changed");
+    let mut config = shop.config();
+    config["buffer"] = json!(10);
+    let enable = "/channels/shopify/enable";
+    api.call("POST", enable, &config.to_string()).await.is_problem(409, "blast_radius");
+    assert_eq!(api.get("/channels/shopify").await.is(200)["buffer"], Value::Null);
+    let listed = api.get("/channels/shopify/mappings?limit=100").await.is(200);
+    let mappings: Vec<Value> = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| json!({"sku": item["sku"], "listing": item["listing"], "buffer": 10}))
+        .collect();
+    let body = json!({ "mappings": mappings }).to_string();
+    let put = "/channels/shopify/mappings";
+    api.call("PUT", put, &body).await.is_problem(409, "blast_radius");
+    // With a limit of its own the channel lets it through.
+    let path = "/channels/shopify/blast-radius";
+    let limits = api.get(path).await.is(200);
+    let expected = json!({"zeroPercent": 20, "zeroNumber": null, "zeroesFree": 50,
+        "changePercent": 80, "changeNumber": null, "changesFree": 1000});
+    assert_eq!(limits, expected);
+    let wrong = api.call("PUT", path, r#"{"zeroPercent":101}"#).await;
+    wrong.is_problem(400, "invalid_percent");
+    let set = api.call("PUT", path, r#"{"zeroPercent":100}"#).await.is(200);
+    assert_eq!(set["zeroPercent"], 100);
+    // What is read is as new as what was told last.
+    api.advance(60);
+    assert_eq!(api.call("PUT", put, &body).await.is(200)["mapped"], 60);
+    api.call("PUT", path, "{}").await.is(200);
+    api.settle().await;
+    assert_eq!(shop.simulator.quantity("S00"), Some(0));
+    let trail = api.get("/sync/history?operation=administration").await.is(200);
+    assert_eq!(trail["items"][0]["detail"]["action"], "blast_radius_changed", "{trail}");
+    let confirmed = api.call("POST", &format!("{enable}?confirm=true"), &config.to_string()).await;
+    assert_eq!(confirmed.is(200)["buffer"], 10);
+    count(&api, 0, "?syncToChannels=true&confirm=true").await.is(200);
+    assert_eq!(api.on_hand("S00").await, 0);
+    api.stop().await;
+    shop.server.shutdown().await;
+}
