@@ -155,6 +155,11 @@ impl DataDir {
             RowsError::Sql(source) => sql_error(&file, source),
             RowsError::Corrupt(why) => refused(&file, format!("it is damaged: {why}")),
         })?;
+        // A file that other tools have written may have left this mode.
+        let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
+        if mode.map_err(|source| sql_error(&file, source))? != "wal" {
+            return Err(refused(&file, "SQLite cannot keep a log beside it"));
+        }
         // The log is flushed for every commit, but not while the writer waits: see `durable`.
         let later = conn.pragma_update(None, "synchronous", "NORMAL");
         later.map_err(|source| sql_error(&file, source))?;
@@ -196,12 +201,7 @@ impl DataDir {
         }
         let new = self.path.join(NEW_NAME);
         for leftover in ["", "-wal", "-shm", "-journal"] {
-            let path = self.path.join(format!("{NEW_NAME}{leftover}"));
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(OpenError::Io { attempt: "remove", path, source }),
-            }
+            remove(&self.path.join(format!("{NEW_NAME}{leftover}")))?;
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let sql = |source| OpenError::Sql { path: new.clone(), source };
@@ -213,6 +213,27 @@ impl DataDir {
         fs::rename(&new, self.file()).map_err(io_error("rename", &new))?;
         let dir = File::open(&self.path).map_err(io_error("open", &self.path))?;
         dir.sync_all().map_err(io_error("sync", &self.path))
+    }
+}
+
+/// Removes what is left beside the file of a store that was closed: the lock, and an empty log.
+pub(super) fn tidy(dir: &Path) -> Result<(), OpenError> {
+    let log = dir.join(format!("{FILE_NAME}-wal"));
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        return Err(refused(&log, "it was not moved into the file"));
+    }
+    for name in [LOCK_NAME, &format!("{FILE_NAME}-wal"), &format!("{FILE_NAME}-shm")] {
+        remove(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), OpenError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -230,7 +251,7 @@ pub(super) fn refused(path: &Path, why: impl Into<String>) -> OpenError {
 }
 
 /// A file that SQLite finds damaged is refused; anything else is SQLite's own trouble.
-fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
+pub(super) fn sql_error(path: &Path, source: rusqlite::Error) -> OpenError {
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             refused(path, format!("it is damaged: {source}"))
@@ -275,7 +296,7 @@ pub(super) fn check_header(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     let sql = |source| sql_error(path, source);
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(sql)?;

@@ -3,6 +3,7 @@
 //! One file in one directory. A commit is one `fsync` however many callers wait for it; what was
 //! answered is there after `kill -9` and power loss.
 
+pub mod backup;
 mod behind;
 mod checkpoint;
 pub(crate) mod departure;

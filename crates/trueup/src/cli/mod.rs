@@ -1,6 +1,7 @@
 //! The command line: data to stdout, talk to stderr, errors with a hint.
 
 pub mod assembly;
+pub mod backup;
 pub mod demo;
 pub mod files;
 pub mod keys;
@@ -52,6 +53,10 @@ enum Command {
     Rekey(rekey::RekeyArgs),
     /// Move orgs from a directory into a database.
     Migrate(migrate::MigrateArgs),
+    /// Copy a directory's store while a server is at work on it, and verify the copy.
+    Backup(backup::BackupArgs),
+    /// Put a backup into a new directory.
+    Restore(backup::RestoreArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
     /// Measure durable reservations per second beside an empty endpoint.
@@ -99,6 +104,8 @@ async fn dispatch(command: Command) -> Ended {
         Command::Replay(args) => Ok(Box::pin(replay::run(args)).await?),
         Command::Rekey(args) => rekey::run(args).await.map(|()| true),
         Command::Migrate(args) => Box::pin(migrate::run(args)).await.map(|()| true),
+        Command::Backup(args) => backup::back_up(args).await.map(|()| true),
+        Command::Restore(args) => backup::restore(args).await.map(|()| true),
         Command::Verify(args) => verify::run(args).await,
         Command::Bench(options) => bench(options).await,
         Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),
@@ -168,6 +175,15 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     if let Some(refused) = error.downcast_ref::<rekey::RekeyRefused>() {
         return refused.hint().map(str::to_owned);
+    }
+    if let Some(refused) = error.downcast_ref::<backup::BackupRefused>() {
+        return refused.hint().map(str::to_owned);
+    }
+    if let Some(trueup_store::embedded::backup::BackupError::Open(open)) = error.downcast_ref() {
+        return hint_to_directory(open).map(str::to_owned);
+    }
+    if let Some(open) = error.downcast_ref::<trueup_store::embedded::OpenError>() {
+        return hint_to_directory(open).map(str::to_owned);
     }
     if let Some(bench) = error.downcast_ref::<crate::bench::BenchError>() {
         return bench.hint().map(str::to_owned);

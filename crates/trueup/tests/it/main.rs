@@ -11,10 +11,14 @@ mod api_channels;
 mod api_connect;
 mod api_held;
 mod api_inventory_check;
+mod backup;
 mod bench;
 mod browser;
 mod crash;
+#[cfg(target_os = "linux")]
+mod disk;
 mod hostile;
+mod load;
 mod migrate;
 mod nodes;
 mod place;

@@ -141,12 +141,26 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Option<(u16, Value)> {
+        self.call_as(None, method, path, body).await
+    }
+
+    /// Calls a route under an idempotency key.
+    pub(crate) async fn call_as(
+        &self,
+        key: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Option<(u16, Value)> {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let mut request = self
             .http
             .request(method, format!("{}/sales-channel{path}", self.url))
             .bearer_auth(&self.token)
             .header("orgid", "acme");
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
         if let Some(body) = body {
             request = request.body(body.to_string());
         }
@@ -154,6 +168,12 @@ impl Client {
         let status = answer.status().as_u16();
         let bytes = answer.bytes().await.ok()?;
         Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+
+    /// Returns whether the server says that it acknowledges changes.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let answer = self.http.get(format!("{}/readyz", self.url)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
     }
 
     pub(crate) async fn must(&self, method: &str, path: &str, body: Option<Value>) -> Value {
