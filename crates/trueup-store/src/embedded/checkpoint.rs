@@ -4,6 +4,10 @@
 //! A thread of its own moves it while the writer goes on: in passes, each shorter than the one
 //! before it, because less has come in meanwhile. What little is left the writer moves between two
 //! commits. Otherwise it would stand still for as long as the disk takes for thousands of pages.
+//!
+//! A pass that does not move everything is not flushed by SQLite, which moves those pages once only:
+//! where a flush of the file fails, the system may have dropped them, and would not say so a second
+//! time. Then nothing is moved any more and the log stays: the next start moves it from its beginning.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,6 +16,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::ffi::SQLITE_IOERR_FSYNC;
 
 /// From how many pages of the log on they are moved: 32 MiB.
 pub(super) const PAGES_MAX: usize = 8_192;
@@ -19,6 +25,37 @@ pub(super) const PAGES_MAX: usize = 8_192;
 const LEFT_MAX: usize = 64;
 /// The most passes until the writer has to take what is left, however much comes in.
 const PASSES_MAX: usize = 8;
+
+/// Why the log was not moved.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unmoved {
+    /// The file refused to be flushed: nothing may be moved until the store is opened again.
+    #[error("the disk refused to flush the file: {0}")]
+    Unflushed(String),
+    /// Anything else: it stays where it is and is moved another time.
+    #[error(transparent)]
+    Other(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unmoved {
+    fn from(error: rusqlite::Error) -> Self {
+        match &error {
+            rusqlite::Error::SqliteFailure(failure, _)
+                if failure.extended_code == SQLITE_IOERR_FSYNC =>
+            {
+                Self::Unflushed(error.to_string())
+            }
+            _ => Self::Other(error),
+        }
+    }
+}
+
+/// Lets a log be that SQLite would move when the connection is closed.
+pub(super) fn leave_log(conn: &Connection) {
+    if let Err(error) = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::error!(%error, "leave the log as it is");
+    }
+}
 
 /// The writer's end.
 pub(super) struct Checkpointer {
@@ -31,7 +68,7 @@ pub(super) struct Checkpointer {
     is_under_way: bool,
     /// `None` = it was stopped.
     ask: Option<SyncSender<()>>,
-    moved: Receiver<()>,
+    moved: Receiver<Result<(), Unmoved>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,10 +94,12 @@ impl Checkpointer {
         let name = "ledger-checkpointer".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             while asked.recv().is_ok() {
-                if let Err(error) = move_most(&own, &file, &known) {
-                    tracing::warn!(%error, "move the log into the file");
+                let moved = move_most(&own, &file, &known);
+                let is_over = matches!(moved, Err(Unmoved::Unflushed(_)));
+                if is_over {
+                    leave_log(&own);
                 }
-                if done.send(()).is_err() {
+                if done.send(moved).is_err() || is_over {
                     return;
                 }
             }
@@ -71,19 +110,29 @@ impl Checkpointer {
 
     /// Has the log moved when it has grown long, and moves the rest when most is done. To be called
     /// between two commits, on the writer's connection.
-    pub(super) fn tend(&mut self, writers: &Connection) {
+    ///
+    /// # Errors
+    /// [`Unmoved::Unflushed`] and nothing else, once; nothing is moved after it.
+    pub(super) fn tend(&mut self, writers: &Connection) -> Result<(), Unmoved> {
         if self.is_under_way {
-            match self.moved.try_recv() {
+            let moved = match self.moved.try_recv() {
+                Ok(moved) => moved.and_then(|()| pass(writers).map(|_| ())),
+                // Without its thread the log grows until the store is closed.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
+            };
+            return match moved {
+                // It stays under way, so that it is not begun again.
+                Err(error @ Unmoved::Unflushed(_)) => Err(error),
+                Err(Unmoved::Other(error)) => {
+                    self.is_under_way = false;
+                    tracing::warn!(%error, "move the log into the file");
+                    Ok(())
+                }
                 Ok(()) => {
                     self.is_under_way = false;
-                    if let Err(error) = pass(writers) {
-                        tracing::warn!(%error, "move the rest of the log into the file");
-                    }
+                    Ok(())
                 }
-                // Without its thread the log grows until the store is closed.
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
-            }
-            return;
+            };
         }
         let pages = self.pages.load(Ordering::Relaxed);
         if pages < self.begun_at {
@@ -96,6 +145,7 @@ impl Checkpointer {
             self.begun_at = pages;
             self.is_under_way = true;
         }
+        Ok(())
     }
 
     /// Ends the thread, once it has moved what it was asked to.
@@ -109,14 +159,10 @@ impl Checkpointer {
 
 /// Moves all but a few pages, and has the file flushed, so that the writer's own pass finds little
 /// that the disk does not have.
-fn move_most(
-    conn: &Connection,
-    file: &File,
-    pages: &AtomicUsize,
-) -> Result<(), Box<dyn std::error::Error>> {
+fn move_most(conn: &Connection, file: &File, pages: &AtomicUsize) -> Result<(), Unmoved> {
     for _ in 0..PASSES_MAX {
         let moved = pass(conn)?;
-        file.sync_data()?;
+        file.sync_data().map_err(|error| Unmoved::Unflushed(error.to_string()))?;
         if pages.load(Ordering::Relaxed) <= moved + LEFT_MAX {
             break;
         }
@@ -125,7 +171,7 @@ fn move_most(
 }
 
 /// Moves what nobody reads from the log any more; returns how many of its pages are moved.
-fn pass(conn: &Connection) -> rusqlite::Result<usize> {
+fn pass(conn: &Connection) -> Result<usize, Unmoved> {
     // Busy, pages of the log, pages moved: <https://www.sqlite.org/pragma.html#pragma_wal_checkpoint>
     let sql = "PRAGMA wal_checkpoint(PASSIVE)";
     let moved: i64 = conn.query_row(sql, [], |row| row.get(2))?;
@@ -160,7 +206,7 @@ mod tests {
         /// Writes ten pages and a few more.
         fn commit(&mut self) {
             self.conn.execute("INSERT INTO t (x) VALUES (zeroblob(40000))", []).unwrap();
-            self.checkpointer.tend(&self.conn);
+            self.checkpointer.tend(&self.conn).unwrap();
         }
 
         fn log_pages(&self) -> u64 {

@@ -269,7 +269,7 @@ pub(super) fn load_rows(conn: &Connection) -> Result<Loaded, RowsError> {
 fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Result<(), RowsError> {
     let mut query = conn.prepare(
         "SELECT org, sku, version, publish_version, updated_at, safety_stock,
-                low_stock_threshold, backorder_limit, low_since, levels, line
+                low_stock_threshold, backorder_limit, low_since, levels, line, on_hand, reserved
          FROM sku",
     )?;
     let mut found = query.query([])?;
@@ -283,8 +283,16 @@ fn load_skus(conn: &Connection, memory: &mut Memory, names: &mut Names) -> Resul
         state.backorder_limit = units(row.get(7)?)?;
         state.low_since = row.get::<_, Option<i64>>(8)?.map(Timestamp::from_micros);
         state.levels = levels::read(text(row, 9)?, |name| names.location(name))?;
-        let org = names.org(text(row, 0)?)?;
-        memory.put(&org, sku_of(text(row, 1)?)?, Kept { state, line: row.get(10)? });
+        let (org, sku) = (names.org(text(row, 0)?)?, sku_of(text(row, 1)?)?);
+        // Written twice, so that a row that the disk has changed is told from one that was written.
+        let totals = state.totals();
+        let sums = (totals.on_hand.get(), totals.reserved.delta().get());
+        if sums != (row.get(11)?, row.get(12)?) {
+            return Err(corrupt(format!(
+                "the levels of {org}'s {sku} are not what they add up to"
+            )));
+        }
+        memory.put(&org, sku, Kept { state, line: row.get(10)? });
     }
     Ok(())
 }

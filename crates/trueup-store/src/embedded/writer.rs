@@ -24,7 +24,7 @@ use trueup_core::{
 };
 
 use super::behind::{Behind, Keys, Step, Upto};
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{Checkpointer, leave_log};
 use super::durable::{Answers, Carried, CarriedOrg, Commit, Syncer};
 use super::memory::{Memory, OrgMemory};
 use super::rows::answers::{Recorded, Young};
@@ -238,7 +238,8 @@ impl Shared {
     /// A commit went through: whatever was wrong with the disk is over.
     fn recovered(&self) {
         let mut health = self.health.write();
-        if *health != Health::Ready {
+        // One that was flushed while another thread lost the store changes nothing of that.
+        if *health != Health::Ready && !self.is_lost() {
             tracing::info!("the store writes again");
             *health = Health::Ready;
         }
@@ -517,7 +518,7 @@ impl Writer {
     /// Does what can wait: retires what is due, writes rows, forgets what is too old.
     fn quiet(&mut self) {
         self.retire_due();
-        self.threads.checkpointer.tend(&self.conn);
+        self.move_log();
         if self.behind.len() > 0 {
             self.behind.begin_round(self.newest);
             if let Some(batch) = self.begin() {
@@ -537,6 +538,13 @@ impl Writer {
                 self.last_upkeep = now;
                 tracing::warn!(%error, "purge what is too old");
             }
+        }
+    }
+
+    /// Has SQLite's log moved into the file where it has grown long.
+    fn move_log(&mut self) {
+        if let Err(error) = self.threads.checkpointer.tend(&self.conn) {
+            self.shared.lose(format!("{error}; start it again"));
         }
     }
 
@@ -980,7 +988,7 @@ impl Writer {
         // Before anybody is answered: who reads rows then must know that they are behind.
         self.note_behind();
         self.threads.syncer.send(commit);
-        self.threads.checkpointer.tend(&self.conn);
+        self.move_log();
         if self.behind.is_much() {
             self.behind.begin_round(self.newest);
         }
@@ -1097,10 +1105,14 @@ impl Writer {
         self.threads.syncer.wait();
         self.threads.checkpointer.stop();
         if !written || self.shared.is_lost() {
+            leave_log(&self.conn);
             return Err(self.shared.refusal());
         }
         let closed = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
-        closed.map_err(|error| StoreError::Failed(error.to_string()))
+        closed.map_err(|error| {
+            leave_log(&self.conn);
+            StoreError::Failed(error.to_string())
+        })
     }
 }
 

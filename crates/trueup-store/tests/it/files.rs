@@ -1,11 +1,12 @@
 //! The data directory: locked, and refused when it is not what it should be.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use trueup_core::{Command, ReservationId, ReservationStatus, SetOnHand, Timestamp};
 use trueup_store::embedded::{Embedded, FILE_NAME, OpenError};
-use trueup_store::{Health, MovementQuery, Outcome, ReservationQuery, Store, StoreError};
+use trueup_store::{Health, MovementQuery, Outcome, ReservationQuery, SkuQuery, Store, StoreError};
 use trueup_test_store::TestStore;
 
 use crate::harness::{Fixture, adjust, commit, org, reserve, set, sku, submit};
@@ -77,6 +78,101 @@ async fn foreign_torn_and_damaged_files_are_refused_and_left_alone() {
     }
     fs::write(&path, &whole).unwrap();
     assert!(Embedded::open(fixture.dir(), fixture.clock()).is_ok());
+}
+
+/// What every SKU is said to have.
+async fn numbers(store: &dyn Store) -> BTreeMap<String, (i64, i64)> {
+    let all = SkuQuery { limit: 1_000, ..SkuQuery::default() };
+    let page = store.skus(&org("acme"), all).await.unwrap();
+    let sums = |answer: &trueup_core::SkuAnswer| {
+        let totals = answer.state.totals();
+        (totals.on_hand.get(), totals.reserved.delta().get())
+    };
+    page.items.iter().map(|answer| (answer.sku.to_string(), sums(answer))).collect()
+}
+
+/// A bit that a disk has changed, anywhere: the file is refused, or no SKU has another number and
+/// what is missing is named when the ledger is added up.
+#[tokio::test]
+async fn a_bit_that_flips_never_makes_a_number_wrong() {
+    const FLIPS: usize = 500;
+    let mut fixture = Fixture::embedded().await;
+    for number in 0..40 {
+        fixture.put(&format!("SKU-{number}"), 1_000 + number).await;
+        let name = format!("SKU-{number}");
+        fixture.reserve(u128::from(number), &name, 3).await.unwrap();
+    }
+    let expected = numbers(fixture.store()).await;
+    fixture.store().close().await.unwrap();
+    fixture.store = None;
+    let path = fixture.dir().join(FILE_NAME);
+    let whole = fs::read(&path).unwrap();
+    let mut refused = 0;
+    for flip in 0..FLIPS {
+        // All over the file, and never the same bit of a page.
+        let at = (flip * whole.len() / FLIPS + flip * 7) % whole.len();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (flip % 8);
+        for file in ["", "-wal", "-shm"] {
+            drop(fs::remove_file(fixture.dir().join(format!("{FILE_NAME}{file}"))));
+        }
+        fs::write(&path, &bytes).unwrap();
+        let Ok(store) = Embedded::open(fixture.dir(), fixture.clock()) else {
+            refused += 1;
+            continue;
+        };
+        let found = numbers(&store).await;
+        let faults = store.verify(&org("acme")).await.map_or(1, |found| found.faults.len());
+        for (sku, sums) in &expected {
+            match found.get(sku) {
+                Some(found) => assert_eq!(found, sums, "byte {at}: {sku}"),
+                None => assert!(faults > 0, "byte {at}: {sku} is missing and nobody says so"),
+            }
+        }
+        drop(store.close().await);
+    }
+    assert!(refused > FLIPS / 20, "{refused} of {FLIPS} were refused");
+}
+
+/// What Litestream does to the file while the store is open (<https://litestream.io/how-it-works/>):
+/// tables and rows of its own, a reading that goes on, and checkpoints.
+#[tokio::test]
+async fn another_process_may_read_on_and_write_tables_of_its_own() {
+    let mut fixture = Fixture::embedded().await;
+    let open = || rusqlite::Connection::open(fixture.dir().join(FILE_NAME)).unwrap();
+    let (reader, writer) = (open(), open());
+    writer
+        .execute_batch(
+            "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER);
+             CREATE TABLE _litestream_lock (id INTEGER)",
+        )
+        .unwrap();
+    for round in 0..20_u64 {
+        writer
+            .execute_batch(
+                "INSERT INTO _litestream_seq VALUES (1, 1)
+                 ON CONFLICT (id) DO UPDATE SET seq = seq + 1",
+            )
+            .unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM _litestream_seq").unwrap();
+        fixture.put("A", round).await;
+        let mode = if round % 2 == 0 { "PASSIVE" } else { "TRUNCATE" };
+        if round % 2 == 1 {
+            reader.execute_batch("ROLLBACK").unwrap();
+        }
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        writer.query_row(&sql, [], |_| Ok(())).unwrap();
+        fixture.put("A", round + 1).await;
+        if round % 2 == 0 {
+            reader.execute_batch("ROLLBACK").unwrap();
+        }
+    }
+    drop((reader, writer));
+    fixture.store().close().await.unwrap();
+    fixture.open().await;
+    assert_eq!(fixture.numbers("A").await, (20, 0));
+    let found = fixture.store().verify(&org("acme")).await.unwrap();
+    assert_eq!(found.faults, [""; 0]);
 }
 
 #[tokio::test]
