@@ -206,7 +206,10 @@ impl Book {
                     self.load_listing(channel, &push.key, source)?;
                 }
             }
-            Command::Resolve { channel, key, .. } => self.load_listing(channel, key, source)?,
+            Command::Resolve { channel, key, .. }
+            | Command::Reopen(crate::Reopen { channel, key, .. }) => {
+                self.load_listing(channel, key, source)?;
+            }
         }
         Ok(())
     }

@@ -193,6 +193,34 @@ pub enum Resolution {
     Quantity(Quantity),
 }
 
+/// What the end of a conflict changed of the master, so that it can be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// Nothing: master stood.
+    Nothing,
+    /// The channel's change, in units of the SKU. What orders have explained of it since was sold,
+    /// and stays.
+    Adopted(Delta),
+    /// The difference of an operator's count, in units of the SKU.
+    Counted(Delta),
+}
+
+/// Takes the end of a conflict back: the listing waits for an operator again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reopen {
+    /// The connection.
+    pub channel: ChannelId,
+    /// The listing.
+    pub key: ListingKey,
+    /// What its end changed of the master.
+    pub carried: Carried,
+    /// By how many units of the listing the channel had changed it by itself, and 0 where that may
+    /// have been explained since. Of what was adopted, what is put back says it.
+    pub moved: i64,
+    /// Why.
+    pub note: Option<Arc<str>>,
+}
+
 /// What can be asked of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -280,6 +308,8 @@ pub enum Command {
         /// Why.
         note: Option<Arc<str>>,
     },
+    /// See [`Reopen`].
+    Reopen(Reopen),
 }
 
 /// How a reserve was answered.
@@ -336,6 +366,8 @@ pub enum Answer {
     Sku(Box<SkuAnswer>),
     /// Each item's version, or why not.
     Bulk(Vec<(Sku, Result<u64, Rejection>)>),
+    /// A conflict was opened again: the SKU, and by how many units its master was put back.
+    Reopened(Box<SkuAnswer>, Delta),
     /// The reservation as it stands after.
     Reserved(Reservation, ReserveOutcome),
     /// Each reserve's answer, or why not.

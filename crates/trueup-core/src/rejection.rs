@@ -4,7 +4,7 @@
 //! Where several refusals would fit, the first of this list is given:
 //!
 //! 1. `sku_not_found`, `reservation_not_found`, `listing_not_found`, `conflict_not_found`
-//! 2. `version_mismatch`
+//! 2. `version_mismatch`, `conflict_open`
 //! 3. `reservation_committed`, `reservation_released`, `reservation_expired`
 //! 4. `bundle_has_no_stock`, `bundle_part_invalid`, `sku_has_stock`
 //! 5. `too_many_locations`, `too_many_parts`
@@ -39,6 +39,9 @@ pub enum Rejection {
     /// No open conflict at this listing.
     #[error("there is no open conflict here")]
     ConflictNotFound,
+    /// The listing waits for an operator already, or its number is settled elsewhere.
+    #[error("the listing is in conflict already, or its number is not settled here")]
+    ConflictOpen,
     /// The SKU has changed since the version the caller saw.
     #[error("the SKU is at version {actual}, not {expected}")]
     VersionMismatch {
@@ -109,6 +112,7 @@ impl Rejection {
             Self::ReservationNotFound(_) => "reservation_not_found",
             Self::ListingNotFound => "listing_not_found",
             Self::ConflictNotFound => "conflict_not_found",
+            Self::ConflictOpen => "conflict_open",
             Self::VersionMismatch { .. } => "version_mismatch",
             Self::ReservationCommitted => "reservation_committed",
             Self::ReservationReleased => "reservation_released",

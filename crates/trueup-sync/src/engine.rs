@@ -285,6 +285,14 @@ pub enum EngineError {
         /// What it would change.
         impact: Box<Impact>,
     },
+    /// The conflict is open, was not ended by an operator, or its listing had another one since.
+    #[error(
+        "the conflict cannot be opened again: it is open, nobody decided it, or there was another"
+    )]
+    NotReopenable,
+    /// A push of the listing is under way.
+    #[error("a push of the listing is under way; try again in a moment")]
+    PushUnderWay,
     /// The run has not ended, told nothing, or only said what it would do.
     #[error("the run cannot be undone: it has not ended, or it told no channel anything")]
     NotUndoable,

@@ -26,6 +26,7 @@ mod link;
 mod orders;
 mod plan;
 mod queue;
+mod reopen;
 mod request;
 mod revise;
 mod scopes;
@@ -49,6 +50,7 @@ pub use impact::{
     CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, EFFECTS_MAX, Effect, Impact, ZERO_PERCENT_MAX,
     ZEROES_FREE_MAX,
 };
+pub use reopen::Reopened;
 pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, check_sealed, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};
 pub use status::{

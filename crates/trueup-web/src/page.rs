@@ -60,7 +60,7 @@ impl Frame {
 }
 
 /// What can have been done: a word for addresses, and a sentence for people.
-const DONE: [(&str, &str); 20] = [
+const DONE: [(&str, &str); 21] = [
     ("counted", "The count is booked."),
     ("adjusted", "The change is booked."),
     ("set", "The settings are kept."),
@@ -68,6 +68,7 @@ const DONE: [(&str, &str); 20] = [
     ("released", "The stock is free again."),
     ("extended", "It holds for another 15 minutes from now."),
     ("resolved", "What was chosen is resolved."),
+    ("reopened", "It waits for a decision again; master is put back as far as it was not sold."),
     ("paused", "The channel is paused: nothing is sent, work is kept."),
     ("resumed", "The channel goes on."),
     ("confirmed", "It is done as it was confirmed."),

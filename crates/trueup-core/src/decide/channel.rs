@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::order::{parts, product};
 use super::{Line, check_line, stock, write_line};
 use crate::{
-    Answer, Book, ChannelId, ConflictFacts, Delta, Event, ListingKey, ListingPush, ListingState,
-    Location, Moment, MovementKind, Observed, OutOfRange, PushResult, Quantity, Reconcile,
-    ReconcileAction, Reconciled, Rejection, Resolution, Sent, Sku,
+    Answer, Book, Carried, ChannelId, ConflictFacts, Delta, Event, ListingKey, ListingPush,
+    ListingState, Location, Moment, MovementKind, Observed, OutOfRange, PushResult, Quantity,
+    Reconcile, ReconcileAction, Reconciled, Rejection, Reopen, Resolution, Sent, Sku,
     publish::{Rules, Stock, Terms},
     reconcile::{Circumstances, Verdict, compare},
 };
@@ -441,6 +441,72 @@ pub(super) fn resolve(
     let (channel, key) = (channel.clone(), key.clone());
     book.emit(Event::ConflictClosed { channel, key, at: moment.now });
     Ok(stock::answer(book, &listing.sku))
+}
+
+/// Takes the end of a conflict back. What it changed of the master is put back: not what orders
+/// have explained since, and no more than is free.
+pub(super) fn reopen(
+    book: &mut Book,
+    reopen: &Reopen,
+    moment: &Moment,
+) -> Result<Answer, Rejection> {
+    let listing = book.listing(&reopen.channel, &reopen.key).cloned();
+    let listing = listing.ok_or(Rejection::ListingNotFound)?;
+    if listing.in_conflict || listing.follows || listing.channel_fulfilled {
+        return Err(Rejection::ConflictOpen);
+    }
+    let units = put_back(book, &listing, reopen.carried);
+    let reference: Arc<str> = Arc::from(listing.channel.as_str());
+    let kind = MovementKind::Adjust;
+    let change =
+        Change { sku: &listing.sku, kind, units, home: &listing.home, reference: &reference };
+    change_stock(book, &change, &listing.rules, reopen.note.as_ref(), moment)?;
+    let (provisional, moved) = match reopen.carried {
+        Carried::Adopted(_) => {
+            let per_listing = listing.rules.units_per_listing.delta().get().max(1);
+            (listing.provisional.plus(units)?, -(units.get() / per_listing))
+        }
+        Carried::Nothing | Carried::Counted(_) => (listing.provisional, reopen.moved),
+    };
+    let shows = listing.base.unwrap_or_else(|| expected(book, &listing));
+    // It is compared with what it would show if it had not moved by itself.
+    let mut after = ListingState {
+        provisional,
+        base: Some(shows.saturating_sub(moved)),
+        observed: Some(Observed { quantity: shows, at: moment.now }),
+        in_flight: None,
+        ..listing.clone()
+    };
+    let (expected, master) = (expected(book, &listing), on_hand(book, &listing.sku));
+    flag(book, &mut after, expected, master, moment);
+    book.emit(Event::Listing(after));
+    match stock::answer(book, &listing.sku) {
+        Answer::Sku(answer) => Ok(Answer::Reopened(answer, units)),
+        other => Ok(other),
+    }
+}
+
+/// Returns by how many units the master is put back.
+fn put_back(book: &Book, listing: &ListingState, carried: Carried) -> Delta {
+    let (carried, unexplained) = match carried {
+        Carried::Nothing => return Delta::ZERO,
+        Carried::Adopted(carried) => (carried.get(), listing.provisional.get()),
+        Carried::Counted(carried) => (carried.get(), carried.get()),
+    };
+    let units = if carried < 0 {
+        // What an order explained was sold.
+        carried.saturating_neg().min(unexplained.saturating_neg().max(0))
+    } else {
+        let back = carried.min(unexplained.max(0)).min(free(book, &listing.sku));
+        back.saturating_neg()
+    };
+    Delta::new(units).unwrap_or(Delta::ZERO)
+}
+
+/// Returns the units of a SKU, or whole bundles, that are promised to nobody.
+fn free(book: &Book, sku: &Sku) -> i64 {
+    let terms = terms(book, sku, &Rules::default());
+    terms.map_or(0, |terms| i64::try_from(terms.available).unwrap_or(i64::MAX))
 }
 
 fn count(

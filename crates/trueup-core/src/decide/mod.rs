@@ -58,6 +58,7 @@ pub fn decide(book: &mut Book, command: &Command, moment: &Moment) -> Result<Ans
         Command::Resolve { channel, key, resolution, note } => {
             channel::resolve(book, channel, key, *resolution, note.as_ref(), moment)
         }
+        Command::Reopen(reopen) => channel::reopen(book, reopen, moment),
     }
 }
 

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use trueup_core::{
-    Answer, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingPush,
-    ListingReading, ListingState, Location, PushResult, Reconcile, ReconcileAction, Resolution,
-    RestockPolicy, Rules, Sent, Strategy, Timestamp,
+    Answer, Carried, ChannelId, ChannelLine, ChannelOrder, Command, Delta, ListingKey, ListingPush,
+    ListingReading, ListingState, Location, PushResult, Reconcile, ReconcileAction, Reopen,
+    Resolution, RestockPolicy, Rules, Sent, Strategy, Timestamp,
 };
 
 use crate::harness::{World, listing, sku, units};
@@ -358,6 +358,56 @@ fn a_conflict_waits_until_it_is_resolved() {
     assert_eq!(resolve(Resolution::Master), 42);
     assert_eq!(resolve(Resolution::Channel), 39);
     assert_eq!(resolve(Resolution::Quantity(units(50))), 50);
+}
+
+/// How a conflict over a channel that showed 39 for 42 ended, what was changed of the master by
+/// that, what happens then, and what comes of taking the end back: by how many units the master is
+/// put back, how many there are then, and how many if the channel is taken to be right after all.
+type Reopening = (Resolution, Carried, fn(&mut World), i64, i64, i64);
+
+#[test]
+fn an_end_that_is_taken_back_puts_back_what_was_not_sold_since() {
+    let nothing: fn(&mut World) = |_| {};
+    let explained: fn(&mut World) = |world| order(world, "1001", 2, 0);
+    let promised: fn(&mut World) = |world| {
+        world.reserve(1, "order", &[("A", 45)]).unwrap();
+    };
+    let delta = |units| Delta::new(units).unwrap();
+    let adopted = Carried::Adopted(delta(-3));
+    let table: [Reopening; 6] = [
+        (Resolution::Master, Carried::Nothing, nothing, 0, 42, 39),
+        (Resolution::Channel, adopted, nothing, 3, 42, 39),
+        // Two of the three were sold: only one was the channel's own change.
+        (Resolution::Channel, adopted, explained, 1, 40, 39),
+        (Resolution::Quantity(units(50)), Carried::Counted(delta(8)), nothing, -8, 42, 39),
+        // Of the eight that were found, three are promised.
+        (Resolution::Quantity(units(50)), Carried::Counted(delta(8)), promised, -5, 45, 42),
+        (Resolution::Quantity(units(30)), Carried::Counted(delta(-12)), nothing, 12, 42, 39),
+    ];
+    for (at, (resolution, carried, then, back, on_hand, after)) in table.into_iter().enumerate() {
+        let mut start = listing("A", Strategy::Manual, Rules::default());
+        start.base = Some(42);
+        let mut world = world_with(42, start);
+        pull(&mut world, 39);
+        let (channel, key) = (state(&world).channel.clone(), state(&world).key.clone());
+        let resolve = |resolution| {
+            let (channel, key) = (channel.clone(), key.clone());
+            Command::Resolve { channel, key, resolution, note: None }
+        };
+        let (moved, note) = (-3, None);
+        let reopen = Reopen { channel: channel.clone(), key: key.clone(), carried, moved, note };
+        let reopen = Command::Reopen(reopen);
+        assert_eq!(world.run(&reopen).unwrap_err().code(), "conflict_open", "row {at}");
+        world.run(&resolve(resolution)).unwrap();
+        then(&mut world);
+        let Ok(Answer::Reopened(answer, restored)) = world.run(&reopen) else { panic!("row {at}") };
+        let there = answer.state.totals().on_hand.get();
+        assert_eq!((restored.get(), there), (back, on_hand), "row {at}");
+        assert!(state(&world).in_conflict, "row {at}");
+        assert_eq!(world.run(&reopen).unwrap_err().code(), "conflict_open", "row {at}");
+        world.run(&resolve(Resolution::Channel)).unwrap();
+        assert_eq!(world.numbers("A").0, after, "row {at}");
+    }
 }
 
 #[test]

@@ -437,6 +437,7 @@ impl Worker {
             | Answer::ReservedBatch(_)
             | Answer::Reservation(_)
             | Answer::Expired(_)
+            | Answer::Reopened(..)
             | Answer::Done => Vec::new(),
         };
         self.tell_conflicts(readings, &done).await?;

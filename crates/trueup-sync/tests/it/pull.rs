@@ -217,3 +217,48 @@ async fn a_sweep_ends_where_reading_the_rest_by_identifiers_costs_less() {
     }
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolved_conflict_is_opened_again_with_the_master_put_back() {
+    let house = House::open().await;
+    house.count("A", 10, true).await;
+    let manual = with_strategy(Strategy::Manual);
+    let (id, shop) = house.connect("plain", &[("A", "a", 10)], manual).await;
+    house.push(&id, trueup_sync::PushScope::All).await;
+    house.settle().await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    shop.state().shown.insert("a".to_owned(), 7);
+    house.pull(&id, PullRequest::default()).await;
+    let open = async || house.store.conflicts(&house.org, Some(true), None, None, 9).await.unwrap();
+    let first = open().await.items[0].id;
+    let undo = |conflict| house.engine.reopen(&house.org, conflict, None, "ann");
+    assert_eq!(undo(first).await.unwrap_err(), EngineError::NotReopenable, "it is open");
+    let resolve =
+        |conflict, resolution| house.engine.resolve(&house.org, conflict, resolution, None, "ann");
+    resolve(first, Resolution::Channel).await.unwrap();
+    house.settle().await;
+    assert_eq!((house.on_hand("A").await, shop.shown("a")), (7, Some(7)));
+    let again = undo(first).await.unwrap();
+    assert_eq!((again.carried, again.restored, house.on_hand("A").await), (-3, 3, 10));
+    let numbers = (again.conflict.base, again.conflict.observed, again.conflict.expected);
+    assert_eq!(numbers, (Some(10), 7, 10));
+    let waiting = open().await.items;
+    assert_eq!((waiting.len(), waiting[0].id), (1, again.conflict.id));
+    assert_eq!(undo(first).await.unwrap_err(), EngineError::NotReopenable, "there is a newer one");
+    assert_eq!(undo(99).await.unwrap_err(), EngineError::NotFound("conflict"));
+    house.settle().await;
+    assert_eq!(shop.shown("a"), Some(7), "it waits");
+    resolve(again.conflict.id, Resolution::Master).await.unwrap();
+    house.settle().await;
+    assert_eq!((house.on_hand("A").await, shop.shown("a")), (10, Some(10)));
+    // What master pushed over can be taken over after all.
+    let third = undo(again.conflict.id).await.unwrap();
+    assert_eq!((third.carried, third.restored), (0, 0));
+    resolve(third.conflict.id, Resolution::Quantity(trueup_core::Quantity::new(4).unwrap()))
+        .await
+        .unwrap();
+    house.settle().await;
+    let fourth = undo(third.conflict.id).await.unwrap();
+    assert_eq!((fourth.carried, fourth.restored, house.on_hand("A").await), (-6, 6, 10));
+    house.close().await;
+}

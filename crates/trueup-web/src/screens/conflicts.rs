@@ -2,9 +2,9 @@
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Path as Segment, Query, State};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,7 +21,9 @@ use crate::session::Session;
 const BACK: &str = "/conflicts";
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/conflicts", get(show).post(resolve))
+    Router::new()
+        .route("/conflicts", get(show).post(resolve))
+        .route("/conflicts/{id}/undo", post(undo))
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +135,19 @@ async fn resolve(State(house): State<Shared>, posted: Posted) -> Response {
             let detail = format!("Resolved: {resolved}. Refused: {refusals}. {}", first.detail);
             refused(&posted.session, BACK, Trouble::new(first.status, &first.code, detail))
         }
+    }
+}
+
+/// Takes the end of a conflict back.
+async fn undo(
+    State(house): State<Shared>,
+    Segment(id): Segment<String>,
+    posted: Posted,
+) -> Response {
+    let path = Path::new(&["inventory", "conflicts", &id, "undo"]);
+    match posted.send::<Value>(&house, Method::POST, path, &json!({})).await {
+        Ok(_) => done(BACK, "reopened"),
+        Err(trouble) => refused(&posted.session, BACK, trouble),
     }
 }
 

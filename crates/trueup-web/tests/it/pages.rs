@@ -72,7 +72,7 @@ type Case = (
 async fn forms_do_what_they_say_and_only_for_their_own_session() {
     let house = House::signed_in().await;
     let form = house.get("/stock").await.form();
-    let cases: [Case; 10] = [
+    let cases: [Case; 11] = [
         (
             "/stock/bulk",
             &[("count:A<b>", "7"), ("was:A<b>", "50"), ("reason", "shelf")],
@@ -120,6 +120,12 @@ async fn forms_do_what_they_say_and_only_for_their_own_session() {
             &[],
             ("POST", "/sales-channel/sync/runs/run_2/confirm", "{}"),
             "/activity/run_1?done=confirmed",
+        ),
+        (
+            "/conflicts/7/undo",
+            &[],
+            ("POST", "/sales-channel/inventory/conflicts/7/undo", "{}"),
+            "/conflicts?done=reopened",
         ),
         (
             "/activity/run_1/undo",

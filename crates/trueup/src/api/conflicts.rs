@@ -4,6 +4,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use trueup_core::Resolution;
 use trueup_store::Conflict;
+use trueup_sync::Reopened;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -17,7 +18,7 @@ use crate::api::time::Time;
 use crate::api::{Answered, AppState};
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(resolve))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(resolve)).routes(routes!(undo))
 }
 
 /// How to end a conflict.
@@ -163,6 +164,75 @@ async fn resolve(
         let org = &caller.org;
         let ended = app.engine.resolve(org, id, resolution, note, &caller.actor).await?;
         Ok(Reply::ok(&ConflictView::from(ended)))
+    };
+    incoming.once(&app, &caller, work).await
+}
+
+/// Why the end of a conflict is taken back.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UndoBody {
+    /// For the ledger and the history.
+    note: Option<FreeText>,
+}
+
+/// A conflict that waits again, and what its end had changed.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ReopenedView {
+    /// It has an id of its own.
+    #[serde(flatten)]
+    conflict: ConflictView,
+    /// The conflict whose end was taken back.
+    reopens: String,
+    /// By how many units its end had changed the master.
+    carried: i64,
+    /// By how many units the master was put back.
+    restored: i64,
+    /// Why the master was not put back by as much as it was changed by.
+    why_less: Option<&'static str>,
+}
+
+impl ReopenedView {
+    fn of(id: u64, reopened: Reopened) -> Self {
+        let Reopened { conflict, carried, restored } = reopened;
+        let less = "orders have explained the rest since, or it is promised to somebody";
+        Self {
+            conflict: conflict.into(),
+            reopens: id.to_string(),
+            carried,
+            restored,
+            why_less: (restored != -carried).then_some(less),
+        }
+    }
+}
+
+/// Takes the end of a conflict back: the listing waits for an operator again, as a new conflict.
+///
+/// What the end changed of the master is put back by a ledger entry of kind `adjust`: not what an
+/// order has explained since, because that was sold, and no more than is free. Only the newest
+/// conflict of a listing can be opened again.
+#[utoipa::path(post, path = "/sales-channel/inventory/conflicts/{id}/undo",
+    operation_id = "undo_resolve", tag = "sync",
+    params(("id" = String, Path, description = "The conflict")),
+    request_body(content = Option<UndoBody>, description = "Why"),
+    responses((status = 200, description = "It waits again", body = ReopenedView),
+        (status = 404, description = "`conflict_not_found`"),
+        (status = 409, description = "`conflict_not_reopenable`, `push_under_way`")))]
+async fn undo(
+    State(app): State<AppState>,
+    caller: Caller<Admin>,
+    path: Segments,
+    _: NoParams,
+    incoming: Incoming,
+) -> Answered {
+    let not_found = || Problem::not_found("conflict_not_found", "there is no such conflict");
+    let id: u64 = path.text("id").parse().map_err(|_| not_found())?;
+    let body: UndoBody = incoming.json_or_default()?;
+    let note = body.note.map(|note| note.0);
+    let work = async {
+        let reopened = app.engine.reopen(&caller.org, id, note, &caller.actor).await?;
+        Ok(Reply::ok(&ReopenedView::of(id, reopened)))
     };
     incoming.once(&app, &caller, work).await
 }

@@ -86,6 +86,7 @@ pub(super) fn needs(request: &Request) -> Option<Shard> {
         | "/sales-channel/inventory/sync/{channelId}"
         | "/sales-channel/inventory/pull/{channelId}"
         | "/sales-channel/inventory/conflicts/{id}/resolve"
+        | "/sales-channel/inventory/conflicts/{id}/undo"
         | "/sales-channel/sync/runs/{id}/confirm"
         | "/sales-channel/sync/runs/{id}/cancel"
         | "/sales-channel/sync/runs/{id}/undo" => !is_read,

@@ -250,6 +250,7 @@ impl From<&Rejection> for Problem {
             Rejection::ReservationCommitted
             | Rejection::ReservationReleased
             | Rejection::ReservationExpired
+            | Rejection::ConflictOpen
             | Rejection::BundleHasNoStock(_)
             | Rejection::BundlePartInvalid { .. }
             | Rejection::SkuHasStock(_)
@@ -281,6 +282,7 @@ impl From<&Rejection> for Problem {
             Rejection::ReservationNotFound(_)
             | Rejection::ListingNotFound
             | Rejection::ConflictNotFound
+            | Rejection::ConflictOpen
             | Rejection::ReservationCommitted
             | Rejection::ReservationReleased
             | Rejection::ReservationExpired
@@ -453,6 +455,12 @@ impl From<EngineError> for Problem {
                 Self::new(StatusCode::CONFLICT, "blast_radius", detail)
                     .with("channelId", channel.as_str())
                     .with("impact", impact.unwrap_or_default())
+            }
+            EngineError::NotReopenable => {
+                Self::new(StatusCode::CONFLICT, "conflict_not_reopenable", words)
+            }
+            EngineError::PushUnderWay => {
+                Self::new(StatusCode::CONFLICT, "push_under_way", words).retry_after(1)
             }
             EngineError::NotUndoable => Self::new(StatusCode::CONFLICT, "run_not_undoable", words),
             EngineError::NotHeld => Self::new(StatusCode::CONFLICT, "run_not_held", words),

@@ -149,3 +149,38 @@ async fn settings_mappings_and_imports_that_would_zero_a_channel_are_refused_unt
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resolved_conflict_is_opened_again() {
+    let (api, shop) = stocked().await;
+    let mut config = shop.config();
+    config["conflictStrategy"] = json!("manual");
+    api.call("POST", "/channels/shopify/enable", &config.to_string()).await.is(200);
+    api.advance(60);
+    api.settle().await;
+    shop.simulator.set_quantity("S07", 4).unwrap();
+    let pull = r#"{"skus":["S07"]}"#;
+    api.call("POST", "/inventory/pull/shopify", pull).await.is(200);
+    let open = api.get("/inventory/conflicts").await.is(200);
+    let id = open["items"][0]["id"].as_str().unwrap().to_owned();
+    let undo = format!("/inventory/conflicts/{id}/undo");
+    api.call("POST", &undo, "").await.is_problem(409, "conflict_not_reopenable");
+    let resolve = format!("/inventory/conflicts/{id}/resolve");
+    api.call("POST", &resolve, r#"{"resolution":"channel"}"#).await.is(200);
+    api.settle().await;
+    assert_eq!(api.on_hand("S07").await, 4);
+    let foreign = api.of("other", &Scope::ALL, "POST", &format!("/sales-channel{undo}")).await;
+    foreign.is_problem(404, "conflict_not_found");
+    let reader = api.of("acme", &[Scope::Read], "POST", &format!("/sales-channel{undo}")).await;
+    reader.is_problem(403, "scope_missing");
+    api.advance(60);
+    let again = api.call("POST", &undo, r#"{"note":"counted again"}"#).await.is(200);
+    assert_eq!((&again["carried"], &again["restored"]), (&json!(-6), &json!(6)), "{again}");
+    assert_eq!((&again["reopens"], &again["status"]), (&json!(id), &json!("open")));
+    assert_eq!((&again["whyLess"], api.on_hand("S07").await), (&Value::Null, 10));
+    let lines = api.get("/inventory/S07/history").await.is(200);
+    let line = &lines["items"][0];
+    assert_eq!((&line["kind"], &line["reason"]), (&json!("adjust"), &json!("counted again")));
+    api.stop().await;
+    shop.server.shutdown().await;
+}
