@@ -208,6 +208,19 @@ pub struct RuleSettings {
     pub locations: Option<Vec<Location>>,
 }
 
+/// An operator's word that nothing is to be sent for a while: of a SKU, or of the whole org.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// The SKU; `None` = everything of the org.
+    pub sku: Option<Sku>,
+    /// Since when.
+    pub at: Timestamp,
+    /// Who paused it.
+    pub actor: String,
+    /// Why.
+    pub note: Option<String>,
+}
+
 /// Whether a connection sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
@@ -475,6 +488,8 @@ pub struct ListingView {
     pub scope: Option<String>,
     /// The listing of its scope that is told the number, where it is another one.
     pub leader: Option<(ChannelId, ListingKey)>,
+    /// Whether its SKU or the whole org is paused.
+    pub paused: bool,
     /// The SKU as it stands; `None` where the SKU is not in the ledger.
     pub sku: Option<SkuAnswer>,
 }
@@ -1184,6 +1199,25 @@ pub trait Store: Send + Sync + 'static {
         channel: &ChannelId,
         notes: Vec<FieldsNote>,
     ) -> Result<(), StoreError>;
+
+    // --- Pauses -----------------------------------------------------------------------------
+
+    /// Keeps a pause, in place of one of the same.
+    async fn put_pause(&self, org: &Org, pause: Pause) -> Result<(), StoreError>;
+
+    /// Ends the pause of a SKU, or of the org; returns whether there was one.
+    async fn delete_pause(&self, org: &Org, sku: Option<&Sku>) -> Result<bool, StoreError>;
+
+    /// Returns the pause of a SKU itself, or of the org.
+    async fn pause(&self, org: &Org, sku: Option<&Sku>) -> Result<Option<Pause>, StoreError>;
+
+    /// Lists the pauses of SKUs, by SKU.
+    async fn pauses(
+        &self,
+        org: &Org,
+        after: Option<&Sku>,
+        limit: usize,
+    ) -> Result<Page<Pause>, StoreError>;
 
     // --- Catalogues -----------------------------------------------------------------------
 

@@ -1369,7 +1369,7 @@ async fn dispatch(shared: Arc<Shared>) {
 pub fn listing_status(view: &trueup_store::ListingView, connection: &Connection) -> &'static str {
     let state = &view.state;
     let publishes = connection.sync_inventory && !connection.dry_run;
-    if connection.state == ConnectionState::Paused || !view.mapping.enabled {
+    if connection.state == ConnectionState::Paused || !view.mapping.enabled || view.paused {
         "paused"
     } else if state.follows {
         "shared"

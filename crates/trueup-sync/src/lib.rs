@@ -24,6 +24,7 @@ mod inbox;
 mod limits;
 mod link;
 mod orders;
+mod pause;
 mod plan;
 mod queue;
 mod reopen;
@@ -50,6 +51,7 @@ pub use impact::{
     CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, EFFECTS_MAX, Effect, Impact, ZERO_PERCENT_MAX,
     ZEROES_FREE_MAX,
 };
+pub use pause::Pauses;
 pub use reopen::Reopened;
 pub use seal::{KeyId, KeyRing, RekeyError, Rekeyed, SecretKey, check_sealed, rekey};
 pub use shared::{KindFinder, REFUSALS_MAX};

@@ -66,6 +66,8 @@ pub(crate) enum Skip {
     Shared,
     /// An operator decides first.
     Conflict,
+    /// An operator paused the SKU, or everything.
+    Paused,
     /// It was refused for good.
     Parked,
     /// Nothing is owed.
@@ -88,6 +90,7 @@ impl Skip {
             Self::ChannelFulfilled => "channel_fulfilled",
             Self::Shared => "shared",
             Self::Conflict => "conflict",
+            Self::Paused => "paused",
             Self::Parked => "parked",
             Self::NotOwed => "not_owed",
             Self::DryRun => "dry_run",
@@ -194,6 +197,8 @@ pub(crate) fn barred(view: &ListingView) -> Option<Skip> {
         Some(Skip::Shared)
     } else if view.state.in_conflict {
         Some(Skip::Conflict)
+    } else if view.paused {
+        Some(Skip::Paused)
     } else {
         None
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use trueup_channels::credential::{ACCESS_TOKEN_ENDS, REFRESH_TOKEN_ENDS, instant_of};
 use trueup_channels::{Caller, Secret};
 use trueup_core::{ChannelId, Org, Timestamp};
-use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView};
+use trueup_store::{Connection, ConnectionState, ListingQuery, ListingView, Pause};
 
 use crate::engine::{Engine, EngineError, drift_of, is_waiting};
 use crate::link::{Link, Trouble};
@@ -162,7 +162,10 @@ impl Engine {
             drifted += u64::from(drift_of(&view, quantity_max).is_some());
         };
         let at_least = shared.first_listings(org, query, STATUS_LISTINGS_MAX, look).await?;
-        let health = health_of(&row);
+        let health = match shared.store.pause(org, None).await? {
+            Some(pause) => paused_with_all(&row, &pause),
+            None => health_of(&row),
+        };
         let credential = |name: &str| match &link {
             Some(link) => link.transport.credential(name),
             None => {
@@ -191,6 +194,20 @@ impl Engine {
             at_least,
             rate: link.map(|link| rate_figures(&link, now)).unwrap_or_default(),
         })
+    }
+}
+
+/// Says that nothing of the org is sent; a connection that waits to be let in still does.
+fn paused_with_all(row: &Connection, pause: &Pause) -> Health {
+    let health = health_of(row);
+    match health.state {
+        HealthState::Paused | HealthState::Waiting => health,
+        HealthState::Ok | HealthState::Error => Health {
+            state: HealthState::Paused,
+            code: Some("org_paused".to_owned()),
+            detail: Some(format!("everything is paused by {}", pause.actor)),
+            since: Some(pause.at),
+        },
     }
 }
 

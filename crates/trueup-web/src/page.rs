@@ -60,7 +60,7 @@ impl Frame {
 }
 
 /// What can have been done: a word for addresses, and a sentence for people.
-const DONE: [(&str, &str); 21] = [
+const DONE: [(&str, &str); 23] = [
     ("counted", "The count is booked."),
     ("adjusted", "The change is booked."),
     ("set", "The settings are kept."),
@@ -68,6 +68,8 @@ const DONE: [(&str, &str); 21] = [
     ("released", "The stock is free again."),
     ("extended", "It holds for another 15 minutes from now."),
     ("resolved", "What was chosen is resolved."),
+    ("stopped", "It is paused: nothing of it is sent, work is kept."),
+    ("goes-on", "It goes on: what is owed is sent now."),
     ("reopened", "It waits for a decision again; master is put back as far as it was not sold."),
     ("paused", "The channel is paused: nothing is sent, work is kept."),
     ("resumed", "The channel goes on."),

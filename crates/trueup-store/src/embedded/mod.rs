@@ -39,7 +39,7 @@ use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, ListingView, Mapping,
-    MatchNote, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery,
+    MatchNote, MovementQuery, OrderLineId, Outcome, Page, Pause, RecordedAnswer, ReservationQuery,
     Resolved, RevisionsNote, Run, RunQuery, ScopeLeader, SealedText, SkuAt, SkuQuery, Store,
     StoreError, StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
@@ -617,6 +617,35 @@ impl Store for Embedded {
             }
             bell.await;
         }
+    }
+
+    async fn put_pause(&self, org: &Org, pause: Pause) -> Result<(), StoreError> {
+        self.stays(org)?;
+        let org = org.clone();
+        self.write(move |conn| rows::pauses::put(conn, &org, &pause)).await
+    }
+
+    async fn delete_pause(&self, org: &Org, sku: Option<&Sku>) -> Result<bool, StoreError> {
+        self.stays(org)?;
+        let (org, sku) = (org.clone(), sku.cloned());
+        self.write(move |conn| rows::pauses::delete(conn, &org, sku.as_ref())).await
+    }
+
+    async fn pause(&self, org: &Org, sku: Option<&Sku>) -> Result<Option<Pause>, StoreError> {
+        self.stays(org)?;
+        let (org, sku) = (org.clone(), sku.cloned());
+        self.read(move |conn| rows::pauses::get(conn, &org, sku.as_ref())).await
+    }
+
+    async fn pauses(
+        &self,
+        org: &Org,
+        after: Option<&Sku>,
+        limit: usize,
+    ) -> Result<Page<Pause>, StoreError> {
+        self.stays(org)?;
+        let (org, after) = (org.clone(), after.cloned());
+        self.read(move |conn| rows::pauses::list(conn, &org, after.as_ref(), limit)).await
     }
 
     async fn put_run(&self, org: &Org, run: Run) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use super::ledger;
 use super::rows::{self, RowsError};
 
 /// The schema's version, kept in `PRAGMA user_version`.
-pub(super) const VERSION: i64 = 12;
+pub(super) const VERSION: i64 = 13;
 
 /// The tables that hold the past: they grow for ever, and a start reads next to nothing of them.
 pub(super) const PAST: [&str; 9] = [
@@ -220,7 +220,7 @@ fn step_from(conn: &Connection, version: i64) -> Result<(), RowsError> {
 }
 
 /// The step from each version to the next. Version 1 is the first that was ever written.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     "",
     // Since when a listing's base is known; without it, orders are taken to have come after.
     "ALTER TABLE listing ADD COLUMN base_at INTEGER",
@@ -525,4 +525,13 @@ const MIGRATIONS: [&str; 12] = [
      ALTER TABLE run_new RENAME TO run;
      CREATE INDEX run_running ON run (status) WHERE status = 'running';
      CREATE INDEX run_by_start ON run (org, started_at, id)",
+    // What an operator has paused.
+    "CREATE TABLE pause (
+       org TEXT NOT NULL,
+       sku TEXT NOT NULL,
+       at INTEGER NOT NULL,
+       actor TEXT NOT NULL,
+       note TEXT,
+       PRIMARY KEY (org, sku)
+     ) STRICT, WITHOUT ROWID",
 ];

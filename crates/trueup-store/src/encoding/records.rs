@@ -8,11 +8,11 @@ use trueup_core::{
 use super::columns::ReadColumns;
 use super::conflicts::resolved;
 use super::listings::Settings;
-use super::{feeds, holds};
+use super::{feeds, holds, parse_name};
 use crate::port::{
     ChannelListing, ChannelListingView, Conflict, Connection, Consent, Delivery, Feed, HeldLine,
-    HistoryEntry, InboxItem, ListingView, Mapping, Page, Parked, Reason, Revised, Run, ScopeLeader,
-    UnmappedLine,
+    HistoryEntry, InboxItem, ListingView, Mapping, Page, Parked, Pause, Reason, Revised, Run,
+    ScopeLeader, UnmappedLine,
 };
 use crate::scopes::Member;
 
@@ -32,13 +32,15 @@ pub(crate) struct ListingRow {
     pub(crate) scope: Option<String>,
     /// The listing of its scope that is told the number, where it is another one.
     pub(crate) leader: Option<(ChannelId, ListingKey)>,
+    /// Whether its SKU or the whole org is paused.
+    pub(crate) paused: bool,
 }
 
 impl ListingRow {
     /// Returns the listing with its SKU as it stands.
     pub(crate) fn view(self, sku: Option<SkuAnswer>) -> ListingView {
-        let Self { mapping, state, parked, attempts, revised, scope, leader } = self;
-        ListingView { mapping, state, parked, attempts, revised, scope, leader, sku }
+        let Self { mapping, state, parked, attempts, revised, scope, leader, paused } = self;
+        ListingView { mapping, state, parked, attempts, revised, scope, leader, paused, sku }
     }
 }
 
@@ -154,6 +156,7 @@ pub(crate) fn listing<C: ReadColumns>(
         revised: revised(columns)?,
         scope: columns.value()?,
         leader: leader(columns)?,
+        paused: columns.value()?,
     })
 }
 
@@ -401,5 +404,16 @@ pub(crate) fn delivery<C: ReadColumns>(columns: &mut C) -> Result<Delivery, C::E
         next_at: columns.instant()?,
         last_result: columns.value()?,
         created_at: columns.instant()?,
+    })
+}
+
+/// Reads a pause.
+pub(crate) fn pause<C: ReadColumns>(columns: &mut C) -> Result<Pause, C::Error> {
+    let sku: String = columns.value()?;
+    Ok(Pause {
+        sku: if sku.is_empty() { None } else { Some(parse_name(&sku)?) },
+        at: columns.instant()?,
+        actor: columns.value()?,
+        note: columns.value()?,
     })
 }

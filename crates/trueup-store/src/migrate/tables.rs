@@ -170,7 +170,7 @@ pub(crate) const IN_ORDER: &str = "
 pub(crate) const RESERVATION: &str = "reservation";
 
 /// What moves, in this order.
-pub(crate) static TABLES: [Table; 20] = [
+pub(crate) static TABLES: [Table; 21] = [
     Table {
         from: "sku_now",
         counted: "sku_now",
@@ -379,6 +379,7 @@ pub(crate) static TABLES: [Table; 20] = [
             int("since"),
         ],
     ),
+    Table::plain("pause", 1, &[text("sku"), int("at"), text("actor"), text("note")]),
     Table::plain(
         "run",
         1,

@@ -14,7 +14,7 @@ use super::ledger::{reads, verify};
 use super::records::conflicts::ConflictQuery;
 use super::records::{
     answers, catalogue, conflicts, connections, consents, deliveries, feeds, history, inbox, keys,
-    listings, order_lines, runs, scopes, sealed, unmapped,
+    listings, order_lines, pauses, runs, scopes, sealed, unmapped,
 };
 use super::shard::{shard_of_bytes, shard_of_text};
 use super::{Postgres, arrival, delivery_id, lease};
@@ -23,7 +23,7 @@ use crate::port::{
     ApiKey, AttemptNote, CatalogueQuery, Change, ChannelCounts, ChannelListing, ChannelListingView,
     Conflict, Connection, Consent, Delivery, Feed, FieldsNote, Health, HeldLine, HistoryEntry,
     HistoryQuery, InboxItem, InboxSettled, ListingQuery, ListingScope, ListingView, Mapping,
-    MatchNote, MovementQuery, OrderLineId, Outcome, Page, RecordedAnswer, ReservationQuery,
+    MatchNote, MovementQuery, OrderLineId, Outcome, Page, Pause, RecordedAnswer, ReservationQuery,
     Resolved, RevisionsNote, Run, RunQuery, ScopeLeader, SealedText, SkuAt, SkuQuery, Store,
     StoreError, StoreFigures, Submission, Subscription, UnmappedLine, Verification,
 };
@@ -375,6 +375,24 @@ impl Store for Postgres {
     }
 
     // --- Runs, history, conflicts ---------------------------------------------------------
+
+    async fn put_pause(&self, org: &Org, pause: Pause) -> Result<()> {
+        let pause = &pause;
+        self.write(org, |tx| async move { pauses::put(&tx, org, pause).await }).await
+    }
+
+    async fn delete_pause(&self, org: &Org, sku: Option<&Sku>) -> Result<bool> {
+        self.write(org, |tx| async move { pauses::delete(&tx, org, sku).await }).await
+    }
+
+    async fn pause(&self, org: &Org, sku: Option<&Sku>) -> Result<Option<Pause>> {
+        self.read_of(org, |client| async move { pauses::get(&client, org, sku).await }).await
+    }
+
+    async fn pauses(&self, org: &Org, after: Option<&Sku>, limit: usize) -> Result<Page<Pause>> {
+        self.read_of(org, |client| async move { pauses::list(&client, org, after, limit).await })
+            .await
+    }
 
     async fn put_run(&self, org: &Org, run: Run) -> Result<()> {
         let run = &run;

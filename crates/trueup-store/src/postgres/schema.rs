@@ -17,7 +17,7 @@ struct Version {
 }
 
 /// Every version there ever was; the last is what this program knows.
-const VERSIONS: [Version; 4] = [
+const VERSIONS: [Version; 5] = [
     Version {
         number: 1,
         compatible_from: 1,
@@ -33,6 +33,8 @@ const VERSIONS: [Version; 4] = [
     Version { number: 3, compatible_from: 3, steps: &[include_str!("schema/nodes.sql")] },
     // A program that knows no held runs could not read them, and would send what is held.
     Version { number: 4, compatible_from: 4, steps: &[include_str!("schema/held_runs.sql")] },
+    // A program that knows no pauses would send what is paused.
+    Version { number: 5, compatible_from: 5, steps: &[include_str!("schema/pauses.sql")] },
 ];
 
 /// Brings the database to what this program knows.

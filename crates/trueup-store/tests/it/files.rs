@@ -288,6 +288,7 @@ async fn an_earlier_version_is_brought_forward_with_all_it_has() {
         ALTER TABLE connection DROP COLUMN reason_since;
         ALTER TABLE connection DROP COLUMN blast_radius;
         DROP INDEX run_by_start;
+        DROP TABLE pause;
         ALTER TABLE run DROP COLUMN request;
         DROP TABLE consent;
         DROP TABLE feed;

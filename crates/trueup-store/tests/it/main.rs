@@ -21,6 +21,7 @@ mod moving;
 mod naive;
 mod nodes;
 mod orders;
+mod pauses;
 mod runs;
 mod scopes;
 mod webhooks;

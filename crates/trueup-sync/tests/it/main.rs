@@ -14,6 +14,7 @@ mod ebay;
 mod inbox;
 mod nodes;
 mod orders;
+mod paused;
 mod pull;
 mod push;
 mod queue;

@@ -13,11 +13,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ListQuery;
+use super::pauses::Pauses;
 use crate::Shared;
 use crate::api::{Listed, Path, Trouble, encoded};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
+
+/// How many paused SKUs are shown.
+const PAUSES: &str = "100";
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -104,14 +108,24 @@ impl Rate {
 #[template(path = "channels.html")]
 struct AllPage {
     frame: Frame,
+    pauses: Pauses,
     channels: Vec<(Channel, Option<Status>)>,
 }
 
-async fn all(State(house): State<Shared>, session: Session) -> Response {
-    match with_status(&house, &session).await {
-        Ok(channels) => {
+async fn all(
+    State(house): State<Shared>,
+    session: Session,
+    Query(query): Query<ListQuery>,
+) -> Response {
+    let paused = Path::new(&["sync", "paused"]).with("limit", PAUSES);
+    let found = async {
+        futures::try_join!(with_status(&house, &session), house.api.get::<Pauses>(&session, paused),)
+    };
+    match found.await {
+        Ok((channels, pauses)) => {
             let frame = Frame::new(&session, "/channels", "Channels");
-            shown(&AllPage { frame, channels })
+            let frame = frame.after(query.done.as_deref());
+            shown(&AllPage { frame, pauses, channels })
         }
         Err(trouble) => refused(&session, "/", trouble),
     }

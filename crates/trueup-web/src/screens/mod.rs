@@ -11,6 +11,7 @@ mod listings;
 mod login;
 mod low;
 mod overview;
+mod pauses;
 mod reservations;
 mod sku;
 mod stock;
@@ -29,6 +30,7 @@ pub(crate) fn routes() -> Router<Shared> {
         .merge(overview::routes())
         .merge(stock::routes())
         .merge(sku::routes())
+        .merge(pauses::routes())
         .merge(low::routes())
         .merge(drift::routes())
         .merge(conflicts::routes())

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::ListQuery;
 use super::activity::{Entry, Run};
 use super::channels::{Channel, Status, with_status};
+use super::pauses::{Pause, Pauses};
 use super::reservations::Reservation;
 use crate::Shared;
 use crate::api::{Listed, Path, Trouble};
@@ -37,6 +38,7 @@ struct Page {
     sparks: [(&'static str, Spark); 2],
     channels: Vec<(Channel, Option<Status>)>,
     waiting: Vec<Run>,
+    paused: Option<Pause>,
     troubles: Vec<Entry>,
     entries: Vec<Entry>,
 }
@@ -97,12 +99,14 @@ async fn look(house: &Shared, session: &Session, query: &ListQuery) -> Result<Pa
     let latest = Path::new(&["sync", "history"]).with("limit", ENTRIES);
     let newest = Path::new(&["inventory", "reservations"]).with("limit", COUNTED);
     let waiting = Path::new(&["sync", "runs"]).with("status", "held").with("limit", ENTRIES);
-    let (low, held, newest, channels, waiting, troubles, entries) = futures::try_join!(
+    let paused = Path::new(&["sync", "paused"]).with("limit", "1");
+    let (low, held, newest, channels, waiting, pauses, troubles, entries) = futures::try_join!(
         count(Path::new(&["inventory", "alerts", "low-stock"])),
         count(Path::new(&["inventory", "reservations"]).with("status", "active")),
         house.api.get::<Listed<Reservation>>(session, newest),
         with_status(house, session),
         house.api.get::<Listed<Run>>(session, waiting),
+        house.api.get::<Pauses>(session, paused),
         house.api.get::<Listed<Entry>>(session, latest.clone().with("status", "error")),
         house.api.get::<Listed<Entry>>(session, latest),
     )?;
@@ -110,7 +114,8 @@ async fn look(house: &Shared, session: &Session, query: &ListQuery) -> Result<Pa
     let sums = Sums::of(&channels);
     let sparks = sparks(&newest, Timestamp::now());
     let (waiting, troubles, entries) = (waiting.items, troubles.items, entries.items);
-    Ok(Page { frame, low, held, sums, sparks, channels, waiting, troubles, entries })
+    let paused = pauses.org;
+    Ok(Page { frame, low, held, sums, sparks, channels, waiting, paused, troubles, entries })
 }
 
 /// Draws what the newest reservations tell: units that were reserved, and units that were sold.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::activity::Entry;
 use super::channels::{Begun, no_such_action};
+use super::pauses::Pause;
 use super::reservations::Reservation;
 use super::stock::Sku;
 use super::{ListQuery, list};
@@ -148,7 +149,10 @@ struct Parked {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Explanation {
+    paused: Option<Pause>,
+    all_paused: Option<Pause>,
     listings: Vec<Explained>,
 }
 
@@ -167,6 +171,8 @@ struct Page {
     frame: Frame,
     sku: Sku,
     asked: Asked,
+    paused: Option<Pause>,
+    all_paused: Option<Pause>,
     listings: Vec<Explained>,
     holds: Vec<Reservation>,
     entries: Vec<Entry>,
@@ -210,6 +216,8 @@ async fn look(
         frame,
         sku,
         asked,
+        paused: explanation.paused,
+        all_paused: explanation.all_paused,
         listings: explanation.listings,
         holds: holds.items,
         entries: entries.items,

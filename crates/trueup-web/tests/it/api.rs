@@ -71,7 +71,9 @@ fn answer(path: &str) -> Option<Value> {
             "sku": "A<b>", "master": 42,
             "channels": {"shopify": {"status": "pending", "quantity": 40, "expected": 38}},
         }),
-        "/inventory/A%3Cb%3E/explain" => json!({ "sku": "A<b>", "listings": [{
+        "/inventory/A%3Cb%3E/explain" => json!({ "sku": "A<b>", "allPaused": null,
+            "paused": {"sku": "A<b>", "since": "2026-11-24T10:00:00Z", "by": "bob", "note": null},
+            "listings": [{
             "channelId": "shopify", "status": "pending", "quantity": 40, "expected": 38,
             "terms": {
                 "onHand": 50, "reserved": 6, "safetyStock": 2, "available": 42, "buffer": 4,
@@ -113,6 +115,11 @@ fn answer(path: &str) -> Option<Value> {
         "/channels/shopify/blast-radius" => json!({
             "zeroPercent": 20, "zeroNumber": null, "zeroesFree": 50, "changePercent": 80,
             "changeNumber": 7, "changesFree": 1000,
+        }),
+        "/sync/paused" => json!({
+            "org": {"sku": null, "since": "2026-11-24T10:00:00Z", "by": "ann", "note": "count"},
+            "items": [{"sku": "A<b>", "since": "2026-11-24T10:00:00Z", "by": "bob", "note": null}],
+            "nextCursor": null,
         }),
         "/sync/runs" => listed(&json!([{
             "runId": "run_2", "operation": "inventory_push", "channelId": "shopify",

@@ -5,7 +5,7 @@ use http::StatusCode;
 use crate::api::House;
 
 /// Every screen, with something that it must show.
-const SCREENS: [(&str, &str); 17] = [
+const SCREENS: [(&str, &str); 20] = [
     ("/", "low on stock"),
     ("/stock", "On hand of A&#60;b&#62;"),
     ("/stock/A%3Cb%3E", "50 on hand − 6 reserved − 2 safety stock − 4 kept off this channel = 38"),
@@ -17,6 +17,9 @@ const SCREENS: [(&str, &str); 17] = [
     ("/activity/run_1", "completed"),
     ("/activity/run_2", "Held: it would zero 60 of 60 listings"),
     ("/?", "Held until you decide"),
+    ("/??", "</a> by ann since"),
+    ("/channels?", "Let everything go on"),
+    ("/stock/A%3Cb%3E?", "Paused by bob since"),
     ("/channels", "shopify"),
     ("/channels/shopify", "Tell it every number"),
     ("/import", "Look what would change"),
@@ -72,7 +75,7 @@ type Case = (
 async fn forms_do_what_they_say_and_only_for_their_own_session() {
     let house = House::signed_in().await;
     let form = house.get("/stock").await.form();
-    let cases: [Case; 11] = [
+    let cases: [Case; 14] = [
         (
             "/stock/bulk",
             &[("count:A<b>", "7"), ("was:A<b>", "50"), ("reason", "shelf")],
@@ -120,6 +123,24 @@ async fn forms_do_what_they_say_and_only_for_their_own_session() {
             &[],
             ("POST", "/sales-channel/sync/runs/run_2/confirm", "{}"),
             "/activity/run_1?done=confirmed",
+        ),
+        (
+            "/pauses/pause",
+            &[("note", "stocktaking")],
+            ("POST", "/sales-channel/sync/pause", r#"{"note":"stocktaking"}"#),
+            "/channels?done=stopped",
+        ),
+        (
+            "/pauses/resume",
+            &[],
+            ("POST", "/sales-channel/sync/resume", "{}"),
+            "/channels?done=goes-on",
+        ),
+        (
+            "/stock/A%3Cb%3E/pause",
+            &[("note", "")],
+            ("POST", "/sales-channel/inventory/A%3Cb%3E/pause", "{}"),
+            "/stock/A%3Cb%3E?done=stopped",
         ),
         (
             "/conflicts/7/undo",

@@ -35,6 +35,7 @@ mod meta;
 mod nodes;
 mod orders;
 mod passing;
+mod pauses;
 mod reservations;
 mod runs;
 mod sync;
@@ -185,6 +186,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(catalogue::routes())
         .merge(orders::routes())
         .merge(impact::routes())
+        .merge(pauses::routes())
         .merge(sync::routes())
         .merge(runs::routes())
         .merge(views::routes())

@@ -89,7 +89,11 @@ pub(super) fn needs(request: &Request) -> Option<Shard> {
         | "/sales-channel/inventory/conflicts/{id}/undo"
         | "/sales-channel/sync/runs/{id}/confirm"
         | "/sales-channel/sync/runs/{id}/cancel"
-        | "/sales-channel/sync/runs/{id}/undo" => !is_read,
+        | "/sales-channel/sync/runs/{id}/undo"
+        | "/sales-channel/sync/pause"
+        | "/sales-channel/sync/resume"
+        | "/sales-channel/inventory/{sku}/pause"
+        | "/sales-channel/inventory/{sku}/resume" => !is_read,
         route if route.starts_with("/sales-channel/channels/") => !is_read,
         route => {
             // The checks of shops name the org in the path.

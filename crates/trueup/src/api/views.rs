@@ -15,6 +15,7 @@ use crate::api::extract::{Caller, Read, Segments};
 use crate::api::history::MovementView;
 use crate::api::inventory::{Numbers, sku_not_found};
 use crate::api::lists::{Listed, NoParams, PageParams, Params, seal_cursor};
+use crate::api::pauses::PauseView;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -224,6 +225,10 @@ struct ExplainView {
     sku: String,
     master: i64,
     version: u64,
+    /// That nothing is told of the SKU, by whom and since when; null while it is not paused.
+    paused: Option<PauseView>,
+    /// The same of everything.
+    all_paused: Option<PauseView>,
     listings: Vec<ExplainedView>,
 }
 
@@ -402,6 +407,8 @@ async fn explain(
         sku: sku.as_str().to_owned(),
         master: Numbers::of(&answer).quantity,
         version: answer.state.version,
+        paused: app.store.pause(&caller.org, Some(&sku)).await?.map(PauseView::from),
+        all_paused: app.store.pause(&caller.org, None).await?.map(PauseView::from),
         listings,
     }))
 }

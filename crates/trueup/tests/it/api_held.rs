@@ -184,3 +184,64 @@ async fn a_resolved_conflict_is_opened_again() {
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sku_and_everything_are_paused_and_go_on() {
+    let (api, shop) = stocked().await;
+    let put = |sku: &'static str, units: u64| {
+        let body = json!({ "quantity": units, "syncToChannels": true }).to_string();
+        let api = &api;
+        async move { api.call("PUT", &format!("/inventory/{sku}"), &body).await.is(200) }
+    };
+    api.call("POST", "/inventory/none/pause", "").await.is_problem(404, "sku_not_found");
+    for path in ["/inventory/S01/pause", "/sync/pause"] {
+        let path = format!("/sales-channel{path}");
+        let got = api.of("acme", &[Scope::InventoryWrite], "POST", &path).await;
+        got.is_problem(403, "scope_missing");
+    }
+    let paused = api.call("POST", "/inventory/S01/pause", r#"{"note":"count"}"#).await.is(200);
+    assert_eq!((&paused["sku"], &paused["by"]), (&json!("S01"), &json!("tester")), "{paused}");
+    put("S01", 0).await;
+    put("S02", 0).await;
+    api.settle().await;
+    let shown = |sku: &str| shop.simulator.quantity(sku).unwrap();
+    assert_eq!((shown("S01"), shown("S02")), (10, 0), "not even zero is told");
+    let across = api.get("/inventory/S01/channels").await.is(200);
+    assert_eq!(across["channels"]["shopify"]["status"], "paused", "{across}");
+    let why = api.get("/inventory/S01/explain").await.is(200);
+    assert_eq!((&why["paused"]["note"], &why["allPaused"]), (&json!("count"), &Value::Null));
+    api.call("POST", "/sync/pause", "").await.is(200);
+    put("S03", 0).await;
+    api.settle().await;
+    assert_eq!(shown("S03"), 10);
+    let listed = api.get("/sync/paused?limit=1").await.is(200);
+    assert_eq!(
+        (&listed["org"]["by"], &listed["items"][0]["sku"]),
+        (&json!("tester"), &json!("S01"))
+    );
+    let status = api.get("/channels/shopify/status").await.is(200);
+    assert_eq!(
+        (&status["status"], &status["health"]["code"]),
+        (&json!("paused"), &json!("org_paused"))
+    );
+    let foreign = api.of("other", &Scope::ALL, "GET", "/sales-channel/sync/paused").await.is(200);
+    assert_eq!((&foreign["org"], &foreign["items"]), (&Value::Null, &json!([])));
+    let going = api.call("POST", "/sync/resume", "").await.is(200);
+    assert_eq!(going, json!({ "wasPaused": true }));
+    api.settle().await;
+    assert_eq!((shown("S03"), shown("S01")), (0, 10), "what is paused by itself stays so");
+    api.call("POST", "/inventory/S01/resume", "").await.is(200);
+    api.settle().await;
+    assert_eq!(shown("S01"), 0);
+    let trail = api.get("/sync/history?operation=administration").await.is(200);
+    let done: Vec<&str> = trail["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|item| item["detail"]["action"].as_str())
+        .take(4)
+        .collect();
+    assert_eq!(done, ["sku_resumed", "all_resumed", "all_paused", "sku_paused"]);
+    api.stop().await;
+    shop.server.shutdown().await;
+}

@@ -356,7 +356,8 @@ SELECT
       FROM listing o
       WHERE o.org = l.org AND o.scope = l.scope AND o.follows = 0
     )
-  END
+  END,
+  EXISTS (SELECT 1 FROM pause p WHERE p.org = l.org AND p.sku IN ('', l.sku))
 FROM listing l
 LEFT JOIN connection c ON c.org = l.org AND c.id = l.channel
 LEFT JOIN sku s ON s.org = l.org AND s.sku = l.sku
@@ -391,7 +392,7 @@ WHERE l.org = ?";
 
 /// Counts a channel's listings that owe a push or whose push has no outcome yet. Those that are
 /// told nothing meanwhile do not count: of no SKU, disabled, the channel's own, followers, in
-/// conflict, and parked until their value changes.
+/// conflict, paused, and parked until their value changes.
 pub(crate) fn count_pending(conn: &Connection, org: &Org, channel: &ChannelId) -> Result<u64> {
     const SQL: &str = "
         SELECT count(*)
@@ -403,6 +404,7 @@ pub(crate) fn count_pending(conn: &Connection, org: &Org, channel: &ChannelId) -
           AND l.channel_fulfilled = 0
           AND l.follows = 0
           AND l.in_conflict = 0
+          AND NOT EXISTS (SELECT 1 FROM pause p WHERE p.org = l.org AND p.sku IN ('', l.sku))
           AND (
             l.parked_code IS NULL
             OR (l.parked_code = 'invalid_value' AND s.updated_at > l.parked_at)

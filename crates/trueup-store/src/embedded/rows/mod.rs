@@ -22,6 +22,7 @@ pub(crate) mod inbox;
 pub(crate) mod keys;
 pub(crate) mod listings;
 pub(crate) mod order_lines;
+pub(crate) mod pauses;
 pub(crate) mod runs;
 pub(crate) mod scopes;
 pub(crate) mod sealed;

@@ -176,6 +176,16 @@ CREATE TABLE IF NOT EXISTS unmapped_line (
   PRIMARY KEY (org, channel, order_id, line_id)
 ) STRICT;
 
+-- What an operator has paused; of the whole org the SKU is empty.
+CREATE TABLE IF NOT EXISTS pause (
+  org TEXT NOT NULL,
+  sku TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  actor TEXT NOT NULL,
+  note TEXT,
+  PRIMARY KEY (org, sku)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS run (
   org TEXT NOT NULL,
   id TEXT NOT NULL,

@@ -547,7 +547,14 @@ async fn list(
       FROM listing o
       WHERE o.shard = l.shard AND o.org = l.org AND o.scope = l.scope AND NOT o.follows
     )
-  END
+  END,
+  EXISTS (
+    SELECT 1
+    FROM pause p
+    WHERE p.shard = l.shard
+      AND p.org = l.org
+      AND p.sku IN ('', l.sku)
+  )
 FROM listing l
 LEFT JOIN connection c ON c.shard = l.shard AND c.org = l.org AND c.id = l.channel
 LEFT JOIN LATERAL (
@@ -613,6 +620,13 @@ pub(in crate::postgres) async fn count_pending(
           AND NOT l.channel_fulfilled
           AND NOT l.follows
           AND NOT l.in_conflict
+          AND NOT EXISTS (
+            SELECT 1
+            FROM pause p
+            WHERE p.shard = l.shard
+              AND p.org = l.org
+              AND p.sku IN ('', l.sku)
+          )
           AND (
             l.parked_code IS NULL
             OR (l.parked_code = 'invalid_value' AND s.updated_at > l.parked_at)

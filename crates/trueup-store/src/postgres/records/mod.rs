@@ -17,6 +17,7 @@ pub(super) mod inbox;
 pub(super) mod keys;
 pub(super) mod listings;
 pub(super) mod order_lines;
+pub(super) mod pauses;
 mod rounds;
 pub(super) mod runs;
 pub(super) mod scopes;
