@@ -726,6 +726,22 @@ impl Engine {
         self.begin(&link, run, |run| Job::Push { run, scope, agreed: None }).await
     }
 
+    /// Begins a run that says what a push would tell, and tells nothing; returns its id.
+    ///
+    /// # Errors
+    /// As [`Engine::push`].
+    pub async fn rehearse_push(
+        &self,
+        org: &Org,
+        channel: &ChannelId,
+        scope: PushScope,
+        run_id: Option<String>,
+    ) -> Result<String, EngineError> {
+        let (_, link) = self.running(org, channel).await?;
+        let run = run::new_run(&self.shared, &link, run::PUSH, run_id, true);
+        self.begin(&link, run, |run| Job::Push { run, scope, agreed: None }).await
+    }
+
     /// Begins a pull run and returns its id.
     ///
     /// # Errors

@@ -32,7 +32,9 @@ pub struct Impact {
     pub lowers: u64,
     /// Listings that would be told more than zero and of which it is not known what they show.
     pub unknown: u64,
-    /// Differences that would wait for an operator.
+    /// Channels' own changes that would be carried into master.
+    pub adopted: u64,
+    /// Differences that wait, or would wait, for an operator.
     pub conflicts: u64,
     /// Changes of listings that have been told a number before.
     retold: u64,
@@ -81,7 +83,7 @@ impl Impact {
 
     /// Returns its counts by the names that runs and reports have for them.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 7] {
+    pub fn counts(&self) -> [(&'static str, u64); 8] {
         [
             ("listings", self.listings),
             ("changes", self.changes()),
@@ -89,6 +91,7 @@ impl Impact {
             ("raises", self.raises),
             ("lowers", self.lowers),
             ("unknown", self.unknown),
+            ("conflicts", self.conflicts),
             (RETOLD, self.retold),
         ]
     }

@@ -12,6 +12,7 @@ pub mod address;
 pub mod engine;
 
 mod backoff;
+mod backtest;
 mod barrier;
 mod caller;
 mod check;
@@ -27,6 +28,7 @@ mod orders;
 mod pause;
 mod plan;
 mod queue;
+mod rehearse;
 mod reopen;
 mod request;
 mod revise;
@@ -41,6 +43,7 @@ mod upkeep;
 mod what_if;
 mod worker;
 
+pub use backtest::{BACKTEST_LINES_MAX, Backtest, BacktestRequest};
 pub use caller::{ANSWER_BYTES_MAX, REQUEST_TRIES_MAX};
 pub use check::{CHECK_ITEMS_MAX, CHECK_TIME_MAX, CHECK_TOKEN_SECONDS};
 pub use consent::{AUTHORIZATION_NEEDED, CONSENT_SECONDS, ConsentPage};
@@ -59,4 +62,5 @@ pub use status::{
     ChannelStatus, Health, HealthState, QueueHealth, QuotaFigure, RateFigure, STATUS_LISTINGS_MAX,
     TokenEnds, Webhooks,
 };
+pub use what_if::WhatIf;
 pub use worker::{RUN_ITEMS_MAX, VERIFY_TRIES_MAX};

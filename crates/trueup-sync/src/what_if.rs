@@ -3,28 +3,98 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trueup_core::{ChannelId, ListingKey, Org, SetOnHand, Sku, SkuState};
+use trueup_core::{
+    ChannelId, ListingKey, Org, ReconcileAction, SetOnHand, Sku, SkuState, Strategy,
+};
 use trueup_store::{Connection, ListingQuery, ListingView, RuleSettings, rules_in_force};
 
-use crate::engine::{Engine, EngineError, MappingDraft};
+use crate::engine::{Engine, EngineError, MappingDraft, drift_of};
 use crate::impact::{Agreed, Impact, takes_part};
 use crate::plan;
+use crate::rehearse::{self, Settling};
 use crate::shared::SKUS_MAX;
 
+/// Settings to be tried; what is not given stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WhatIf {
+    /// Publishing rules of the connection.
+    pub rules: RuleSettings,
+    /// The connection's strategy.
+    pub strategy: Option<Strategy>,
+}
+
+impl WhatIf {
+    /// Returns these rules, and those that stand where nothing is given.
+    pub(crate) fn over(&self, stands: &RuleSettings) -> RuleSettings {
+        let given = &self.rules;
+        RuleSettings {
+            buffer: given.buffer.or(stands.buffer),
+            percent: given.percent.or(stands.percent),
+            max_quantity: given.max_quantity.or(stands.max_quantity),
+            zero_below: given.zero_below.or(stands.zero_below),
+            ..stands.clone()
+        }
+    }
+}
+
 impl Engine {
-    /// Returns what other publishing rules of a connection would change of what its listings are
-    /// told. What is owed by listings anyway is not counted.
+    /// Returns what other publishing rules and another strategy of a connection would change of
+    /// what its listings are told. What is owed by listings anyway is not counted. A strategy is
+    /// tried on what listings showed when they were last read.
     ///
     /// # Errors
     /// [`EngineError::ChannelNotFound`], or the store's.
-    pub async fn impact_of_rules(
+    pub async fn impact_of_settings(
         &self,
         org: &Org,
         channel: &ChannelId,
-        rules: &RuleSettings,
+        asked: &WhatIf,
     ) -> Result<Impact, EngineError> {
         let row = self.row(org, channel).await?;
-        self.impact_of_row(org, &row, &Connection { rules: rules.clone(), ..row.clone() }).await
+        let after = Connection { rules: asked.over(&row.rules), ..row.clone() };
+        let mut impact = self.impact_of_row(org, &row, &after).await?;
+        if let Some(strategy) = asked.strategy {
+            self.weigh_strategy(org, &after, strategy, &mut impact).await?;
+        }
+        Ok(impact)
+    }
+
+    /// Adds what a strategy would make of differences that were read and are not settled.
+    async fn weigh_strategy(
+        &self,
+        org: &Org,
+        row: &Connection,
+        strategy: Strategy,
+        impact: &mut Impact,
+    ) -> Result<(), EngineError> {
+        let now = self.shared().now();
+        let quantity_max = self.quantity_max(org, &row.id);
+        let settling = Settling { read_at: now, settle_ms: 0, strategy: Some(strategy) };
+        let query = ListingQuery {
+            channel: Some(row.id.clone()),
+            suspicious: true,
+            ..ListingQuery::default()
+        };
+        let look = |mut view: ListingView| {
+            view.state.rules = rules_in_force(&view.mapping.rules, &row.rules);
+            // Its own strategy stands over the channel's.
+            let Some((seen, _)) = drift_of(&view, quantity_max) else { return };
+            if view.mapping.strategy.is_some() || view.state.in_conflict {
+                return;
+            }
+            let known = [(view, seen.quantity)];
+            let done = rehearse::readings(&row.id, now, settling, &known);
+            for item in &done {
+                match item.action {
+                    ReconcileAction::Adopted => impact.adopted += 1,
+                    ReconcileAction::Conflict => impact.conflicts += 1,
+                    // What is pushed over is among what the rules change.
+                    ReconcileAction::Push | ReconcileAction::Matched | ReconcileAction::Pending => {
+                    }
+                }
+            }
+        };
+        self.shared().each_listing(org, query, look).await
     }
 
     /// Returns what another row of a connection would change.

@@ -41,7 +41,7 @@ pub(crate) struct Trouble {
     pub(crate) code: String,
     pub(crate) detail: String,
     /// What was asked for would change, where that is more than is done without being asked.
-    pub(crate) impact: Option<Impact>,
+    pub(crate) impact: Option<Box<Impact>>,
 }
 
 /// What something would change of what a channel shows.
@@ -51,6 +51,8 @@ pub(crate) struct Impact {
     pub(crate) zeroes: u64,
     pub(crate) raises: u64,
     pub(crate) lowers: u64,
+    #[serde(default)]
+    pub(crate) adopted: u64,
     #[serde(default)]
     pub(crate) conflicts: u64,
     #[serde(default)]
@@ -73,7 +75,7 @@ struct Problem {
     title: Option<String>,
     #[serde(default)]
     errors: Vec<FieldError>,
-    impact: Option<Impact>,
+    impact: Option<Box<Impact>>,
 }
 
 #[derive(Deserialize)]

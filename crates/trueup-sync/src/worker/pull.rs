@@ -2,27 +2,22 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use trueup_channels::{CatalogueEntry, ChannelError, Page, Reading};
-use trueup_core::{
-    Answer, Book, ChannelId, Command, LineBooked, ListingKey, ListingReading, ListingState,
-    Location, Moment, OrderId, Reconcile, ReconcileAction, Reconciled, Reservation, ReservationId,
-    Sku, SkuState, Source, Timestamp, book,
-};
+use trueup_core::{ListingKey, ReconcileAction, Reconciled, Sku, Timestamp};
 use trueup_store::{Connection, ListingQuery, ListingView};
 
 use super::push::Want;
-use super::read::Settling;
 use super::run::{Compared, RunItem};
 use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
 use crate::engine::{EngineError, PullRequest, strategy_word};
 use crate::impact::{Agreed, Impact};
 use crate::link::Link;
 use crate::plan::{self, Wish};
+use crate::rehearse::{self, Settling};
 use crate::request;
 use crate::shared::{SKUS_MAX, Shared};
 
@@ -81,6 +76,16 @@ impl PullWork {
     /// Returns whether something is left to read.
     pub(super) fn reads(&self) -> bool {
         self.sweep.is_some() || !self.pending.is_empty()
+    }
+
+    /// Returns whether it only says what it would do.
+    pub(super) fn is_dry(&self) -> bool {
+        self.request.dry_run
+    }
+
+    /// Returns what it would change.
+    pub(super) fn impact(&self) -> &Impact {
+        &self.impact
     }
 
     /// Returns whether everything is read and something of it is not settled yet.
@@ -319,8 +324,12 @@ impl Worker {
                 known.push((view, observed));
             }
         }
-        let rehearsed = self.rehearse(settling, &known);
+        let rehearsed = rehearse::readings(&self.link.id, self.shared.now(), settling, &known);
         if dry_run {
+            if let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) {
+                pull.impact.listings += u64::try_from(known.len()).unwrap_or(u64::MAX);
+                rehearse::weigh_all(&mut pull.impact, &known, &rehearsed);
+            }
             self.take_reconciled(&known, rehearsed, dry_run);
             return Ok(());
         }
@@ -365,7 +374,12 @@ impl Worker {
         let mut now = Vec::with_capacity(known.len());
         for (view, observed) in known {
             let item = by_key.get(&view.mapping.key);
-            let counts = item.is_some_and(|item| weigh(&mut pull.impact, row, &view, item));
+            let is_owed = |item: &Reconciled| {
+                item.action == ReconcileAction::Push && publishes(row) && view.is_dirty()
+            };
+            let counts = item.is_some_and(|item| {
+                !is_owed(item) && rehearse::weigh(&mut pull.impact, &view, item)
+            });
             if counts && !agreed && !pull.impact.is_free(&row.blast_radius) {
                 let (sku, key) = names_of(&view);
                 pull.put_off.push(PutOff { read_at, sku, key, observed });
@@ -590,53 +604,6 @@ impl Worker {
             run.places.remove(&item.key);
         }
     }
-
-    /// Decides as the ledger would, on a copy that is thrown away.
-    fn rehearse(&self, settling: Settling, known: &[(ListingView, i64)]) -> Vec<Reconciled> {
-        let command = Command::Reconcile(Reconcile {
-            channel: self.link.id.clone(),
-            read_at: settling.read_at,
-            settle_ms: settling.settle_ms,
-            strategy: settling.strategy,
-            readings: known
-                .iter()
-                .map(|(view, observed)| ListingReading {
-                    key: view.mapping.key.clone(),
-                    observed: *observed,
-                })
-                .collect(),
-        });
-        let mut copy = Book::new();
-        let Ok(()) = copy.load(&command, &Copied::new(known));
-        let moment =
-            Moment { now: self.shared.now(), actor: Arc::from("sync"), source: Source::Pull };
-        match trueup_core::decide(&mut copy, &command, &moment) {
-            Ok(Answer::Reconciled(done)) => done,
-            Ok(_) | Err(_) => Vec::new(),
-        }
-    }
-}
-
-/// Counts what settling a reading would change; returns whether it changes anything that is not
-/// owed anyway.
-fn weigh(impact: &mut Impact, row: &Connection, view: &ListingView, item: &Reconciled) -> bool {
-    match item.action {
-        ReconcileAction::Push if publishes(row) && view.is_dirty() => false,
-        ReconcileAction::Push => {
-            impact.tell_over(view, Some(item.observed), item.quantity);
-            true
-        }
-        // All channels are told what one of them changed.
-        ReconcileAction::Adopted if !view.mapping.channel_fulfilled => {
-            impact.tell_over(view, Some(item.expected), item.quantity);
-            true
-        }
-        ReconcileAction::Adopted | ReconcileAction::Matched | ReconcileAction::Pending => false,
-        ReconcileAction::Conflict => {
-            impact.conflicts += 1;
-            false
-        }
-    }
 }
 
 /// Reads a page of the catalogue.
@@ -667,65 +634,5 @@ fn pulled(item: &Reconciled, word: &'static str) -> RunItem {
         quantity: Some(item.quantity),
         reason: None,
         detail: None,
-    }
-}
-
-/// What was loaded of the ledger, as a source for a rehearsal.
-struct Copied<'a> {
-    listings: BTreeMap<&'a ListingKey, &'a ListingState>,
-    skus: BTreeMap<&'a Sku, &'a SkuState>,
-}
-
-impl<'a> Copied<'a> {
-    fn new(known: &'a [(ListingView, i64)]) -> Self {
-        let mut copied = Self { listings: BTreeMap::new(), skus: BTreeMap::new() };
-        for (view, _) in known {
-            copied.listings.insert(&view.mapping.key, &view.state);
-            let Some(answer) = &view.sku else { continue };
-            copied.skus.insert(&answer.sku, &answer.state);
-            for (part, state) in answer.state.parts.iter().zip(&answer.parts) {
-                if let Some(state) = state {
-                    copied.skus.insert(&part.sku, state);
-                }
-            }
-        }
-        copied
-    }
-}
-
-impl book::Source for Copied<'_> {
-    type Error = Infallible;
-
-    fn sku(&self, sku: &Sku) -> Result<Option<SkuState>, Infallible> {
-        Ok(self.skus.get(sku).map(|state| (*state).clone()))
-    }
-
-    fn reservation(&self, _: ReservationId) -> Result<Option<Reservation>, Infallible> {
-        Ok(None)
-    }
-
-    fn active_of_order(&self, _: &OrderId) -> Result<Option<ReservationId>, Infallible> {
-        Ok(None)
-    }
-
-    fn order_is_sold(&self, _: &OrderId) -> Result<bool, Infallible> {
-        Ok(false)
-    }
-
-    fn listing(&self, _: &ChannelId, key: &ListingKey) -> Result<Option<ListingState>, Infallible> {
-        Ok(self.listings.get(key).map(|state| (*state).clone()))
-    }
-
-    fn order_line(
-        &self,
-        _: &ChannelId,
-        _: &str,
-        _: &str,
-    ) -> Result<Option<LineBooked>, Infallible> {
-        Ok(None)
-    }
-
-    fn moved_since(&self, _: &Sku, _: &Location, _: Timestamp) -> Result<book::Since, Infallible> {
-        Ok(book::Since::default())
     }
 }

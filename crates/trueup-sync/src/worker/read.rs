@@ -17,6 +17,7 @@ use super::push::{listing, note};
 use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, names_of, publishes};
 use crate::engine::EngineError;
 use crate::plan::{self, Lane, Turn};
+use crate::rehearse::Settling;
 
 /// How soon a push is first looked for on the channel, and so much later again for each so many
 /// that wait for the same.
@@ -33,14 +34,6 @@ const EARLIER_MAX: usize = 16;
 pub(super) struct Readings {
     pub(super) read_at: Timestamp,
     pub(super) items: Vec<(ListingView, Reading)>,
-}
-
-/// How a batch of readings is to be settled.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Settling {
-    pub(super) read_at: Timestamp,
-    pub(super) settle_ms: i64,
-    pub(super) strategy: Option<Strategy>,
 }
 
 impl Worker {

@@ -182,13 +182,13 @@ pub(super) struct Compared {
 }
 
 impl RunItem {
-    /// What a held run would do.
-    fn held(effect: Effect) -> Self {
+    /// What a run would do that does not.
+    fn would(action: &'static str, effect: Effect) -> Self {
         Self {
             sku: effect.sku,
             key: effect.key,
             compared: None,
-            action: "held",
+            action,
             before: effect.shows,
             quantity: Some(effect.would),
             reason: None,
@@ -264,6 +264,13 @@ impl ActiveRun {
 
     pub(super) fn count(&mut self, counter: &str, by: u64) {
         *self.run.counters.entry(counter.to_owned()).or_default() += by;
+    }
+
+    /// Keeps what it would change among its counters.
+    pub(super) fn count_impact(&mut self, impact: &Impact) {
+        for (name, count) in impact.counts() {
+            self.run.counters.insert(name.to_owned(), count);
+        }
     }
 
     pub(super) fn counted(&self, counter: &str) -> u64 {
@@ -387,7 +394,12 @@ impl Worker {
             }
             return Ok(());
         }
-        if lookup.is_guarded() && !row.dry_run && self.is_held(row, &mut lookup).await? {
+        let is_dry = self.run.as_ref().is_some_and(|run| run.run.dry_run);
+        if is_dry {
+            self.take_impact(lookup);
+            return Ok(());
+        }
+        if lookup.is_guarded() && self.is_held(row, &mut lookup).await? {
             return Ok(());
         }
         let Lookup { scope, mapped, mut wanted, .. } = lookup;
@@ -413,6 +425,17 @@ impl Worker {
         }
         self.note_missing(missing).await;
         Ok(())
+    }
+
+    /// Keeps what a dry push would tell; it has nothing more to do.
+    fn take_impact(&mut self, lookup: Lookup) {
+        let Some(run) = &mut self.run else { return };
+        let total = u64::try_from(lookup.wanted.len()).unwrap_or(u64::MAX);
+        run.count("total", total);
+        run.count("skipped", total);
+        run.count_impact(&lookup.impact);
+        let would = lookup.impact.effects.into_iter();
+        run.items = would.map(|effect| RunItem::would("would_push", effect)).collect();
     }
 
     /// Holds a push that would change more than it may; returns whether it does.
@@ -450,10 +473,9 @@ impl Worker {
         request: Value,
     ) -> Result<(), EngineError> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        for (name, count) in impact.counts() {
-            run.run.counters.insert(name.to_owned(), count);
-        }
-        run.items = impact.effects.into_iter().map(RunItem::held).collect();
+        run.count_impact(&impact);
+        let would = impact.effects.into_iter();
+        run.items = would.map(|effect| RunItem::would("held", effect)).collect();
         run.run.status = RunStatus::Held;
         run.run.error = Some(why);
         run.run.request = request;
@@ -480,7 +502,9 @@ impl Worker {
         let (shared, link) = (self.shared.clone(), self.link.clone());
         let capabilities = link.channel.capabilities();
         let publishes = publishes(row);
-        let (lines_up, weighs) = (lookup.by_default == Wish::Due && publishes, lookup.is_guarded());
+        let is_dry = self.run.as_ref().is_some_and(|run| run.run.dry_run);
+        let lines_up = lookup.by_default == Wish::Due && publishes;
+        let weighs = lookup.is_guarded() || is_dry;
         let Lookup { scope, by_default, mapped, wanted, impact, after } = lookup;
         let look = |view: ListingView| {
             if lines_up {
@@ -506,13 +530,17 @@ impl Worker {
             let lane = match plan::plan(&view, wish, capabilities) {
                 Plan::Send(sending) => {
                     // What is owed goes out with or without the run.
-                    if weighs && !(publishes && view.is_dirty()) {
+                    if weighs && (is_dry || !(publishes && view.is_dirty())) {
                         impact.tell(&view, sending.push.quantity);
                     }
                     sending.turn.lane
                 }
                 Plan::ReadFirst => Lane::Decrease,
-                Plan::Skip(_) | Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
+                Plan::Skip(skip) => {
+                    impact.conflicts += u64::from(skip == Skip::Conflict);
+                    Lane::Increase
+                }
+                Plan::Shown(_) | Plan::OnItsWay(_) => Lane::Increase,
             };
             *after = Some((sku.clone(), key.clone()));
             wanted.push((lane, Want::new(sku, key, wish)));
@@ -673,6 +701,11 @@ impl Worker {
     /// Ends the run under way, whose work is done.
     async fn finish_run(&mut self) -> Result<(), EngineError> {
         let Some(run) = &mut self.run else { return Ok(()) };
+        if let Some(pull) = run.pull.take_if(|pull| pull.is_dry()) {
+            let conflicts = run.counted("conflicts");
+            run.count_impact(pull.impact());
+            run.run.counters.insert("conflicts".to_owned(), conflicts);
+        }
         let done: u64 = ["pushed", "skipped", "matched", "adopted", "conflicts"]
             .map(|c| run.counted(c))
             .iter()

@@ -246,7 +246,37 @@ async fn a_dry_run_connection_computes_and_sends_nothing() {
     let run = house.push(&id, PushScope::All).await;
     assert_eq!((run.status, run.dry_run), (RunStatus::Completed, true));
     assert_eq!(counter(&run, "skipped"), 1);
+    assert_eq!((counter(&run, "changes"), counter(&run, "unknown")), (1, 1));
     assert_eq!(shop.sent_to("a"), Vec::<u64>::new());
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_rehearsed_with_every_change_and_tells_nothing() {
+    let house = House::open().await;
+    let listings = [("A", "a", 5), ("B", "b", 5), ("C", "c", 5), ("D", "d", 5)];
+    for (of, _, _) in listings {
+        house.count(of, 5, true).await;
+    }
+    let (id, shop) = house.connect("plain", &listings, |_| {}).await;
+    house.push(&id, PushScope::All).await;
+    house.settle().await;
+    shop.state().sent.clear();
+    for (of, units) in [("A", 0), ("B", 3), ("C", 9)] {
+        house.count(of, units, false).await;
+    }
+    let scope = PushScope::All;
+    let run = house.engine.rehearse_push(&house.org, &id, scope, None).await.unwrap();
+    let run = house.engine.wait_run(&house.org, &run, crate::house::PATIENCE).await.unwrap();
+    assert_eq!((run.status, run.dry_run), (RunStatus::Completed, true));
+    let counts = ["total", "pushed", "changes", "zeroes", "lowers", "raises"];
+    assert_eq!(counts.map(|name| counter(&run, name)), [4, 0, 3, 1, 1, 1]);
+    let would = run.items.as_array().unwrap().iter().map(|item| {
+        (item["sku"].as_str().unwrap(), item["before"].as_i64(), item["quantity"].as_i64())
+    });
+    let expected = [("A", Some(5), Some(0)), ("B", Some(5), Some(3)), ("C", Some(5), Some(9))];
+    assert_eq!(would.collect::<Vec<_>>(), expected);
+    assert_eq!(shop.state().sent.len(), 0);
     house.close().await;
 }
 

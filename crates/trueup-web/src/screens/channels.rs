@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::ListQuery;
 use super::pauses::Pauses;
 use crate::Shared;
-use crate::api::{Listed, Path, Trouble, encoded};
+use crate::api::{Impact, Listed, Path, Trouble, encoded};
 use crate::forms::Posted;
 use crate::page::{Frame, done, filters, refused, shown};
 use crate::session::Session;
@@ -28,6 +28,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/channels", get(all))
         .route("/channels/{id}", get(one))
         .route("/channels/{id}/limits", post(limit))
+        .route("/channels/{id}/try", post(try_out))
         .route("/channels/{id}/{verb}", post(act))
 }
 
@@ -190,10 +191,11 @@ impl Limits {
 
 impl OnePage {
     /// Returns what can be done now: the word of its address, and words for people.
-    fn verbs(&self) -> [(&'static str, &'static str); 4] {
+    fn verbs(&self) -> [(&'static str, &'static str); 5] {
         let is_paused = self.status.status == "paused";
         let last = if is_paused { ("resume", "Resume") } else { ("pause", "Pause") };
         [
+            ("rehearse", "Look what it would be told"),
             ("push", "Tell it every number"),
             ("pull", "Read it back and settle"),
             ("look", "Read it back, change nothing"),
@@ -242,6 +244,7 @@ async fn act(
     let ((path, body), word) = match verb.as_str() {
         "pause" => (change("disable"), Some("paused")),
         "resume" => (change("resume"), Some("resumed")),
+        "rehearse" => ((run("sync"), json!({ "dryRun": true })), None),
         "push" => ((run("sync"), json!({})), None),
         "pull" => ((run("pull"), json!({})), None),
         "look" => ((run("pull"), json!({ "dryRun": true })), None),
@@ -274,6 +277,77 @@ async fn limit(
     let path = Path::new(&["channels", &id, "blast-radius"]);
     match posted.send::<Value>(&house, Method::PUT, path, &Value::Object(body)).await {
         Ok(_) => done(&back, "limited"),
+        Err(trouble) => refused(&posted.session, &back, trouble),
+    }
+}
+
+/// What can be tried: the API's name, and words for people.
+const TRIED: [(&str, &str); 4] = [
+    ("buffer", "Units kept off it"),
+    ("percent", "Percent offered"),
+    ("maxQuantity", "Shown at most"),
+    ("zeroBelow", "Zero below"),
+];
+
+/// What other settings would have made of what has happened.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Backtest {
+    from: String,
+    to: String,
+    lines: u64,
+    cut: bool,
+    sold: u64,
+    oversells: u64,
+    oversold_units: u64,
+    oversells_avoided: u64,
+    units_avoided: u64,
+    units_missed: u64,
+    units_hidden: u64,
+    units_hidden_average: u64,
+    differences: u64,
+    adopted: u64,
+    conflicts: u64,
+}
+
+#[derive(Template)]
+#[template(path = "try.html")]
+struct TryPage {
+    frame: Frame,
+    id: String,
+    impact: Impact,
+    past: Backtest,
+}
+
+/// Says what other settings would change now, and what would have come of them.
+async fn try_out(
+    State(house): State<Shared>,
+    Segment(id): Segment<String>,
+    posted: Posted,
+) -> Response {
+    let back = format!("/channels/{}", encoded(&id));
+    // What is no number is refused by the API.
+    let number =
+        |text: &str| text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
+    let given = TRIED.iter().filter(|(name, _)| posted.has(name));
+    let mut body: serde_json::Map<String, Value> =
+        given.map(|(name, _)| ((*name).to_owned(), number(posted.text(name)))).collect();
+    if posted.has("conflictStrategy") {
+        body.insert("conflictStrategy".to_owned(), json!(posted.text("conflictStrategy")));
+    }
+    let body = Value::Object(body);
+    let ask = |what: &str| Path::new(&["channels", &id, what]);
+    let found = async {
+        futures::try_join!(
+            posted.send::<Impact>(&house, Method::POST, ask("what-if"), &body),
+            posted.send::<Backtest>(&house, Method::POST, ask("backtest"), &body),
+        )
+    };
+    match found.await {
+        Ok((impact, past)) => {
+            let frame = Frame::new(&posted.session, "/channels", format!("What if, on {id}"));
+            shown(&TryPage { frame, id, impact, past })
+        }
         Err(trouble) => refused(&posted.session, &back, trouble),
     }
 }

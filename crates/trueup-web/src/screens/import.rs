@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, header};
 use serde::Deserialize;
 
 use crate::Shared;
-use crate::api::{Path, Trouble, Wish};
+use crate::api::{Impact, Path, Trouble, Wish};
 use crate::assets;
 use crate::forms::Posted;
 use crate::page::{Frame, filters, refused, shown};
@@ -39,6 +39,9 @@ struct Report {
     errors: Vec<Wrong>,
     #[serde(default)]
     changes: Vec<Change>,
+    /// What channels would be told, by channel.
+    #[serde(default)]
+    impact: BTreeMap<String, Impact>,
     #[serde(default)]
     ignored_columns: Vec<String>,
 }

@@ -183,7 +183,24 @@ async fn api(asked: Asked, request: Request) -> Response {
             });
             return (StatusCode::CONFLICT, body.to_string()).into_response();
         }
-        return json!({ "runId": "run_1" }).to_string().into_response();
+        let answer = match path {
+            "/channels/shopify/what-if" => json!({
+                "changes": 12, "zeroes": 3, "raises": 0, "lowers": 9, "conflicts": 2, "adopted": 1,
+                "items": [{"sku": "A<b>", "listing": "x", "before": 41, "quantity": 40}],
+            }),
+            "/channels/shopify/backtest" => json!({
+                "from": "2026-10-24T10:00:00Z", "to": "2026-11-24T10:00:00Z", "lines": 99,
+                "cut": false, "sold": 60, "oversells": 3, "oversoldUnits": 4,
+                "oversellsAvoided": 2, "unitsAvoided": 3, "unitsMissed": 1, "unitsHidden": 14,
+                "unitsHiddenAverage": 13, "differences": 5, "adopted": 4, "conflicts": 0,
+            }),
+            "/inventory/import" => json!({
+                "lines": 1, "updated": 1, "failed": 0, "dryRun": true,
+                "impact": {"shopify": {"changes": 1, "zeroes": 1, "raises": 0, "lowers": 0}},
+            }),
+            _ => json!({ "runId": "run_1" }),
+        };
+        return answer.to_string().into_response();
     }
     match answer(path) {
         Some(Value::String(text)) => text.into_response(),

@@ -75,7 +75,7 @@ type Case = (
 async fn forms_do_what_they_say_and_only_for_their_own_session() {
     let house = House::signed_in().await;
     let form = house.get("/stock").await.form();
-    let cases: [Case; 14] = [
+    let cases: [Case; 15] = [
         (
             "/stock/bulk",
             &[("count:A<b>", "7"), ("was:A<b>", "50"), ("reason", "shelf")],
@@ -169,6 +169,12 @@ async fn forms_do_what_they_say_and_only_for_their_own_session() {
                 r#"{"zeroPercent":10,"changePercent":"x"}"#,
             ),
             "/channels/shopify?done=limited",
+        ),
+        (
+            "/channels/shopify/rehearse",
+            &[],
+            ("POST", "/sales-channel/inventory/sync/shopify", r#"{"dryRun":true}"#),
+            "/activity/run_1",
         ),
         (
             "/channels/shopify/look",
@@ -273,4 +279,30 @@ async fn a_sign_out_takes_the_cookie_away() {
     let page = house.post("/logout", &[("form", &form)]).await;
     assert_eq!((page.status, page.location()), (StatusCode::SEE_OTHER, "/login"));
     assert!(page.headers["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test]
+async fn settings_and_imports_are_looked_at_before_they_are_done() {
+    let house = House::signed_in().await;
+    let form = house.get("/channels/shopify").await.form();
+    let fields =
+        [("form", form.as_str()), ("buffer", "2"), ("percent", ""), ("conflictStrategy", "")];
+    let page = house.post("/channels/shopify/try", &fields).await;
+    for words in [
+        "It would change 12 listings: zero 3, lower 9, raise 0; 2 conflicts.",
+        "2 of 3 oversells avoided, 14 units hidden.",
+        "A&#60;b&#62;",
+    ] {
+        assert!(page.text.contains(words), "{words}: {}", page.text);
+    }
+    let asked = |what: &str| {
+        let path = format!("/sales-channel/channels/shopify/{what}");
+        ("POST".to_owned(), path, r#"{"buffer":2}"#.to_owned())
+    };
+    assert_eq!(house.wishes(), [asked("what-if"), asked("backtest")]);
+    let fields =
+        [("form", form.as_str()), ("text", "sku,quantity"), ("publish", "1"), ("do", "look")];
+    let page = house.post("/import", &fields).await;
+    assert!(page.text.contains("<h3>On shopify</h3>"), "{}", page.text);
+    assert!(page.text.contains("It would change 1 listings: zero 1"), "{}", page.text);
 }

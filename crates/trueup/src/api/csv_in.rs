@@ -3,6 +3,7 @@
 //! Every line is its own: wrong ones are reported by number and keep no good one from being
 //! taken, unless all or nothing was asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -12,16 +13,18 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 use trueup_core::{
-    Answer, Command, Location, NameError, Quantity, Rejection, SetOnHand, Sku, SkuSettings,
+    Answer, ChannelId, Command, Location, NameError, Quantity, Rejection, SetOnHand, Sku,
+    SkuSettings,
 };
 use trueup_store::{Outcome, Submission};
+use trueup_sync::Impact;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::body::free_text;
 use crate::api::extract::{Caller, Stock};
 use crate::api::idempotency::Incoming;
-use crate::api::impact::Manner;
+use crate::api::impact::{ImpactView, Manner};
 use crate::api::inventory::ITEMS_MAX;
 use crate::api::lists::Params;
 use crate::api::problem::Problem;
@@ -383,6 +386,10 @@ struct ImportView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Vec<Object>)]
     changes: Option<Vec<Value>>,
+    /// What channels would be told, in a dry run with `syncToChannels`, by channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, value_type = Option<Object>)]
+    impact: Option<BTreeMap<String, ImpactView>>,
     /// Columns that were not read.
     ignored_columns: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -425,7 +432,7 @@ async fn import(
     }
     let work = async {
         if manner.is_dry() {
-            return preview(&app, &caller, read).await;
+            return preview(&app, &caller, read, publish).await;
         }
         if publish && manner == Manner::Guarded {
             app.engine
@@ -450,8 +457,15 @@ fn check_atomic(read: &Read) -> Result<(), Problem> {
     Err(Problem::bad("import_invalid", detail).with("errors", lines))
 }
 
-/// Says what would change.
-async fn preview(app: &App, caller: &Caller<Stock>, read: Read) -> Answered {
+/// Says what would change, and where the channels are told, of what they show.
+async fn preview(app: &App, caller: &Caller<Stock>, read: Read, publish: bool) -> Answered {
+    let counts = read.counts.iter().map(|(_, count)| count);
+    let impact = match publish {
+        true => Some(app.engine.impact_of_counts(&caller.org, counts).await?),
+        false => None,
+    };
+    let view = |(channel, impact): (ChannelId, Impact)| (channel.to_string(), impact.into());
+    let impact = impact.map(|impacts| impacts.into_iter().map(view).collect());
     let mut changes = Vec::new();
     for (line, count) in &read.counts {
         if changes.len() >= ERRORS_MAX {
@@ -477,6 +491,7 @@ async fn preview(app: &App, caller: &Caller<Stock>, read: Read) -> Answered {
         dry_run: true,
         errors: read.errors.into_iter().take(ERRORS_MAX).collect(),
         changes: Some(changes),
+        impact,
         ignored_columns: read.ignored,
         sync: None,
     }))
@@ -513,6 +528,7 @@ async fn take(
         dry_run: false,
         errors: errors.into_iter().take(ERRORS_MAX).collect(),
         changes: None,
+        impact: None,
         ignored_columns: read.ignored,
         sync,
     }))
@@ -542,7 +558,7 @@ async fn submit(
 async fn push(app: &App, caller: &Caller<Stock>, skus: Vec<Sku>) -> Result<Option<Value>, Problem> {
     let id = runs::new_fan_out_id(app);
     let scope = trueup_sync::PushScope::Changed(skus.into_iter().collect());
-    runs::fan_out(app, &caller.org, &id, &scope).await?;
+    runs::fan_out(app, &caller.org, &id, &scope, runs::Doing::Push).await?;
     Ok(Some(json!({ "runId": id })))
 }
 

@@ -3,29 +3,37 @@
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use trueup_store::BlastRadius;
+use trueup_core::Strategy;
+use trueup_store::{BlastRadius, RuleSettings};
 use trueup_sync::{
-    CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, Effect, Impact, ZERO_PERCENT_MAX, ZEROES_FREE_MAX,
+    Backtest, BacktestRequest, CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, Effect, Impact, WhatIf,
+    ZERO_PERCENT_MAX, ZEROES_FREE_MAX,
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::api::audit::{self, Deed};
-use crate::api::body::Units;
-use crate::api::channels::percent;
+use crate::api::body::{SkuText, TimeText, Units, check_len};
+use crate::api::channels::{StrategyWord, percent};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
-use crate::api::lists::{NoParams, Params};
+use crate::api::lists::{NoParams, PageParams, Params, seal_cursor};
 use crate::api::mappings::connection;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
+use crate::api::time::Time;
 use crate::api::{Answered, AppState};
 
-/// The most changes that are told one by one.
+/// The most changes that are told one by one where the list has no pages.
 const ITEMS_MAX: usize = 1_000;
+/// The most SKUs that a back-test is asked for by name.
+const SKUS_MAX: usize = 500;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get, put))
+    OpenApiRouter::new()
+        .routes(routes!(get, put))
+        .routes(routes!(what_if))
+        .routes(routes!(backtest))
 }
 
 /// How an act is to be done.
@@ -74,10 +82,16 @@ pub(super) struct ImpactView {
     lowers: u64,
     /// Listings of which it is not known what they show.
     unknown: u64,
+    /// Channels' own changes that would be carried into master.
+    adopted: u64,
     /// Differences that would wait for an operator.
     conflicts: u64,
-    /// The first 1000 changes.
+    /// The first 1000 changes, or a page of the first 10 000.
     items: Vec<EffectView>,
+    /// Where the next page begins, where the list has pages; null at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    next_cursor: Option<String>,
 }
 
 /// What would change of one listing.
@@ -112,10 +126,225 @@ impl From<Impact> for ImpactView {
             raises: impact.raises,
             lowers: impact.lowers,
             unknown: impact.unknown,
+            adopted: impact.adopted,
             conflicts: impact.conflicts,
             items: impact.effects.into_iter().take(ITEMS_MAX).map(EffectView::from).collect(),
+            next_cursor: None,
         }
     }
+}
+
+impl ImpactView {
+    /// Makes a page of the changes.
+    fn page(mut impact: Impact, from: usize, limit: usize) -> Self {
+        let to = from.saturating_add(limit);
+        let next_cursor = (to < impact.effects.len()).then(|| seal_cursor(LIST, &to.to_string()));
+        impact.effects = impact.effects.into_iter().skip(from).take(limit).collect();
+        Self { next_cursor, ..Self::from(impact) }
+    }
+}
+
+// --- Trying settings ----------------------------------------------------------------------
+
+/// Settings of a channel to be tried; what is not given stays as it is.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"buffer": 2, "conflictStrategy": "lower_wins"}))]
+struct WhatIfBody {
+    /// What happens when master and channel disagree.
+    conflict_strategy: Option<StrategyWord>,
+    /// Units kept off the channel.
+    buffer: Option<Units>,
+    /// The share offered, 0 to 100.
+    percent: Option<Units>,
+    /// The most that is shown.
+    max_quantity: Option<Units>,
+    /// Below this, zero is shown.
+    zero_below: Option<Units>,
+}
+
+impl TryFrom<WhatIfBody> for WhatIf {
+    type Error = Problem;
+
+    fn try_from(body: WhatIfBody) -> Result<Self, Problem> {
+        let rules = RuleSettings {
+            buffer: body.buffer.map(Units::get),
+            percent: percent("/percent", body.percent)?,
+            max_quantity: body.max_quantity.map(Units::get),
+            zero_below: body.zero_below.map(Units::get),
+            ..RuleSettings::default()
+        };
+        Ok(Self { rules, strategy: body.conflict_strategy.map(Strategy::from) })
+    }
+}
+
+const LIST: &str = "impact";
+
+/// Says what other settings of a channel would change of what it shows; nothing is done.
+///
+/// A strategy is tried on what listings showed when they were last read: `adopted` and
+/// `conflicts` say what it would make of differences that are not settled.
+#[utoipa::path(post, path = "/sales-channel/channels/{channelId}/what-if",
+    operation_id = "what_if", tag = "channels",
+    params(("channelId" = String, Path, description = "The channel"), PageParams),
+    request_body = WhatIfBody,
+    responses((status = 200, description = "What would change", body = ImpactView),
+        (status = 404, description = "`channel_not_found`")))]
+async fn what_if(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    mut query: Params,
+    incoming: Incoming,
+) -> Answered {
+    let channel = path.channel()?;
+    let from = query.cursor(LIST, |position| position.parse().ok())?.unwrap_or(0);
+    let limit = query.limit()?;
+    query.finish()?;
+    let body: WhatIfBody = incoming.json_or_default()?;
+    let asked = WhatIf::try_from(body)?;
+    let impact = app.engine.impact_of_settings(&caller.org, &channel, &asked).await?;
+    Ok(Reply::ok(&ImpactView::page(impact, from, limit)))
+}
+
+/// Settings to be tried on what has happened; what is not given stays as it is.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"buffer": 2, "from": "2026-04-01T00:00:00Z"}))]
+struct BacktestBody {
+    /// What happens when master and channel disagree.
+    conflict_strategy: Option<StrategyWord>,
+    /// Units kept off the channel.
+    buffer: Option<Units>,
+    /// The share offered, 0 to 100.
+    percent: Option<Units>,
+    /// The most that is shown.
+    max_quantity: Option<Units>,
+    /// Below this, zero is shown.
+    zero_below: Option<Units>,
+    /// From this instant on; by default 30 days before the end.
+    #[schema(value_type = Option<String>)]
+    from: Option<TimeText>,
+    /// Up to this instant; by default now.
+    #[schema(value_type = Option<String>)]
+    to: Option<TimeText>,
+    /// Only these SKUs; by default all that the channel has listings of.
+    skus: Option<Vec<SkuText>>,
+}
+
+/// How far back is looked when nothing is said, in milliseconds.
+const BACKTEST_MS_DEFAULT: i64 = 30 * 24 * 3_600 * 1_000;
+
+/// What other settings would have made of what has happened. Units are of SKUs.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct BacktestView {
+    from: Time,
+    to: Time,
+    /// In one sentence.
+    summary: String,
+    /// SKUs that were gone through.
+    skus: u64,
+    /// Listings that were left out: bundles, and a SKU's listings but the first.
+    left_out: u64,
+    /// Ledger lines that were gone through, at most 200 000.
+    lines: u64,
+    /// Whether there were more: what is left was not looked at.
+    cut: bool,
+    /// Units that the channel sold.
+    sold: u64,
+    /// Sales of the channel that promised more than there was.
+    oversells: u64,
+    /// Units that were promised and were not there.
+    oversold_units: u64,
+    /// Oversells that the settings would have avoided as a whole.
+    oversells_avoided: u64,
+    /// Units that would not have been promised.
+    units_avoided: u64,
+    /// Units that were sold, were there, and would not have been offered.
+    units_missed: u64,
+    /// Units that would be hidden at the end beyond those that are.
+    units_hidden: u64,
+    /// The same, on average over the window.
+    units_hidden_average: u64,
+    /// Changes of the channel's own that were adopted or waited for an operator.
+    differences: u64,
+    /// How many of them would have been carried into master.
+    adopted: u64,
+    /// How many would have waited for an operator.
+    conflicts: u64,
+}
+
+impl BacktestView {
+    fn of(request: &BacktestRequest, found: &Backtest) -> Self {
+        let summary = format!(
+            "{} of {} oversells avoided, {} units hidden, {} sales' units missed",
+            found.avoided, found.oversells, found.hidden_units, found.missed_units
+        );
+        Self {
+            from: Time(request.from),
+            to: Time(request.to),
+            summary,
+            skus: found.skus,
+            left_out: found.left_out,
+            lines: found.lines,
+            cut: found.is_cut,
+            sold: found.sold,
+            oversells: found.oversells,
+            oversold_units: found.oversold_units,
+            oversells_avoided: found.avoided,
+            units_avoided: found.avoided_units,
+            units_missed: found.missed_units,
+            units_hidden: found.hidden_units,
+            units_hidden_average: found.hidden_average,
+            differences: found.differences,
+            adopted: found.adopted,
+            conflicts: found.conflicts,
+        }
+    }
+}
+
+/// Tries settings of a channel on what has happened: how many oversells they would have avoided,
+/// and at what price.
+///
+/// The ledger's lines of the window are gone through once, with the rules in force and with
+/// those. What the channel showed at each instant is not recorded: a sale is taken to have been
+/// made on the newest number that allowed it.
+#[utoipa::path(post, path = "/sales-channel/channels/{channelId}/backtest",
+    operation_id = "backtest", tag = "channels",
+    params(("channelId" = String, Path, description = "The channel")),
+    request_body = BacktestBody,
+    responses((status = 200, description = "What would have come of it", body = BacktestView),
+        (status = 400, description = "`invalid_window`"),
+        (status = 404, description = "`channel_not_found`")))]
+async fn backtest(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    _: NoParams,
+    incoming: Incoming,
+) -> Answered {
+    let channel = path.channel()?;
+    let body: BacktestBody = incoming.json_or_default()?;
+    if let Some(skus) = &body.skus {
+        check_len("/skus", skus.len(), SKUS_MAX)?;
+    }
+    let to = body.to.map_or_else(|| app.now(), |TimeText(at)| at);
+    let from = body.from.map_or_else(|| to.plus_millis(-BACKTEST_MS_DEFAULT), |TimeText(at)| at);
+    if from >= to {
+        return Err(Problem::field("/from", "invalid_window", "must be before \"to\""));
+    }
+    let settings = WhatIf::try_from(WhatIfBody {
+        conflict_strategy: body.conflict_strategy,
+        buffer: body.buffer,
+        percent: body.percent,
+        max_quantity: body.max_quantity,
+        zero_below: body.zero_below,
+    })?;
+    let skus = body.skus.map(|skus| skus.into_iter().map(|SkuText(sku)| sku).collect());
+    let request = BacktestRequest { settings, from, to, skus };
+    let found = Box::pin(app.engine.backtest(&caller.org, &channel, &request)).await?;
+    Ok(Reply::ok(&BacktestView::of(&request, &found)))
 }
 
 // --- The limits ---------------------------------------------------------------------------

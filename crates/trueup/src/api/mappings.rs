@@ -16,7 +16,7 @@ use crate::api::body::{self, ITEMS_MAX, LocationText, SkuText, Strict, Units, ch
 use crate::api::channels::{RulesView, StrategyWord, percent};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
-use crate::api::impact::Manner;
+use crate::api::impact::{ImpactView, Manner};
 use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
@@ -270,6 +270,10 @@ struct SkuMappingsView {
     first: MappingView,
     /// Every listing of the SKU.
     listings: Vec<MappingView>,
+    /// What would change, in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    impact: Option<ImpactView>,
 }
 
 // --- Handlers -----------------------------------------------------------------------------
@@ -341,7 +345,8 @@ async fn list(
         ("confirm" = Option<bool>, Query, description = "Do it although it changes much of what \
             the channel shows")),
     request_body = MappingsBody,
-    responses((status = 200, description = "`{mapped, dryRun, items}`", body = Object),
+    responses((status = 200, description = "`{mapped, dryRun, items}`; in a dry run also the \
+            `impact` on listings that are mapped already", body = Object),
         (status = 400, description = "`invalid_mapping` naming each"),
         (status = 404, description = "`channel_not_found`"),
         (status = 409, description = "`blast_radius` with the `impact`")))]
@@ -362,19 +367,26 @@ async fn put_many(
     let drafts: Result<Vec<_>, Problem> = body.mappings.iter().enumerate().map(read).collect();
     let drafts = drafts?;
     let work = async {
+        let impact = would(&app, &caller.org, &channel, &drafts, manner).await?;
         let rows = map(&app, &caller.org, &channel, drafts, manner).await?;
         if !manner.is_dry() {
             let deed = Deed::new("mappings_changed").on(&channel);
             audit::note(&app, &caller, deed.with("mappings", rows.len())).await;
         }
         let items: Vec<MappingView> = rows.iter().map(MappingView::from).collect();
-        Ok(Reply::ok(&json!({"mapped": items.len(), "dryRun": manner.is_dry(), "items": items})))
+        let mut answer = json!({
+            "mapped": items.len(), "dryRun": manner.is_dry(), "items": items,
+        });
+        if let Some(impact) = impact {
+            answer["impact"] = json!(impact);
+        }
+        Ok(Reply::ok(&answer))
     };
     incoming.once(&app, &caller, work).await
 }
 
 fn sku_answer(items: Vec<MappingView>, first: MappingView) -> Answered {
-    Ok(Reply::ok(&SkuMappingsView { first, listings: items }))
+    Ok(Reply::ok(&SkuMappingsView { first, listings: items, impact: None }))
 }
 
 /// Returns a SKU's mappings on a channel.
@@ -426,6 +438,8 @@ async fn put(
     let of_many = body.listings.is_some();
     let work = async {
         let org = &caller.org;
+        let impact = would(&app, org, &channel, &drafts, manner).await;
+        let impact = impact.map_err(|error| at_listing(error, of_many))?;
         let rows = replace(&app, org, &channel, &sku, drafts, manner).await;
         let rows = rows.map_err(|error| at_listing(error, of_many))?;
         if !manner.is_dry() {
@@ -434,7 +448,7 @@ async fn put(
         }
         let views = || rows.iter().map(MappingView::from);
         let first = views().next().ok_or_else(|| mapping_not_found(&sku))?;
-        sku_answer(views().collect(), first)
+        Ok(Reply::ok(&SkuMappingsView { first, listings: views().collect(), impact }))
     };
     incoming.once(&app, &caller, work).await
 }
@@ -454,6 +468,22 @@ async fn replace(
         app.engine.unmap(org, channel, sku, kept).await?;
     }
     Ok(rows)
+}
+
+/// Says what mappings would change, in a dry run.
+async fn would(
+    app: &App,
+    org: &Org,
+    channel: &ChannelId,
+    drafts: &[MappingDraft],
+    manner: Manner,
+) -> Result<Option<ImpactView>, EngineError> {
+    if !manner.is_dry() {
+        return Ok(None);
+    }
+    let drafts = drafts.to_vec();
+    let impact = Box::pin(app.engine.impact_of_mappings(org, channel, drafts)).await?;
+    Ok(Some(ImpactView::from(impact)))
 }
 
 /// Maps listings, or says whether they could be.

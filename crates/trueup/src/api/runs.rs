@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::{Incoming, Submitted};
 use crate::api::inventory::LOCATION;
-use crate::api::lists::{Listed, NoParams, PageParams, Params};
+use crate::api::lists::{Listed, NoParams, PageParams, Params, seal_cursor};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -38,6 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(confirm))
         .routes(routes!(cancel))
         .routes(routes!(undo))
+        .routes(routes!(items))
 }
 
 // --- Views --------------------------------------------------------------------------------
@@ -272,12 +273,37 @@ pub(super) struct Begun {
     pub(super) run: Result<String, EngineError>,
 }
 
+/// Whether a push is made, or only said what it would tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Push,
+    Rehearse,
+}
+
+impl Doing {
+    /// Begins the run.
+    pub(super) async fn begin(
+        self,
+        app: &App,
+        org: &Org,
+        channel: &ChannelId,
+        scope: PushScope,
+        id: Option<String>,
+    ) -> Result<String, EngineError> {
+        match self {
+            Self::Push => app.engine.push(org, channel, scope, id).await,
+            Self::Rehearse => app.engine.rehearse_push(org, channel, scope, id).await,
+        }
+    }
+}
+
 /// Begins a push on every connected channel that is not paused, all at once.
 pub(super) async fn fan_out(
     app: &App,
     org: &Org,
     id: &str,
     scope: &PushScope,
+    doing: Doing,
 ) -> Result<(Vec<Begun>, Vec<Connection>), Problem> {
     let connections = app.store.connections(org).await?;
     let (active, paused): (Vec<_>, Vec<_>) =
@@ -285,7 +311,8 @@ pub(super) async fn fan_out(
     let begin = active.into_iter().map(|connection| async move {
         let channel = connection.id;
         let member = member_id(id, &channel);
-        let run = match app.engine.push(org, &channel, scope.clone(), Some(member.clone())).await {
+        let begun = doing.begin(app, org, &channel, scope.clone(), Some(member.clone())).await;
+        let run = match begun {
             Err(EngineError::Store(StoreError::Fenced)) => {
                 told_elsewhere(app, org, &channel, member).await
             }
@@ -355,7 +382,7 @@ pub(super) async fn fan_out_after(
     };
     let Some(id) = id else { return };
     let scope = PushScope::Changed(skus.into_iter().collect());
-    let begun = match fan_out(app, org, &id, &scope).await {
+    let begun = match fan_out(app, org, &id, &scope, Doing::Push).await {
         Ok((begun, _)) => begun,
         Err(problem) => {
             let code = problem.code();
@@ -581,4 +608,32 @@ async fn ended(app: &App, org: &Org, runs: &[String], id: &str, wait: Duration) 
     let status = if is_running { StatusCode::ACCEPTED } else { StatusCode::OK };
     let reply = Reply::json(status, &found(app, org, id).await?);
     Ok(with_location(reply, status, id))
+}
+
+const ITEMS: &str = "run items";
+
+/// Lists what became of each listing of a run, or would: the first 10 000 that it keeps.
+#[utoipa::path(get, path = "/sales-channel/sync/runs/{id}/items", operation_id = "run_items",
+    tag = "sync",
+    params(("id" = String, Path, description = "The run"), PageParams),
+    responses((status = 200, description = "A page", body = Listed<Object>),
+        (status = 404, description = "`run_not_found`")))]
+async fn items(
+    State(app): State<AppState>,
+    caller: Caller<Read>,
+    path: Segments,
+    mut query: Params,
+) -> Answered {
+    let from: usize = query.cursor(ITEMS, |position| position.parse().ok())?.unwrap_or(0);
+    let limit = query.limit()?;
+    query.finish()?;
+    let run = app.store.run(&caller.org, path.text("id")).await?;
+    let run = run.ok_or_else(|| Problem::not_found("run_not_found", "there is no such run"))?;
+    let Value::Array(all) = run.items else {
+        return Ok(Reply::ok(&Listed::<Value> { items: Vec::new(), next_cursor: None }));
+    };
+    let to = from.saturating_add(limit);
+    let next_cursor = (to < all.len()).then(|| seal_cursor(ITEMS, &to.to_string()));
+    let items: Vec<Value> = all.into_iter().skip(from).take(limit).collect();
+    Ok(Reply::ok(&Listed { items, next_cursor }))
 }

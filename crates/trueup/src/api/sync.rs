@@ -20,7 +20,7 @@ use crate::api::idempotency::Incoming;
 use crate::api::lists::NoParams;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
-use crate::api::runs::{self, Begun, RunView};
+use crate::api::runs::{self, Begun, Doing, RunView};
 use crate::api::{Answered, App, AppState};
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -35,6 +35,9 @@ struct PushBody {
     /// Only these SKUs.
     #[schema(value_type = Option<Vec<PushItemBody>>)]
     items: Option<Vec<Strict<PushItemBody>>>,
+    /// Say what would be told, tell nothing: the run then has `changes`, `zeroes`, `raises`,
+    /// `lowers`, `unknown` and `conflicts`, and an item for each change.
+    dry_run: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -71,11 +74,12 @@ struct RunsView {
     skipped: Vec<Value>,
 }
 
-fn scope(body: PushBody) -> Result<PushScope, Problem> {
-    let Some(items) = body.items else { return Ok(PushScope::All) };
+fn asked(body: PushBody) -> Result<(PushScope, Doing), Problem> {
+    let doing = if body.dry_run.unwrap_or(false) { Doing::Rehearse } else { Doing::Push };
+    let Some(items) = body.items else { return Ok((PushScope::All, doing)) };
     check_len("/items", items.len(), ITEMS_MAX)?;
     let item = |Strict(item): Strict<PushItemBody>| (item.sku.0, item.quantity.map(Units::get));
-    Ok(PushScope::Items(items.into_iter().map(item).collect()))
+    Ok((PushScope::Items(items.into_iter().map(item).collect()), doing))
 }
 
 /// Pushes SKUs, or all of them, to one channel.
@@ -100,9 +104,9 @@ async fn push(
 ) -> Answered {
     let channel = path.channel()?;
     let wait = runs::wait(incoming.headers())?;
-    let scope = scope(incoming.json_or_default()?)?;
+    let (scope, doing) = asked(incoming.json_or_default()?)?;
     let work = async {
-        let id = app.engine.push(&caller.org, &channel, scope, None).await?;
+        let id = doing.begin(&app, &caller.org, &channel, scope, None).await?;
         runs::answer(&app, &caller.org, &id, wait).await
     };
     incoming.once(&app, &caller, work).await
@@ -124,14 +128,19 @@ async fn push_all(
     incoming: Incoming,
 ) -> Answered {
     let wait = runs::wait(incoming.headers())?;
-    let scope = scope(incoming.json_or_default()?)?;
-    let work = push_everywhere(&app, &caller.org, scope, wait);
+    let asked = asked(incoming.json_or_default()?)?;
+    let work = push_everywhere(&app, &caller.org, asked, wait);
     incoming.once(&app, &caller, work).await
 }
 
-async fn push_everywhere(app: &App, org: &Org, scope: PushScope, wait: Duration) -> Answered {
+async fn push_everywhere(
+    app: &App,
+    org: &Org,
+    (scope, doing): (PushScope, Doing),
+    wait: Duration,
+) -> Answered {
     let id = runs::new_fan_out_id(app);
-    let (begun, paused) = runs::fan_out(app, org, &id, &scope).await?;
+    let (begun, paused) = runs::fan_out(app, org, &id, &scope, doing).await?;
     let paused = paused.iter().map(|connection| {
         let detail = "the channel is paused; its work is kept";
         json!({"channelId": connection.id.as_str(), "code": "channel_paused", "detail": detail})

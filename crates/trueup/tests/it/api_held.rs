@@ -245,3 +245,91 @@ async fn a_sku_and_everything_are_paused_and_go_on() {
     api.stop().await;
     shop.server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_change_is_said_before_it_is_done() {
+    let (api, shop) = stocked().await;
+    let post = |path: &'static str, body: Value| {
+        let api = &api;
+        async move { api.call("POST", path, &body.to_string()).await }
+    };
+    let what_if = "/channels/shopify/what-if";
+    let would = post(what_if, json!({"buffer": 4})).await.is(200);
+    let counts = ["listings", "changes", "zeroes", "lowers", "raises", "conflicts"];
+    assert_eq!(counts.map(|name| would[name].clone()), [60, 60, 0, 60, 0, 0].map(Value::from));
+    let page = post("/channels/shopify/what-if?limit=50", json!({"percent": 0})).await.is(200);
+    assert_eq!((&page["zeroes"], page["items"].as_array().unwrap().len()), (&json!(60), 50));
+    let next = page["nextCursor"].as_str().unwrap();
+    let path = format!("{what_if}?limit=50&cursor={next}");
+    let rest = api.call("POST", &path, r#"{"percent":0}"#).await.is(200);
+    let last = &rest["items"][9];
+    assert_eq!(
+        (&last["sku"], &last["before"], &last["quantity"]),
+        (&json!("S59"), &json!(10), &json!(0))
+    );
+    assert_eq!(rest["nextCursor"], Value::Null, "{rest}");
+    post(what_if, json!({"percent": 101})).await.is_problem(400, "invalid_percent");
+    post("/channels/none/what-if", json!({})).await.is_problem(404, "channel_not_found");
+    let foreign = "/sales-channel/channels/shopify/what-if";
+    let foreign = api.of("other", &Scope::ALL, "POST", foreign).await;
+    foreign.is_problem(404, "channel_not_found");
+    // A push, a mapping and an import.
+    count(&api, 3, "").await.is(200);
+    let run = post("/inventory/sync/shopify", json!({"dryRun": true})).await.is(200);
+    assert_eq!(
+        (&run["dryRun"], &run["lowers"], &run["pushed"]),
+        (&json!(true), &json!(60), &json!(0))
+    );
+    let id = run["runId"].as_str().unwrap();
+    let items = api.get(&format!("/sync/runs/{id}/items?limit=7")).await.is(200);
+    assert_eq!(items["items"].as_array().unwrap().len(), 7);
+    let next = items["nextCursor"].as_str().unwrap();
+    let more = api.get(&format!("/sync/runs/{id}/items?limit=100&cursor={next}")).await.is(200);
+    assert_eq!((more["items"].as_array().unwrap().len(), &more["nextCursor"]), (53, &Value::Null));
+    let all = post("/inventory/sync", json!({"dryRun": true})).await.is(200);
+    assert_eq!(all["runs"][0]["lowers"], 60, "{all}");
+    let mapping = api.get("/channels/shopify/mappings/S00").await.is(200);
+    let body = json!({"listing": mapping["listing"], "maxQuantity": 0}).to_string();
+    let path = "/channels/shopify/mappings/S00?dryRun=true";
+    let would = api.call("PUT", path, &body).await.is(200);
+    assert_eq!(
+        (&would["impact"]["zeroes"], &would["maxQuantity"]),
+        (&json!(1), &json!(0)),
+        "{would}"
+    );
+    let would = count(&api, 0, "?syncToChannels=true&dryRun=true").await.is(200);
+    assert_eq!(would["impact"]["shopify"]["zeroes"], 60, "{would}");
+    assert_eq!(shop.simulator.quantity("S00"), Some(10), "nothing was told");
+    api.stop().await;
+    shop.server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_are_tried_on_what_has_happened() {
+    let (api, shop) = stocked().await;
+    let backtest = "/channels/shopify/backtest";
+    let body = json!({"from": "2026-01-01T00:00:00Z", "to": "2025-01-01T00:00:00Z"}).to_string();
+    api.call("POST", backtest, &body).await.is_problem(400, "invalid_window");
+    // Nine of ten go elsewhere, and the channel sells two of those that it still shows.
+    api.call("POST", "/sync/pause", "").await.is(200);
+    api.call("PUT", "/inventory/S05", r#"{"quantity":1}"#).await.is(200);
+    shop.simulator.sell("S05", 2).unwrap();
+    api.advance(60);
+    api.hear_orders("shopify").await;
+    api.settle().await;
+    assert_eq!(api.on_hand("S05").await, -1);
+    api.advance(60);
+    let tried = api.call("POST", backtest, r#"{"buffer":2,"skus":["S05","S06"]}"#).await.is(200);
+    let counts = ["skus", "sold", "oversells", "oversoldUnits", "oversellsAvoided", "unitsAvoided"];
+    assert_eq!(
+        counts.map(|name| tried[name].clone()),
+        [2, 2, 1, 1, 1, 1].map(Value::from),
+        "{tried}"
+    );
+    let words = "1 of 1 oversells avoided, 2 units hidden, 0 sales' units missed";
+    assert_eq!(tried["summary"], words, "{tried}");
+    let none = api.call("POST", backtest, "").await.is(200);
+    assert_eq!((&none["oversellsAvoided"], &none["unitsHidden"]), (&json!(0), &json!(0)));
+    api.stop().await;
+    shop.server.shutdown().await;
+}
