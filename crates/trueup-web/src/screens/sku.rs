@@ -1,5 +1,7 @@
 //! One SKU: its levels, what channels show and why, its holds, and its ledger.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use axum::Router;
 use axum::extract::{Path as Segment, Query, State};
@@ -162,7 +164,49 @@ struct Asked {
     cursor: String,
     #[serde(default)]
     at: String,
+    /// Two instants that are compared.
+    #[serde(default)]
+    from: String,
+    #[serde(default)]
+    to: String,
     done: Option<String>,
+}
+
+/// How the SKU differs between two instants, and by what.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Diff {
+    since: String,
+    until: String,
+    from: Option<Then>,
+    to: Option<Then>,
+    delta: i64,
+    reserved_delta: i64,
+    available_delta: i64,
+    kinds: BTreeMap<String, Kind>,
+}
+
+impl Diff {
+    /// Returns both ends, with words for people.
+    fn ends(&self) -> [(&'static str, Option<&Then>); 2] {
+        [("before", self.from.as_ref()), ("after", self.to.as_ref())]
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Then {
+    quantity: i64,
+    reserved: i64,
+    available: i64,
+}
+
+/// What the ledger's lines of one kind made of it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    lines: u64,
+    delta: i64,
+    reserved_delta: i64,
 }
 
 #[derive(Template)]
@@ -173,6 +217,7 @@ struct Page {
     asked: Asked,
     paused: Option<Pause>,
     all_paused: Option<Pause>,
+    diff: Option<Diff>,
     listings: Vec<Explained>,
     holds: Vec<Reservation>,
     entries: Vec<Entry>,
@@ -204,11 +249,18 @@ async fn look(
     let told = Path::new(&["sync", "history"]).with("limit", ENTRIES).with("sku", name);
     let (sku, explanation, holds, movements, entries) = futures::try_join!(
         house.api.get::<Sku>(session, path(&[]).with("at", &asked.at)),
-        house.api.get::<Explanation>(session, path(&["explain"])),
+        house.api.get::<Explanation>(session, path(&["explain"]).with("at", &asked.at)),
         house.api.get::<Listed<Reservation>>(session, held),
         house.api.get::<Listed<Movement>>(session, history),
         house.api.get::<Listed<Entry>>(session, told),
     )?;
+    let diff = match asked.from.as_str() {
+        "" => None,
+        from => {
+            let path = path(&["diff"]).with("from", from).with("to", &asked.to);
+            Some(house.api.get::<Diff>(session, path).await?)
+        }
+    };
     let own = format!("/stock/{}", encoded(name));
     let next = ListQuery::default().next(&own, movements.next_cursor.as_deref());
     let frame = Frame::new(session, "/stock", name).after(asked.done.as_deref());
@@ -218,6 +270,7 @@ async fn look(
         asked,
         paused: explanation.paused,
         all_paused: explanation.all_paused,
+        diff,
         listings: explanation.listings,
         holds: holds.items,
         entries: entries.items,

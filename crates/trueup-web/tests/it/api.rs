@@ -85,6 +85,12 @@ fn answer(path: &str) -> Option<Value> {
             "inFlight": null, "error": null, "strategy": "master_wins",
             "fulfilledBy": "merchant",
         }]}),
+        "/inventory/A%3Cb%3E/diff" => json!({
+            "sku": "A<b>", "since": "2026-11-23T10:00:00Z", "until": "2026-11-24T10:00:00Z",
+            "from": null, "to": {"quantity": 50, "reserved": 6, "available": 42},
+            "delta": 50, "reservedDelta": 6, "availableDelta": 42, "cut": false,
+            "kinds": {"channel_sale": {"lines": 3, "delta": -7, "reservedDelta": 0}},
+        }),
         "/inventory/A%3Cb%3E/history" => listed(&json!([{
             "seq": 9, "at": "2026-11-24T10:00:00Z", "kind": "reserve", "locationId": "main",
             "delta": 0, "reservedDelta": 2, "quantityAfter": 50, "reservedAfter": 6,

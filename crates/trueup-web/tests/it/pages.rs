@@ -5,7 +5,7 @@ use http::StatusCode;
 use crate::api::House;
 
 /// Every screen, with something that it must show.
-const SCREENS: [(&str, &str); 20] = [
+const SCREENS: [(&str, &str); 21] = [
     ("/", "low on stock"),
     ("/stock", "On hand of A&#60;b&#62;"),
     ("/stock/A%3Cb%3E", "50 on hand − 6 reserved − 2 safety stock − 4 kept off this channel = 38"),
@@ -20,6 +20,10 @@ const SCREENS: [(&str, &str); 20] = [
     ("/??", "</a> by ann since"),
     ("/channels?", "Let everything go on"),
     ("/stock/A%3Cb%3E?", "Paused by bob since"),
+    (
+        "/stock/A%3Cb%3E?from=2026-11-23T10%3A00%3A00Z",
+        "by channel sale, 3 lines</th><td class=\"n\">−7",
+    ),
     ("/channels", "shopify"),
     ("/channels/shopify", "Tell it every number"),
     ("/import", "Look what would change"),

@@ -24,6 +24,7 @@ mod channels;
 mod conflicts;
 mod connect;
 mod description;
+mod diff;
 mod events;
 mod history;
 mod inventory;
@@ -176,6 +177,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .merge(bulk::routes())
         .merge(csv_in::routes())
         .merge(csv_out::routes())
+        .merge(diff::routes())
         .merge(history::routes())
         .merge(alerts::routes())
         .merge(reservations::routes())

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use serde::Serialize;
-use trueup_core::{ListingKey, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp, publish::Stock};
+use trueup_core::{
+    Delta, ListingKey, ListingState, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp,
+    publish::Stock,
+};
 use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
 use trueup_sync::{Revisions, drift_of, expected_of, listing_status};
 use utoipa::ToSchema;
@@ -223,6 +226,10 @@ async fn across(
 #[serde(rename_all = "camelCase")]
 struct ExplainView {
     sku: String,
+    /// Of when it is, where an instant was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    at: Option<Time>,
     master: i64,
     version: u64,
     /// That nothing is told of the SKU, by whom and since when; null while it is not paused.
@@ -238,7 +245,8 @@ struct ExplainView {
 struct ExplainedView {
     channel_id: String,
     listing: BTreeMap<String, String>,
-    /// As in `GET /inventory/{sku}/channels`.
+    /// As in `GET /inventory/{sku}/channels`; `past` where an instant was asked for: what the
+    /// channel was told and showed then is not kept.
     status: &'static str,
     /// What the channel shows, as far as known.
     quantity: Option<i64>,
@@ -279,7 +287,8 @@ struct ExplainedView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     error: Option<ParkedView>,
-    /// The ledger's lines since the last acknowledged push, newest first (at most 100).
+    /// The ledger's lines since the last acknowledged push, newest first (at most 100); where an
+    /// instant was asked for, the last ones up to it.
     movements_since: Vec<MovementView>,
 }
 
@@ -365,10 +374,13 @@ impl TermsView {
     }
 }
 
-/// Says why channels show what they show.
+/// Says why channels show what they show, or should have shown at an instant.
+///
+/// At an instant the stock is that of the ledger then; rules and mappings are those of now.
 #[utoipa::path(get, path = "/sales-channel/inventory/{sku}/explain", tag = "inventory",
     params(("sku" = String, Path, description = "The SKU, percent-encoded", example = "SKU-100"),
-        ("channel" = Option<String>, Query, description = "Only on this channel")),
+        ("channel" = Option<String>, Query, description = "Only on this channel"),
+        ("at" = Option<String>, Query, description = "At this instant")),
     responses((status = 200, description = "Every term, movement and push", body = ExplainView),
         (status = 404, description = "`sku_not_found`, `channel_not_found`")))]
 async fn explain(
@@ -379,8 +391,13 @@ async fn explain(
 ) -> Answered {
     let sku = path.sku()?;
     let channel = query.channel("channel")?;
+    let at = query.time("at")?;
     query.finish()?;
-    let answer = app.store.sku(&caller.org, &sku).await?.ok_or_else(|| sku_not_found(&sku))?;
+    let answer = match at {
+        Some(at) => app.store.sku_at(&caller.org, &sku, at).await?.map(|then| then.answer),
+        None => app.store.sku(&caller.org, &sku).await?,
+    };
+    let answer = answer.ok_or_else(|| sku_not_found(&sku))?;
     let connections = app.store.connections(&caller.org).await?;
     if let Some(channel) = &channel
         && !connections.iter().any(|connection| connection.id == *channel)
@@ -392,12 +409,17 @@ async fn explain(
         let connection = connections.iter().find(|row| row.id == view.mapping.channel);
         let Some(connection) = connection else { continue };
         let since = MovementQuery {
-            after_seq: Some(view.state.acked_version),
+            after_seq: Some(view.state.acked_version).filter(|_| at.is_none()),
+            to: at.map(just_after),
             limit: LINES_MAX,
             ..MovementQuery::default()
         };
         let lines = app.store.movements(&caller.org, &sku, since).await?.items;
         let lines = lines.into_iter().map(MovementView::from).collect();
+        if at.is_some() {
+            listings.push(explained_then(view, connection, &answer, lines));
+            continue;
+        }
         let revisions = app.engine.revisions(&caller.org, &view).map(RevisionsView::from);
         let in_feed_since = app.engine.in_feed_since(&caller.org, &view).map(Time);
         let explained = explained(&view, connection, &answer, lines);
@@ -405,12 +427,41 @@ async fn explain(
     }
     Ok(Reply::ok(&ExplainView {
         sku: sku.as_str().to_owned(),
+        at: at.map(Time),
         master: Numbers::of(&answer).quantity,
         version: answer.state.version,
         paused: app.store.pause(&caller.org, Some(&sku)).await?.map(PauseView::from),
         all_paused: app.store.pause(&caller.org, None).await?.map(PauseView::from),
         listings,
     }))
+}
+
+/// Returns the instant after one: the ledger takes in what was decided at an instant.
+pub(super) fn just_after(at: Timestamp) -> Timestamp {
+    Timestamp::from_micros(at.micros().saturating_add(1))
+}
+
+/// Explains what a listing should have shown of stock as it stood; what was told and read of it
+/// then is not kept.
+fn explained_then(
+    view: ListingView,
+    connection: &Connection,
+    answer: &SkuAnswer,
+    lines: Vec<MovementView>,
+) -> ExplainedView {
+    let state = ListingState {
+        base: None,
+        in_flight: None,
+        observed: None,
+        acked_version: 0,
+        acked_at: None,
+        provisional: Delta::ZERO,
+        forced: false,
+        ..view.state
+    };
+    let view = ListingView { state, parked: None, sku: Some(answer.clone()), ..view };
+    let explained = explained(&view, connection, answer, lines);
+    ExplainedView { status: "past", pending: false, ..explained }
 }
 
 fn explained(

@@ -3,6 +3,7 @@
 pub mod assembly;
 pub mod backup;
 pub mod demo;
+pub mod explain;
 pub mod files;
 pub mod keys;
 pub mod link;
@@ -57,6 +58,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Put a backup into a new directory.
     Restore(backup::RestoreArgs),
+    /// Say why channels show what they show of a SKU.
+    Explain(explain::ExplainArgs),
     /// Add the ledger up and compare channels with what they should show.
     Verify(verify::VerifyArgs),
     /// Measure durable reservations per second beside an empty endpoint.
@@ -106,6 +109,7 @@ async fn dispatch(command: Command) -> Ended {
         Command::Migrate(args) => Box::pin(migrate::run(args)).await.map(|()| true),
         Command::Backup(args) => backup::back_up(args).await.map(|()| true),
         Command::Restore(args) => backup::restore(args).await.map(|()| true),
+        Command::Explain(args) => explain::run(args).await.map(|()| true),
         Command::Verify(args) => verify::run(args).await,
         Command::Bench(options) => bench(options).await,
         Command::BenchFloor => Ok(crate::bench::serve_floor().await.map(|()| true)?),

@@ -93,6 +93,13 @@ fn token_with(org: &str, scopes: &[Scope]) -> String {
         .unwrap()
 }
 
+/// Writes an instant as it stands in a query.
+pub(super) fn in_query(micros: i64) -> String {
+    let time = trueup::api::time::Time(Timestamp::from_micros(micros));
+    let text = serde_json::to_value(time).unwrap();
+    text.as_str().unwrap().replace(':', "%3A")
+}
+
 fn token() -> String {
     token_with("acme", &Scope::ALL)
 }
@@ -155,6 +162,10 @@ impl Api {
 
     pub(super) fn advance(&self, seconds: i64) {
         self.clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+
+    pub(super) fn now_micros(&self) -> i64 {
+        self.clock.0.load(Ordering::SeqCst)
     }
 
     /// Returns on hand of a SKU of acme, whatever the clock says of tokens.
@@ -1310,5 +1321,53 @@ async fn the_only_node_works_for_every_shard() {
     assert!(shards.iter().all(|shard| shard["node"] == cluster["nodeId"]), "{cluster}");
     let figures = api.raw("GET", "/metrics", &[], "").await.text();
     assert!(figures.contains("trueup_node_shards 64"), "{figures}");
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_changed_between_two_instants_is_told_with_what_did_it() {
+    let api = Api::start().await;
+    let at = |seconds: i64| in_query(START + seconds * 1_000_000);
+    api.stock("A", 10).await;
+    api.stock("B", 5).await;
+    api.advance(100);
+    api.call("POST", "/inventory/A/adjust", r#"{"delta":-3}"#).await.is(200);
+    api.reserve("o1", "A", 2).await.is(201);
+    api.stock("C", 1).await;
+    api.advance(100);
+    api.stock("A", 20).await;
+    let diff = format!("/inventory/A/diff?from={}&to={}", at(50), at(150));
+    let told = api.get(&diff).await.is(200);
+    assert_eq!(told["from"], json!({"quantity": 10, "reserved": 0, "available": 10}), "{told}");
+    assert_eq!(told["to"], json!({"quantity": 7, "reserved": 2, "available": 5}));
+    let deltas = ["delta", "reservedDelta", "availableDelta"].map(|name| told[name].clone());
+    assert_eq!(deltas, [json!(-3), json!(2), json!(-5)]);
+    assert_eq!(told["kinds"]["adjust"], json!({"lines": 1, "delta": -3, "reservedDelta": 0}));
+    assert_eq!(told["kinds"]["reserve"], json!({"lines": 1, "delta": 0, "reservedDelta": 2}));
+    // Up to now, where nothing else is said.
+    let told = api.get(&format!("/inventory/A/diff?from={}", at(150))).await.is(200);
+    assert_eq!((&told["delta"], &told["kinds"]["count"]["lines"]), (&json!(13), &json!(1)));
+    let all = format!("/inventory/diff/skus?from={}&to={}&limit=2", at(50), at(150));
+    let page = api.get(&all).await.is(200);
+    assert_eq!(
+        (&page["items"][0]["sku"], page["items"].as_array().unwrap().len()),
+        (&json!("A"), 1)
+    );
+    let next = page["nextCursor"].as_str().unwrap();
+    let rest = api.get(&format!("{all}&cursor={next}")).await.is(200);
+    let made = &rest["items"][0];
+    assert_eq!(
+        (&made["sku"], &made["from"], &made["delta"]),
+        (&json!("C"), &Value::Null, &json!(1))
+    );
+    assert_eq!(rest["nextCursor"], Value::Null);
+    api.get("/inventory/A/diff").await.is_problem(400, "missing_parameter");
+    let back = format!("/inventory/A/diff?from={}&to={}", at(150), at(50));
+    api.get(&back).await.is_problem(400, "invalid_window");
+    api.get(&format!("/inventory/Z/diff?from={}", at(50))).await.is_problem(404, "sku_not_found");
+    let path = format!("/sales-channel/inventory/A/diff?from={}", at(50));
+    api.of("other", &[Scope::Read], "GET", &path).await.is_problem(404, "sku_not_found");
+    let path = format!("/sales-channel/inventory/diff/skus?from={}", at(50));
+    assert_eq!(api.of("other", &[Scope::Read], "GET", &path).await.is(200)["items"], json!([]));
     api.stop().await;
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use trueup::auth::Scope;
 use trueup_testkit::{AnySimulator, SeedItem, shopify, spawn};
 
-use super::api::Api;
+use super::api::{Api, in_query};
 use super::api_channels::Shop;
 
 /// As many listings as it takes to ask.
@@ -328,6 +328,18 @@ async fn settings_are_tried_on_what_has_happened() {
     );
     let words = "1 of 1 oversells avoided, 2 units hidden, 0 sales' units missed";
     assert_eq!(tried["summary"], words, "{tried}");
+    // What it should have shown a minute ago, and a moment ago.
+    for (seconds, expected) in [(121, 10), (30, 0)] {
+        let then = in_query(api.now_micros() - seconds * 1_000_000);
+        let why = api.get(&format!("/inventory/S05/explain?at={then}")).await.is(200);
+        let listing = &why["listings"][0];
+        assert_eq!((&listing["expected"], &listing["status"]), (&json!(expected), &json!("past")));
+        assert_eq!((&listing["quantity"], &listing["observed"]), (&Value::Null, &Value::Null));
+        assert_eq!(
+            listing["movementsSince"][0]["quantityAfter"],
+            if expected == 0 { -1 } else { 10 }
+        );
+    }
     let none = api.call("POST", backtest, "").await.is(200);
     assert_eq!((&none["oversellsAvoided"], &none["unitsHidden"]), (&json!(0), &json!(0)));
     api.stop().await;

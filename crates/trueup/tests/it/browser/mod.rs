@@ -12,6 +12,8 @@ use trueup_testkit::Shop;
 use driver::skip;
 use house::House;
 
+use crate::process::run;
+
 /// Every screen, by the heading that it has.
 const SCREENS: [(&str, &str); 18] = [
     ("/", "Overview"),
@@ -447,4 +449,78 @@ fn text_of(path: &Path) -> String {
 /// Returns the number in a field of an answer.
 fn number(answer: &Value, field: &str) -> i64 {
     answer[field].as_i64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_much_is_looked_at_held_confirmed_and_undone() {
+    let Some(house) = House::signed_in().await else { return };
+    let browser = &house.browser;
+    let count_all = async |units: i64| {
+        let items: Vec<Value> =
+            (1..=12).map(|nth| json!({ "sku": format!("SKU-{nth}"), "quantity": units })).collect();
+        let body = json!({ "items": items });
+        house.client.must("PUT", "/inventory/bulk/update", Some(body)).await;
+    };
+    browser.open(&house.url("/channels/shopify")).await;
+    browser.fill("[name=zeroNumber]", "3").await;
+    browser.click("form[action$=limits] button").await;
+    browser.sees("The limits are kept.").await;
+    count_all(0).await;
+    browser.click("form[action$=rehearse] button").await;
+    browser.until("the run's end", COMPLETED, &[]).await;
+    browser.sees("would push").await;
+    browser.open(&house.url("/channels/shopify")).await;
+    browser.click("form[action$=push] button").await;
+    browser.sees("Held: it would zero 12 of 12 listings").await;
+    assert_eq!(house.shop.quantity("SKU-1"), Some(100), "nothing is told");
+    browser.open(&house.url("/")).await;
+    browser.sees("Held until you decide").await;
+    browser.click("section li a[href^='/activity/']").await;
+    browser.click("form[action$=confirm] button").await;
+    browser.sees("It is done as it was confirmed.").await;
+    browser.until("the run's end", COMPLETED, &[]).await;
+    assert_eq!(house.shop.quantity("SKU-12"), Some(0));
+    count_all(100).await;
+    browser.click("form[action$=undo] button").await;
+    browser.sees("What was shown before is shown again").await;
+    browser.until("the run's end", COMPLETED, &[]).await;
+    browser.sees("It undoes").await;
+    assert_eq!(house.shop.quantity("SKU-12"), Some(100));
+
+    browser.open(&house.url("/channels/shopify")).await;
+    browser.fill("[name=buffer]", "4").await;
+    browser.click("form[action$=try] button").await;
+    browser.sees("It would change 12 listings: zero 0, lower 12, raise 0").await;
+    browser.sees("0 of 0 oversells avoided").await;
+    let settings = "/channels/shopify/settings";
+    browser.open(&house.url(settings)).await;
+    browser.fill("[name=buffer]", "100").await;
+    browser.click("button.main").await;
+    browser.sees("Nothing was done.").await;
+    browser.sees("It would change 12 listings: zero 12").await;
+
+    browser.open(&house.url("/stock/SKU-1")).await;
+    browser.fill("form[action$=pause] [name=note]", "stocktaking").await;
+    browser.click("form[action$=pause] button").await;
+    browser.sees("No channel is told its number, not even zero").await;
+    browser.open(&house.url("/channels")).await;
+    browser.sees("stocktaking").await;
+    browser.click("form[action$='/pauses/pause'] button").await;
+    browser.sees("Everything is paused by cli").await;
+    browser.open(&house.url("/")).await;
+    browser.sees("no channel is told anything").await;
+    browser.open(&house.url("/channels")).await;
+    browser.click("form[action$='/pauses/resume'] button").await;
+    browser.sees("It goes on").await;
+    browser.open(&house.url("/stock/SKU-1?from=2026-01-01T00:00:00Z")).await;
+    browser.sees("it was not there").await;
+    browser.click("form[action$=resume] button").await;
+    browser.sees("It goes on").await;
+
+    let explained = run(&["explain", "SKU-1", "--org", "acme", "--url", &house.url("")]);
+    let words = String::from_utf8(explained.stdout).unwrap();
+    assert!(words.contains("because       100 on hand = 100"), "{words}");
+    let unknown = run(&["explain", "NONE", "--org", "acme", "--url", &house.url("")]);
+    assert!(!unknown.status.success());
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("404"), "{unknown:?}");
 }
