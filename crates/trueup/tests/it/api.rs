@@ -59,6 +59,13 @@ impl Got {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
+    /// Returns all headers.
+    pub(super) fn headers(&self) -> Vec<(String, String)> {
+        let text =
+            |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        self.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    }
+
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
@@ -83,7 +90,7 @@ impl Got {
     }
 }
 
-fn token_with(org: &str, scopes: &[Scope]) -> String {
+pub(super) fn token_with(org: &str, scopes: &[Scope]) -> String {
     let orgs = [Org::new(org).unwrap()];
     let now = Timestamp::from_micros(START);
     let subject = "tester";

@@ -25,3 +25,4 @@ mod place;
 mod process;
 mod readme;
 mod rekey;
+mod tenants;
