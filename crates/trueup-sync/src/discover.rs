@@ -15,16 +15,20 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trueup_channels::{CatalogueEntry, ChannelErrorKind, Page, Reading};
-use trueup_core::Sku;
+use trueup_core::publish::Stock;
+use trueup_core::{ListingKey, Sku, Strategy};
 use trueup_store::{
     CatalogueQuery, Change, ChannelListing, ChannelListingView, Mapping, Match, MatchNote,
-    RuleSettings, Run, RunStatus, SkuQuery,
+    RuleSettings, Run, RunStatus, SkuQuery, rules_in_force,
 };
 
 use crate::backoff;
 use crate::engine::{DISCOVERY_ITEMS_MAX, Discovery, EngineError, Proposal};
+use crate::impact::{Agreed, Effect, Impact};
 use crate::link::Link;
+use crate::request;
 use crate::shared::Shared;
+use crate::what_if;
 use crate::worker::run::new_run;
 
 /// The most pages of a catalogue that are read.
@@ -107,19 +111,54 @@ pub(crate) fn begin(
         return Err(EngineError::DiscoveryUnderWay { run: known.run.clone() });
     }
     let run = new_run(shared, link, DISCOVERY, None, dry_run);
+    Ok(start(shared, link, &mut slot, run, Asks::Guarded))
+}
+
+/// Begins a discovery anew that was held, as an operator has agreed to.
+pub(crate) fn confirm(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    held: Run,
+) -> Result<Arc<Discovering>, EngineError> {
+    let mut slot = link.discovery.lock();
+    if let Some(known) = slot.as_ref().filter(|known| !known.is_done()) {
+        return Err(EngineError::DiscoveryUnderWay { run: known.run.clone() });
+    }
+    Ok(start(shared, link, &mut slot, held, Asks::Confirmed))
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    slot: &mut Option<Arc<Discovering>>,
+    run: Run,
+    asks: Asks,
+) -> Arc<Discovering> {
     let stage = watch::Sender::new(Stage::Beginning);
-    let fresh = Arc::new(Discovering { run: run.id.clone(), dry_run, stage });
+    let fresh = Arc::new(Discovering { run: run.id.clone(), dry_run: run.dry_run, stage });
     *slot = Some(fresh.clone());
-    drop(slot);
-    let task = tokio::spawn(work(shared.clone(), link.clone(), fresh.clone(), run));
+    let task = tokio::spawn(work(shared.clone(), link.clone(), fresh.clone(), run, asks));
     let mut tasks = link.tasks.lock();
     tasks.retain(|task| !task.is_finished());
     tasks.push(task);
-    Ok(fresh)
+    fresh
 }
 
-async fn work(shared: Arc<Shared>, link: Arc<Link>, discovering: Arc<Discovering>, run: Run) {
-    let mut work = Work { shared: &shared, link: &link, run, noted: Instant::now() };
+/// Whether a discovery asks before it maps what would zero much of the channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Guarded,
+    Confirmed,
+}
+
+async fn work(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    discovering: Arc<Discovering>,
+    run: Run,
+    asks: Asks,
+) {
+    let mut work = Work { shared: &shared, link: &link, run, asks, noted: Instant::now() };
     let stopped = link.stop.clone();
     let result = async {
         work.keep().await?;
@@ -141,6 +180,7 @@ struct Work<'a> {
     shared: &'a Shared,
     link: &'a Link,
     run: Run,
+    asks: Asks,
     noted: Instant,
 }
 
@@ -148,6 +188,9 @@ impl Work<'_> {
     /// Reads, matches and maps everything.
     async fn all(&mut self) -> Result<(), EngineError> {
         let whole = self.read_catalogue().await?;
+        if self.asks == Asks::Guarded && !self.run.dry_run && self.is_held().await? {
+            return Ok(());
+        }
         self.match_listings().await?;
         self.find_near_misses().await?;
         if whole {
@@ -245,6 +288,68 @@ impl Work<'_> {
             run: self.run.id.clone(),
             seen_at: shared.now(),
         })
+    }
+
+    /// Holds it where telling what it would map its numbers would zero more of the channel than one
+    /// act may; returns whether it does. What is not known to show anything is not counted.
+    async fn is_held(&mut self) -> Result<bool, EngineError> {
+        let (store, link) = (self.shared.store.clone(), self.link);
+        let (org, id, run) = (&link.org, &link.id, self.run.id.clone());
+        let row = store.connection(org, id).await?;
+        let Some(row) = row.filter(what_if::sends_by_itself) else { return Ok(false) };
+        let mut impact = Impact::default();
+        let mut after: Option<(String, String)> = None;
+        loop {
+            let page = store.channel_listings_by_sku(org, id, &run, after.clone(), MATCH_PAGE);
+            let page = page.await?;
+            let (_, mappings) = match_page(link, &page.items, None, None);
+            let shown: BTreeMap<&ListingKey, i64> = page
+                .items
+                .iter()
+                .filter_map(|view| Some((view.listing.key.as_ref()?, view.listing.quantity?)))
+                .collect();
+            for mapping in mappings.iter().filter(|mapping| !mapping.channel_fulfilled) {
+                impact.listings += 1;
+                // What it shows is taken over, or waits for an operator.
+                if !pushes_over(mapping.strategy.or(row.strategy).unwrap_or_default()) {
+                    continue;
+                }
+                let Some(shows) = shown.get(&mapping.key).copied() else { continue };
+                let Some(answer) = store.sku(org, &mapping.sku).await? else { continue };
+                let rules = rules_in_force(&mapping.rules, &row.rules);
+                let parts: Vec<_> = answer.parts.iter().map(Option::as_ref).collect();
+                let stock = match answer.state.is_bundle() {
+                    true => Stock::Bundle(&answer.state, &parts),
+                    false => Stock::Single(&answer.state),
+                };
+                let would = i64::try_from(rules.publish(stock).published).unwrap_or(i64::MAX);
+                let (sku, key) = (mapping.sku.clone(), mapping.key.clone());
+                impact.note(Effect { sku, key, shows: Some(shows), would });
+            }
+            let last = page.items.last().map(|view| &view.listing);
+            after = last.and_then(|row| Some((row.sku.clone()?, row.name.clone())));
+            if !page.more || after.is_none() {
+                break;
+            }
+        }
+        impact.listings += self.shared.count_listings(org, id).await?;
+        let Some(why) = impact.excess(&row.blast_radius, Agreed::default()) else {
+            return Ok(false);
+        };
+        self.run.status = RunStatus::Held;
+        self.run.error = Some(why);
+        self.run.request = request::discovery();
+        for (name, count) in impact.counts() {
+            self.run.counters.insert(name.to_owned(), count);
+        }
+        let item = |effect: Effect| {
+            json!({
+                "sku": effect.sku.as_str(), "listing": effect.key.as_str(), "action": "held",
+                "before": effect.shows, "quantity": effect.would,
+            })
+        };
+        self.run.items = impact.effects.into_iter().map(item).collect();
+        Ok(true)
     }
 
     /// Walks what has a SKU, finds duplicates, and maps what is clear unless it is a dry run.
@@ -350,7 +455,9 @@ impl Work<'_> {
             let counts = shared.store.catalogue_counts(org, id, &self.run.id).await?;
             self.run.counters.extend(counts.into_iter().map(|(name, n)| (camel(&name), n)));
         }
+        let is_held = self.run.status == RunStatus::Held;
         let (status, word) = match (result, &self.run.error) {
+            (Ok(()), _) if is_held => (RunStatus::Held, "held"),
             (Ok(()), None) => (RunStatus::Completed, "ok"),
             (Ok(()), Some(_)) => (RunStatus::Partial, "partial"),
             (Err(error), _) => {
@@ -359,18 +466,33 @@ impl Work<'_> {
             }
         };
         self.run.status = status;
-        self.run.finished_at = Some(shared.now());
+        self.run.finished_at = (status != RunStatus::Held).then(|| shared.now());
         let detail = json!({
             "counters": self.run.counters, "dryRun": self.run.dry_run, "error": self.run.error,
         });
         let mut entry = shared.entry(id, DISCOVERY, word, detail);
         entry.run = Some(self.run.id.clone());
         shared.note(org, vec![entry]).await;
+        if status == RunStatus::Held {
+            let body = json!({
+                "runId": self.run.id, "channelId": id.as_str(), "operation": DISCOVERY,
+                "status": word, "counters": self.run.counters, "error": self.run.error,
+            });
+            shared.tell(org, "sync.held", body).await;
+        }
         metrics::counter!("trueup_runs_total", "operation" => DISCOVERY, "status" => word)
             .increment(1);
         self.keep().await?;
         shared.run_ended.notify_waiters();
         Ok(())
+    }
+}
+
+/// Returns whether a strategy tells a listing less than it shows when it is first read.
+fn pushes_over(strategy: Strategy) -> bool {
+    match strategy {
+        Strategy::MasterWins | Strategy::LowerWins => true,
+        Strategy::ChannelWins | Strategy::Manual => false,
     }
 }
 

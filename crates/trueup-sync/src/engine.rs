@@ -824,6 +824,11 @@ impl Engine {
         let job = match request::read(&held.request) {
             Some(Request::Push(scope)) => Job::Push { run, scope, agreed },
             Some(Request::Pull(request)) => Job::Pull { run, request, agreed },
+            Some(Request::Discover) => {
+                discover::confirm(&self.shared, &link, run)?.wait(Duration::ZERO).await?;
+                self.note_held(org, &begun, "confirmed", actor).await;
+                return Ok(begun);
+            }
             None => return Err(EngineError::NotHeld),
         };
         let store = &self.shared.store;

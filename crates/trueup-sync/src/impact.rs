@@ -98,11 +98,21 @@ impl Impact {
 
     /// Counts what telling a listing a number would change.
     pub(crate) fn tell(&mut self, view: &ListingView, number: i64) {
-        self.tell_over(view, shown(view), number);
+        self.tell_over(view, believed(view), number);
     }
 
     /// Counts what telling a listing a number would change, where it was just seen what it shows.
     pub(crate) fn tell_over(&mut self, view: &ListingView, shows: Option<i64>, number: i64) {
+        if shows != Some(number) {
+            self.retold += u64::from(view.state.acked_at.is_some());
+        }
+        let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
+        self.note(Effect { sku, key, shows, would: number });
+    }
+
+    /// Counts a change of a listing that was never told a number.
+    pub(crate) fn note(&mut self, effect: Effect) {
+        let Effect { shows, would: number, .. } = effect;
         if shows == Some(number) {
             return;
         }
@@ -112,12 +122,8 @@ impl Impact {
             Some(shows) if number < shows => self.lowers += 1,
             Some(_) => self.raises += 1,
         }
-        if view.state.acked_at.is_some() {
-            self.retold += 1;
-        }
         if self.effects.len() < EFFECTS_MAX {
-            let (sku, key) = (view.mapping.sku.clone(), view.mapping.key.clone());
-            self.effects.push(Effect { sku, key, shows, would: number });
+            self.effects.push(effect);
         }
     }
 
@@ -183,6 +189,17 @@ pub(crate) fn shown(view: &ListingView) -> Option<i64> {
     let is_newest = |at| view.state.acked_at.is_none_or(|acked_at| at >= acked_at);
     let newest = view.state.observed.filter(|seen| is_newest(seen.at));
     newest.map(|seen| seen.quantity).or(view.state.base)
+}
+
+/// Returns what a listing is believed to show: what was read before an order was booked may not
+/// have the order in it, and what is known since has.
+pub(crate) fn believed(view: &ListingView) -> Option<i64> {
+    let state = &view.state;
+    let is_old = |at| state.booked_at.is_some_and(|booked_at| at < booked_at);
+    match state.observed {
+        Some(seen) if is_old(seen.at) => state.base,
+        Some(_) | None => shown(view),
+    }
 }
 
 /// Returns whether a listing takes part in what its channel shows.

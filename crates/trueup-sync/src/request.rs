@@ -13,6 +13,7 @@ use crate::engine::{PullRequest, PushScope, strategy_word};
 pub(crate) enum Request {
     Push(PushScope),
     Pull(PullRequest),
+    Discover,
 }
 
 /// Writes down a push: of these SKUs, each with the number to be told where one was given, or of
@@ -31,6 +32,11 @@ pub(crate) fn pull(request: &PullRequest) -> Value {
     json!({ "pull": { "skus": skus, "strategy": request.strategy.map(strategy_word) } })
 }
 
+/// Writes down a discovery that maps.
+pub(crate) fn discovery() -> Value {
+    json!({ "discover": true })
+}
+
 /// Reads what was written down; `None` where it is nothing of the kind.
 pub(crate) fn read(written: &Value) -> Option<Request> {
     if let Some(push) = written.get("push") {
@@ -40,6 +46,9 @@ pub(crate) fn read(written: &Value) -> Option<Request> {
         };
         let items: Option<Vec<_>> = skus.iter().map(read_item).collect();
         return Some(Request::Push(PushScope::Items(items?)));
+    }
+    if written.get("discover").is_some() {
+        return Some(Request::Discover);
     }
     let pull = written.get("pull")?;
     let skus = match pull.get("skus")? {
@@ -87,6 +96,7 @@ mod tests {
                 assert_eq!(read(&pull(&asked)), Some(Request::Pull(asked)));
             }
         }
+        assert_eq!(read(&discovery()), Some(Request::Discover));
         for nonsense in [json!({}), json!({ "push": {} }), json!({ "pull": { "skus": 3 } })] {
             assert_eq!(read(&nonsense), None, "{nonsense}");
         }

@@ -660,7 +660,7 @@ impl Worker {
                     prepared.near.push((sending.turn, want));
                 }
                 Planned::Send(sending) => {
-                    want.before = want.before.or(impact::shown(&view));
+                    want.before = want.before.or(impact::believed(&view));
                     outgoing.push(Outgoing { want, view, sending });
                 }
                 Planned::Note(push, result) => {

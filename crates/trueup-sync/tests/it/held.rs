@@ -320,3 +320,51 @@ async fn what_cannot_be_undone_is_said_with_its_reason() {
     assert_eq!(refused.unwrap_err(), EngineError::NotUndoable);
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discovery_that_would_zero_a_channel_maps_nothing_until_it_is_confirmed() {
+    let house = House::open().await;
+    count_all(&house, 0, false).await;
+    let (name, shop) = crate::house::fresh_shop("held-discovery");
+    for (of, listing) in names() {
+        shop.state().shown.insert(listing.clone(), 5);
+        let entry = crate::connect::entry(&listing, Some(&of), 5);
+        shop.state().catalogue.push(entry);
+    }
+    let id = crate::house::channel(&name);
+    house.engine.enable(&house.org, &id, enabling("plain", &name)).await.unwrap();
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    assert_eq!((found.run.status, found.mapped()), (RunStatus::Held, 0), "{:?}", found.run);
+    assert_eq!(house.history("inventory_discovery").await[0].status, "held");
+    let run = house.store.run(&house.org, &found.run.id).await.unwrap().unwrap();
+    assert_eq!((counter(&run, "zeroes"), counter(&run, "listings")), (60, 60));
+    house.settle().await;
+    assert!(names().iter().all(|(_, listing)| shop.shown(listing) == Some(5)));
+    let done = confirm(&house, &run).await;
+    assert_eq!((done.status, counter(&done, "mapped")), (RunStatus::Completed, 60), "{done:?}");
+    house.settle().await;
+    assert!(names().iter().all(|(_, listing)| shop.shown(listing) == Some(0)));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_contact_that_takes_the_channels_numbers_over_asks_nobody() {
+    let house = House::open().await;
+    count_all(&house, 0, false).await;
+    let (name, shop) = crate::house::fresh_shop("taking-over");
+    for (of, listing) in names() {
+        shop.state().shown.insert(listing.clone(), 5);
+        shop.state().catalogue.push(crate::connect::entry(&listing, Some(&of), 5));
+    }
+    let id = crate::house::channel(&name);
+    let mut enable = enabling("plain", &name);
+    enable.strategy = Some(Strategy::ChannelWins);
+    house.engine.enable(&house.org, &id, enable).await.unwrap();
+    let found = house.engine.discover(&house.org, &id, false, PATIENCE).await.unwrap();
+    assert_eq!((found.run.status, found.mapped()), (RunStatus::Completed, 60), "{:?}", found.run);
+    house.settle().await;
+    for (of, listing) in names() {
+        assert_eq!((house.on_hand(&of).await, shop.shown(&listing)), (5, Some(5)));
+    }
+    house.close().await;
+}

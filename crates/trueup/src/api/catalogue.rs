@@ -42,7 +42,9 @@ struct DiscoverBody {
 /// Reads the channel's catalogue and maps what matches by SKU.
 ///
 /// A large catalogue takes minutes: the discovery goes on when the time to wait is over, and
-/// when nobody waits any more. Asked for again meanwhile, the answer is of the one under way.
+/// when nobody waits any more. Asked for again meanwhile, the answer is of the one under way. One
+/// that would have much of the channel told zero is `held` and maps nothing until it is confirmed:
+/// see `POST /sales-channel/sync/runs/{id}/confirm`.
 #[utoipa::path(post, path = "/sales-channel/channels/{channelId}/mappings/discover",
     tag = "mappings",
     params(("channelId" = String, Path, description = "The channel"),

@@ -80,7 +80,8 @@ pub(super) struct RunView {
     /// `total`, `pushed`, `skipped`, `failed`; of a pull also `checked`, `matched`, `adopted`,
     /// `conflicts`; of a discovery `listed`, `mapped`, `matched`, `alreadyMapped`, `nearMiss`,
     /// `duplicate`, `unknownSku`, `noSku`, `incomplete`. Of one that is held `listings`, `changes`,
-    /// `zeroes`, `raises`, `lowers`, `unknown`: what it would do.
+    /// `zeroes`, `raises`, `lowers`, `unknown`: what it would do, and `retold`: how many of them
+    /// have been told a number before.
     #[serde(flatten)]
     counters: BTreeMap<String, u64>,
     /// Such as `{sku, code: "mapping_missing", detail}`.
