@@ -23,6 +23,9 @@ const LINES_MAX: usize = 10_000;
 /// How many are read at once.
 const PAGE_LINES: usize = 1_000;
 
+/// How far apart the instants are when nothing is said, in milliseconds.
+const WINDOW_MS_DEFAULT: i64 = 24 * 3_600 * 1_000;
+
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(of_sku)).routes(routes!(of_all))
 }
@@ -83,12 +86,10 @@ struct Window {
 }
 
 impl Window {
-    /// Takes `from` and `to`; without the latter, up to now.
+    /// Takes `from` and `to`; without them, a day up to now.
     fn take(app: &App, query: &mut Params) -> Result<Self, Problem> {
         let to = query.time("to")?.unwrap_or_else(|| app.now());
-        let from = query.time("from")?;
-        let missing = || Problem::field("?from", "missing_parameter", "is required");
-        let from = from.ok_or_else(missing)?;
+        let from = query.time("from")?.unwrap_or_else(|| to.plus_millis(-WINDOW_MS_DEFAULT));
         if from >= to {
             return Err(Problem::field("?from", "invalid_window", "must be before \"to\""));
         }
@@ -154,10 +155,11 @@ async fn by_kind(
 #[utoipa::path(get, path = "/sales-channel/inventory/{sku}/diff", operation_id = "diff",
     tag = "inventory",
     params(("sku" = String, Path, description = "The SKU, percent-encoded", example = "SKU-100"),
-        ("from" = String, Query, description = "The first instant"),
+        ("from" = Option<String>, Query, description = "The first instant; by default a day \
+            before the second"),
         ("to" = Option<String>, Query, description = "The second; by default now")),
     responses((status = 200, description = "The difference", body = WhyDiffView),
-        (status = 400, description = "`missing_parameter`, `invalid_window`"),
+        (status = 400, description = "`invalid_window`"),
         (status = 404, description = "`sku_not_found`")))]
 async fn of_sku(
     State(app): State<AppState>,
@@ -185,11 +187,12 @@ const LIST: &str = "diff";
 #[utoipa::path(get, path = "/sales-channel/inventory/diff/skus", operation_id = "diffs",
     tag = "inventory",
     params(PageParams,
-        ("from" = String, Query, description = "The first instant"),
+        ("from" = Option<String>, Query, description = "The first instant; by default a day \
+            before the second"),
         ("to" = Option<String>, Query, description = "The second; by default now"),
         ("search" = Option<String>, Query, description = "Only SKUs that contain this text")),
     responses((status = 200, description = "A page", body = Listed<DiffView>),
-        (status = 400, description = "`missing_parameter`, `invalid_window`")))]
+        (status = 400, description = "`invalid_window`")))]
 async fn of_all(State(app): State<AppState>, caller: Caller<Read>, mut query: Params) -> Answered {
     let window = Window::take(&app, &mut query)?;
     let filter = SkuQuery {

@@ -1368,7 +1368,9 @@ async fn what_has_changed_between_two_instants_is_told_with_what_did_it() {
         (&json!("C"), &Value::Null, &json!(1))
     );
     assert_eq!(rest["nextCursor"], Value::Null);
-    api.get("/inventory/A/diff").await.is_problem(400, "missing_parameter");
+    // A day up to now, where nothing is said.
+    let day = api.get("/inventory/A/diff").await.is(200);
+    assert_eq!((&day["from"], &day["delta"]), (&Value::Null, &json!(20)), "{day}");
     let back = format!("/inventory/A/diff?from={}&to={}", at(150), at(50));
     api.get(&back).await.is_problem(400, "invalid_window");
     api.get(&format!("/inventory/Z/diff?from={}", at(50))).await.is_problem(404, "sku_not_found");
