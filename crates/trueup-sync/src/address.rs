@@ -154,9 +154,17 @@ fn check(ip: IpAddr, reach: Reach) -> Result<(), AddressError> {
 async fn resolve(name: &str, reach: Reach) -> Result<Vec<SocketAddr>, AddressError> {
     let unresolved = || AddressError::Unresolved(name.to_owned());
     let found = tokio::net::lookup_host((name, 0)).await.map_err(|_| unresolved())?;
-    let found: Vec<SocketAddr> = found.collect();
+    checked(name, found.collect(), reach)
+}
+
+/// Checks what a name was resolved to: where one address is not public, none of them is used.
+fn checked(
+    name: &str,
+    found: Vec<SocketAddr>,
+    reach: Reach,
+) -> Result<Vec<SocketAddr>, AddressError> {
     if found.is_empty() {
-        return Err(unresolved());
+        return Err(AddressError::Unresolved(name.to_owned()));
     }
     for address in &found {
         check(address.ip(), reach)?;
@@ -225,6 +233,56 @@ mod tests {
             ("64:ff9b:1::1", false),
             ("2002:7f00:1::", false),
             ("2002:808:808::", true),
+            ("9.255.255.255", true),
+            ("11.0.0.0", true),
+            ("126.255.255.255", true),
+            ("128.0.0.1", true),
+            ("172.15.255.255", true),
+            ("192.167.255.255", true),
+            ("192.169.0.1", true),
+            ("169.253.255.255", true),
+            ("100.63.255.255", true),
+            ("198.17.255.255", true),
+            ("198.20.0.0", true),
+            ("223.255.255.255", true),
+            ("10.0.0.0", false),
+            ("10.255.255.255", false),
+            ("100.127.255.255", false),
+            ("169.254.0.1", false),
+            ("169.254.170.2", false),
+            ("172.20.10.1", false),
+            ("192.168.255.255", false),
+            ("192.0.0.1", false),
+            ("192.0.0.192", false),
+            ("192.88.99.1", false),
+            ("198.19.255.255", false),
+            ("239.255.255.255", false),
+            ("240.0.0.1", false),
+            ("0.1.2.3", false),
+            ("2001:4860:4860::8888", true),
+            ("2a00:1450:4001::1", true),
+            ("::ffff:169.254.169.254", false),
+            ("::ffff:192.168.0.1", false),
+            ("::ffff:0:0", false),
+            ("::127.0.0.1", false),
+            ("::10.0.0.1", false),
+            ("64:ff9b::a9fe:a9fe", false),
+            ("64:ff9b::a00:1", false),
+            ("2002:a9fe:a9fe::", false),
+            ("2002:c0a8:1::", false),
+            ("2001:0:4136:e378::1", false),
+            ("2001:10::1", false),
+            ("2001:20::1", false),
+            ("3fff::1", false),
+            ("3ffe::1", false),
+            ("5f00::1", false),
+            ("100::1", false),
+            ("fe80::a9fe:a9fe", false),
+            ("febf::1", false),
+            ("fdff:ffff::1", false),
+            ("fd00:ec2::254", false),
+            ("ff00::1", false),
+            ("ff0e::1", false),
         ];
         for (text, public) in table {
             assert_eq!(is_public(text.parse().unwrap()), public, "{text}");
@@ -248,6 +306,35 @@ mod tests {
             "https://user:pass@example.com/",
             "ftp://example.com/",
             "file:///etc/passwd",
+            "http://127.0.0.1./",
+            "http://0/",
+            "http://0x7f000001/",
+            "http://017700000001/",
+            "http://127.0.1/",
+            "http://10.1/",
+            "http://3232235777/",
+            "http://0xa9fea9fe/",
+            "http://[::]/",
+            "http://[::ffff:7f00:1]/",
+            "http://[0:0:0:0:0:ffff:a9fe:a9fe]/",
+            "http://[fd00:ec2::254]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+            "http://\u{2460}\u{2461}\u{2466}.0.0.1/",
+            "http://127\u{3002}0\u{3002}0\u{3002}1/",
+            "http:127.0.0.1",
+            "http:/\\/127.0.0.1/",
+            "http:\\\\127.0.0.1\\",
+            "http://example.com@127.0.0.1/",
+            "http://%31%32%37.0.0.1/",
+            "http://\t127.0.0.1/",
+            "http://localhost%00/",
+            "http://LocalHost:4620/",
+            "gopher://127.0.0.1:6379/_FLUSHALL",
+            "javascript:alert(1)",
+            "unix:/run/docker.sock",
+            "http://",
+            "http:///",
             "example.com",
             "",
         ];
@@ -257,6 +344,25 @@ mod tests {
         assert!(parse("https://example.com/hook", Reach::Public).is_ok());
         assert!(parse("http://127.0.0.1:9100", Reach::Everywhere).is_ok());
         assert!(parse("http://localhost:9100", Reach::Everywhere).is_ok());
+    }
+
+    /// A name that is bound anew between two questions is looked at with each: there is no answer
+    /// that was checked once and is used later.
+    #[test]
+    fn one_private_address_among_public_ones_spoils_them_all() {
+        let of = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect()
+        };
+        let public = of(&["8.8.8.8", "2606:4700:4700::1111"]);
+        assert_eq!(checked("a", public.clone(), Reach::Public), Ok(public));
+        for private in ["127.0.0.1", "::1", "169.254.169.254", "::ffff:10.0.0.1"] {
+            for mixed in [of(&["8.8.8.8", private]), of(&[private, "8.8.8.8"]), of(&[private])] {
+                let refused = checked("a", mixed, Reach::Public);
+                assert!(matches!(refused, Err(AddressError::NotPublic(_))), "{private}");
+            }
+        }
+        let none = checked("a", Vec::new(), Reach::Everywhere);
+        assert!(matches!(none, Err(AddressError::Unresolved(_))));
     }
 
     #[tokio::test]

@@ -19,9 +19,9 @@ use trueup_store::Store;
 use trueup_sync::{Clock, Engine, EngineOptions};
 use trueup_test_store::TestStore;
 
-const SECRET: &[u8] = b"a secret of the tests that is long enough";
+pub(super) const SECRET: &[u8] = b"a secret of the tests that is long enough";
 /// 2026-04-25T10:00:00Z.
-const START: i64 = 1_777_111_200_000_000;
+pub(super) const START: i64 = 1_777_111_200_000_000;
 
 /// A clock that moves when it is told to.
 #[derive(Debug, Clone)]

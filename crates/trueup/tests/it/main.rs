@@ -26,3 +26,4 @@ mod process;
 mod readme;
 mod rekey;
 mod tenants;
+mod tokens;
