@@ -25,5 +25,6 @@ mod place;
 mod process;
 mod readme;
 mod rekey;
+mod secrets;
 mod tenants;
 mod tokens;
