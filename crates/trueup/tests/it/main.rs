@@ -28,3 +28,4 @@ mod rekey;
 mod secrets;
 mod tenants;
 mod tokens;
+mod wire;
