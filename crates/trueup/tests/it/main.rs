@@ -20,6 +20,7 @@ mod disk;
 mod hostile;
 mod load;
 mod migrate;
+mod mutations;
 mod nodes;
 mod place;
 mod process;

@@ -139,16 +139,16 @@ const ROWS: &[(&str, Need, &str)] = &[
 ];
 
 /// An operation of the description.
-struct Operation {
-    method: String,
-    path: String,
+pub(super) struct Operation {
+    pub(super) method: String,
+    pub(super) path: String,
     need: Need,
-    body: &'static str,
+    pub(super) body: &'static str,
 }
 
 impl Operation {
     /// Its answer never ends.
-    fn is_stream(&self) -> bool {
+    pub(super) fn is_stream(&self) -> bool {
         self.path == "/sales-channel/events"
     }
 
@@ -171,7 +171,7 @@ impl Operation {
 }
 
 /// Reads the description and the rows, which must be of the same operations.
-fn operations() -> Vec<Operation> {
+pub(super) fn operations() -> Vec<Operation> {
     let mut rows: BTreeMap<&str, (Need, &'static str)> =
         ROWS.iter().map(|(name, need, body)| (*name, (*need, *body))).collect();
     assert_eq!(rows.len(), ROWS.len(), "a row is there twice");
