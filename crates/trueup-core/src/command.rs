@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     ChannelId, Delta, ListingKey, Location, OrderId, Part, Quantity, Rejection, Reservation,
-    ReservationId, Sku, SkuState, Timestamp, event::Source, reconcile::Strategy, state::Item,
+    ReservationId, Sku, SkuState, Timestamp,
+    event::Source,
+    publish::{Rules, Stock, Terms},
+    reconcile::Strategy,
+    state::Item,
 };
 
 /// The circumstances of a command: who, by which way, when.
@@ -391,4 +395,16 @@ pub struct SkuAnswer {
     pub state: SkuState,
     /// The states of its parts, where it is a bundle, in their order.
     pub parts: Vec<Option<SkuState>>,
+}
+
+impl SkuAnswer {
+    /// Computes what rules publish of it, with every term on the way.
+    #[must_use]
+    pub fn publish(&self, rules: &Rules) -> Terms {
+        if !self.state.is_bundle() {
+            return rules.publish(Stock::Single(&self.state));
+        }
+        let parts: Vec<_> = self.parts.iter().map(Option::as_ref).collect();
+        rules.publish(Stock::Bundle(&self.state, &parts))
+    }
 }

@@ -37,6 +37,12 @@ impl Timestamp {
         Self(self.0.saturating_add(millis.saturating_mul(1_000)))
     }
 
+    /// Returns the next instant there is, so that what is before it takes this one in.
+    #[must_use]
+    pub const fn just_after(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// Returns the microseconds from an earlier instant to this one; negative when it is later.
     #[must_use]
     pub const fn micros_since(self, earlier: Self) -> i64 {

@@ -306,6 +306,12 @@ impl Connection {
         (self.state, self.sync_inventory, self.dry_run)
     }
 
+    /// Returns whether it sends by itself.
+    #[must_use]
+    pub fn publishes(&self) -> bool {
+        self.state == ConnectionState::Active && self.sync_inventory && !self.dry_run
+    }
+
     /// Notes what is wrong; the reason's instant stays while its code stays.
     pub fn note_trouble(&mut self, at: Timestamp, code: &str, words: String) {
         self.last_error = Some((at, words));

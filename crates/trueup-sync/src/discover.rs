@@ -15,7 +15,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use trueup_channels::{CatalogueEntry, ChannelErrorKind, Page, Reading};
-use trueup_core::publish::Stock;
 use trueup_core::{ListingKey, Sku, Strategy};
 use trueup_store::{
     CatalogueQuery, Change, ChannelListing, ChannelListingView, Mapping, Match, MatchNote,
@@ -28,8 +27,7 @@ use crate::impact::{Agreed, Effect, Impact};
 use crate::link::Link;
 use crate::request;
 use crate::shared::Shared;
-use crate::what_if;
-use crate::worker::run::new_run;
+use crate::worker::run::{RunItem, new_run};
 
 /// The most pages of a catalogue that are read.
 pub const CATALOGUE_PAGES_MAX: usize = 50_000;
@@ -296,7 +294,7 @@ impl Work<'_> {
         let (store, link) = (self.shared.store.clone(), self.link);
         let (org, id, run) = (&link.org, &link.id, self.run.id.clone());
         let row = store.connection(org, id).await?;
-        let Some(row) = row.filter(what_if::sends_by_itself) else { return Ok(false) };
+        let Some(row) = row.filter(trueup_store::Connection::publishes) else { return Ok(false) };
         let mut impact = Impact::default();
         let mut after: Option<(String, String)> = None;
         loop {
@@ -317,12 +315,7 @@ impl Work<'_> {
                 let Some(shows) = shown.get(&mapping.key).copied() else { continue };
                 let Some(answer) = store.sku(org, &mapping.sku).await? else { continue };
                 let rules = rules_in_force(&mapping.rules, &row.rules);
-                let parts: Vec<_> = answer.parts.iter().map(Option::as_ref).collect();
-                let stock = match answer.state.is_bundle() {
-                    true => Stock::Bundle(&answer.state, &parts),
-                    false => Stock::Single(&answer.state),
-                };
-                let would = i64::try_from(rules.publish(stock).published).unwrap_or(i64::MAX);
+                let would = i64::try_from(answer.publish(&rules).published).unwrap_or(i64::MAX);
                 let (sku, key) = (mapping.sku.clone(), mapping.key.clone());
                 impact.note(Effect { sku, key, shows: Some(shows), would });
             }
@@ -339,16 +332,9 @@ impl Work<'_> {
         self.run.status = RunStatus::Held;
         self.run.error = Some(why);
         self.run.request = request::discovery();
-        for (name, count) in impact.counts() {
-            self.run.counters.insert(name.to_owned(), count);
-        }
-        let item = |effect: Effect| {
-            json!({
-                "sku": effect.sku.as_str(), "listing": effect.key.as_str(), "action": "held",
-                "before": effect.shows, "quantity": effect.would,
-            })
-        };
-        self.run.items = impact.effects.into_iter().map(item).collect();
+        impact.count_into(&mut self.run.counters);
+        let would = impact.effects.into_iter();
+        self.run.items = would.map(|effect| RunItem::would("held", effect).json()).collect();
         Ok(true)
     }
 
@@ -474,11 +460,7 @@ impl Work<'_> {
         entry.run = Some(self.run.id.clone());
         shared.note(org, vec![entry]).await;
         if status == RunStatus::Held {
-            let body = json!({
-                "runId": self.run.id, "channelId": id.as_str(), "operation": DISCOVERY,
-                "status": word, "counters": self.run.counters, "error": self.run.error,
-            });
-            shared.tell(org, "sync.held", body).await;
+            shared.tell_run(org, &self.run, word).await;
         }
         metrics::counter!("trueup_runs_total", "operation" => DISCOVERY, "status" => word)
             .increment(1);

@@ -26,9 +26,7 @@ use crate::request::{self, Request};
 use crate::seal::{KeyRing, Purpose};
 use crate::shared::{KindFinder, Shared, not_allowed};
 use crate::worker::{Worker, run};
-use crate::{
-    address, deliver, discover, holding, impact, inbox, limits, orders, queue, upkeep, what_if,
-};
+use crate::{address, deliver, discover, holding, impact, inbox, limits, orders, queue, upkeep};
 
 /// How the engine works; everything has a default.
 #[derive(Debug, Clone)]
@@ -424,7 +422,7 @@ impl Engine {
         after: &Connection,
     ) -> Result<(), EngineError> {
         let is_same = before.rules == after.rules && before.sends() == after.sends();
-        if is_same || !what_if::sends_by_itself(after) {
+        if is_same || !after.publishes() {
             return Ok(());
         }
         let impact = self.impact_of_row(org, before, after).await?;
@@ -1425,8 +1423,7 @@ pub fn drift_of(view: &trueup_store::ListingView, quantity_max: u64) -> Option<(
     let is_newest = |at| view.state.acked_at.is_none_or(|acked| at >= acked);
     let observed = view.state.observed.filter(|observed| is_newest(observed.at))?;
     let expected = plan::expected(view, quantity_max)?;
-    let counts = view.mapping.enabled && !view.mapping.channel_fulfilled && !view.state.follows;
-    (counts && observed.quantity != expected).then_some((observed, expected))
+    (impact::takes_part(view) && observed.quantity != expected).then_some((observed, expected))
 }
 
 /// Returns whether the channel is known to show what it should.

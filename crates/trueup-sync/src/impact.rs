@@ -3,6 +3,8 @@
 //!
 //! What the ledger owes anyway is not counted: a sale is never held back.
 
+use std::collections::BTreeMap;
+
 use trueup_core::{ListingKey, Sku};
 use trueup_store::{BlastRadius, ListingView, Run};
 
@@ -83,7 +85,7 @@ impl Impact {
 
     /// Returns its counts by the names that runs and reports have for them.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 8] {
+    pub(crate) fn counts(&self) -> [(&'static str, u64); 8] {
         [
             ("listings", self.listings),
             ("changes", self.changes()),
@@ -94,6 +96,11 @@ impl Impact {
             ("conflicts", self.conflicts),
             (RETOLD, self.retold),
         ]
+    }
+
+    /// Puts its counts among counters.
+    pub(crate) fn count_into(&self, counters: &mut BTreeMap<String, u64>) {
+        counters.extend(self.counts().map(|(name, count)| (name.to_owned(), count)));
     }
 
     /// Counts what telling a listing a number would change.
@@ -184,8 +191,10 @@ impl Bound {
     }
 }
 
-/// Returns what a listing shows, as far as known.
-pub(crate) fn shown(view: &ListingView) -> Option<i64> {
+/// Returns what a listing shows, as far as known: the newer of the last reading and the last
+/// acknowledgement.
+#[must_use]
+pub fn shown(view: &ListingView) -> Option<i64> {
     let is_newest = |at| view.state.acked_at.is_none_or(|acked_at| at >= acked_at);
     let newest = view.state.observed.filter(|seen| is_newest(seen.at));
     newest.map(|seen| seen.quantity).or(view.state.base)

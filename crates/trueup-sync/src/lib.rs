@@ -52,7 +52,7 @@ pub use discover::{CATALOGUE_PAGES_MAX, match_word};
 pub use engine::*;
 pub use impact::{
     CHANGE_PERCENT_MAX, CHANGES_FREE_MAX, EFFECTS_MAX, Effect, Impact, ZERO_PERCENT_MAX,
-    ZEROES_FREE_MAX,
+    ZEROES_FREE_MAX, shown,
 };
 pub use pause::Pauses;
 pub use reopen::Reopened;

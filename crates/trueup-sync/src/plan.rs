@@ -2,7 +2,6 @@
 
 use sha2::{Digest, Sha256};
 use trueup_channels::Capabilities;
-use trueup_core::publish::Stock;
 use trueup_core::{ChannelId, ListingPush, Location, Quantity, Terms, Timestamp};
 use trueup_store::{ListingView, Parked};
 
@@ -147,13 +146,7 @@ pub(crate) struct Sending {
 
 /// Returns every term of what a listing should show; `None` where the SKU is not in the ledger.
 pub(crate) fn terms(view: &ListingView) -> Option<Terms> {
-    let answer = view.sku.as_ref()?;
-    let rules = &view.state.rules;
-    if !answer.state.is_bundle() {
-        return Some(rules.publish(Stock::Single(&answer.state)));
-    }
-    let parts: Vec<_> = answer.parts.iter().map(Option::as_ref).collect();
-    Some(rules.publish(Stock::Bundle(&answer.state, &parts)))
+    Some(view.sku.as_ref()?.publish(&view.state.rules))
 }
 
 /// Returns what a listing should show, as far as its channel can show it.

@@ -4,7 +4,6 @@
 use serde_json::json;
 use trueup_core::{
     Answer, Carried, Command, Delta, MovementKind, Org, Rejection, Reopen, Sku, SkuState, Source,
-    Timestamp,
 };
 use trueup_store::{Conflict, HistoryEntry, ListingQuery, ListingView, MovementQuery, Resolved};
 
@@ -148,7 +147,7 @@ impl Engine {
         let (sku, per_unit) = counted_by(&of.sku, view.sku.as_ref().map(|sku| &sku.state));
         let query = MovementQuery {
             from: Some(resolved.at),
-            to: Some(Timestamp::from_micros(resolved.at.micros() + 1)),
+            to: Some(resolved.at.just_after()),
             kind: Some(kind),
             limit: LINES_MAX,
             ..MovementQuery::default()

@@ -16,7 +16,7 @@ use trueup_channels::{
 use trueup_core::{Answer, ChannelId, Command, Org, Sku, Source, Timestamp};
 use trueup_store::{
     Connection, ConnectionState, FieldsNote, HistoryEntry, ListingQuery, ListingView, Mapping,
-    Outcome, Shard, Store, StoreError, Submission,
+    Outcome, Run, RunStatus, Shard, Store, StoreError, Submission,
 };
 
 use crate::address::{self, AddressError, Reach};
@@ -358,6 +358,16 @@ impl Shared {
             tracing::warn!(%org, event, %error, "an event could not be kept");
         }
         self.deliveries_bell.notify_one();
+    }
+
+    /// Tells subscribers that a run is held, or has not done all.
+    pub(crate) async fn tell_run(&self, org: &Org, run: &Run, word: &str) {
+        let event = if run.status == RunStatus::Held { "sync.held" } else { "sync.failed" };
+        let body = json!({
+            "runId": run.id, "channelId": run.channel.as_str(), "operation": run.operation,
+            "status": word, "counters": run.counters, "error": run.error,
+        });
+        self.tell(org, event, body).await;
     }
 
     /// Notes that a vendor refused our credentials or account. After so many times in a row the

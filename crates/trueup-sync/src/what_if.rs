@@ -146,7 +146,7 @@ impl Engine {
         let skus: Vec<Sku> = skus.into_iter().collect();
         for mut view in self.shared().listings_of(org, channel, &skus).await? {
             let Some(mapping) = by_key.get(&view.mapping.key) else { continue };
-            let is_owed = sends_by_itself(&row) && view.is_dirty();
+            let is_owed = row.publishes() && view.is_dirty();
             if mapping.sku != view.mapping.sku || is_owed {
                 continue;
             }
@@ -208,7 +208,7 @@ impl Engine {
         counts: impl IntoIterator<Item = &SetOnHand>,
     ) -> Result<(), EngineError> {
         let rows = self.shared().store.connections(org).await?;
-        let rows: Vec<Connection> = rows.into_iter().filter(sends_by_itself).collect();
+        let rows: Vec<Connection> = rows.into_iter().filter(Connection::publishes).collect();
         if rows.is_empty() {
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Engine {
         drafts: Vec<MappingDraft>,
     ) -> Result<(), EngineError> {
         let row = self.row(org, channel).await?;
-        if !sends_by_itself(&row) {
+        if !row.publishes() {
             return Ok(());
         }
         let impact = self.impact_of_mappings(org, channel, drafts).await?;
@@ -265,12 +265,6 @@ impl Engine {
         let link = self.shared().link(org, channel);
         link.map_or(u64::MAX, |link| link.channel.capabilities().quantity_max)
     }
-}
-
-/// Returns whether a connection sends by itself.
-pub(crate) fn sends_by_itself(row: &Connection) -> bool {
-    let (state, publishes, dry_run) = row.sends();
-    state == trueup_store::ConnectionState::Active && publishes && !dry_run
 }
 
 /// Puts a count in the place of what stands at its location.

@@ -453,7 +453,7 @@ impl Worker {
             }
         }
         self.note_ended(ended);
-        if !publishes(row) {
+        if !row.publishes() {
             // What is owed stays owed in the store.
             self.line.clear();
             self.owing = Owing::default();
@@ -799,11 +799,6 @@ fn later(attempts: u32) -> Instant {
 /// Returns how long to wait after a request that the quota did not allow.
 fn sparing(error: &ChannelError) -> Duration {
     Duration::from_millis(error.retry_after_ms.unwrap_or(SPARING_MS_MAX).min(SPARING_MS_MAX))
-}
-
-/// Returns whether a connection sends by itself.
-fn publishes(row: &Connection) -> bool {
-    row.state == ConnectionState::Active && row.sync_inventory && !row.dry_run
 }
 
 /// Returns whether an error says that our credentials or our account are not let in.

@@ -5,7 +5,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::Shared;
 use crate::api::{Path, Trouble, Wish};
@@ -40,6 +40,14 @@ impl Posted {
     pub(crate) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         let fields = self.fields.iter().filter(move |(known, _)| known == name);
         fields.map(|(_, value)| value.as_str())
+    }
+
+    /// Returns those of these fields that say something, as numbers under their names. What is no
+    /// number is refused by the API.
+    pub(crate) fn numbers(&self, names: &[(&str, &str)]) -> Map<String, Value> {
+        let number = |text: &str| text.parse::<u64>().map_or_else(|_| json!(text), Value::from);
+        let given = names.iter().filter(|(name, _)| self.has(name));
+        given.map(|(name, _)| ((*name).to_owned(), number(self.text(name)))).collect()
     }
 
     /// Returns all fields.

@@ -91,8 +91,11 @@ fn copy_pages(source: &Connection, new: &Path) -> Result<(), OpenError> {
     target.close().map_err(|(_, source)| sql(source))
 }
 
-/// Orgs that have moved away stay away.
-fn copy_mark(from: &Path, to: &Path) -> Result<(), OpenError> {
+/// Copies the mark of orgs that have moved to another store, where there is one: they stay away.
+///
+/// # Errors
+/// When a disk refuses.
+pub fn copy_mark(from: &Path, to: &Path) -> Result<(), OpenError> {
     let (mark, copy) = (from.join(MARK_NAME), to.join(MARK_NAME));
     match fs::copy(&mark, &copy) {
         Ok(_) => flush(&copy),

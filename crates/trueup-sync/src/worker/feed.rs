@@ -13,8 +13,8 @@ use trueup_channels::{
 use trueup_core::{ListingKey, ListingPush, Sent, Sku, Timestamp};
 use trueup_store::{Connection, Feed, FeedItem, ListingView};
 
+use super::Worker;
 use super::push::{End, Freight, Outgoing, Report, Want, Way};
-use super::{Worker, publishes};
 use crate::engine::EngineError;
 use crate::link::Link;
 use crate::plan::{Lane, Sending, Turn, Wish};
@@ -292,7 +292,7 @@ impl Worker {
                 fed.remove(key);
             }
         }
-        if !publishes(row) {
+        if !row.publishes() {
             return Ok(());
         }
         for skus in owing.chunks(SKUS_MAX) {

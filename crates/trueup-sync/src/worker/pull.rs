@@ -12,7 +12,7 @@ use trueup_store::{Connection, ListingQuery, ListingView};
 
 use super::push::Want;
 use super::run::{Compared, RunItem};
-use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
+use super::{ORDERS_WAIT_MAX, Worker, names_of};
 use crate::engine::{EngineError, PullRequest, strategy_word};
 use crate::impact::{Agreed, Impact};
 use crate::link::Link;
@@ -35,6 +35,8 @@ pub(super) struct PullWork {
     /// Differences beyond what may always be changed: settled when all is read and known to be
     /// within the limits.
     put_off: Vec<PutOff>,
+    /// Whether they are known to be.
+    is_within: bool,
 }
 
 /// A reading that is settled later, if at all.
@@ -165,7 +167,7 @@ impl Worker {
         let sweep = Some(Sweep { cursor: None, left, barren: 0, ahead: None });
         let request = PullRequest { dry_run, ..request };
         let (impact, put_off) = (Impact::default(), Vec::new());
-        let mut pull = PullWork { sweep, pending, request, impact, put_off };
+        let mut pull = PullWork { sweep, pending, request, impact, put_off, is_within: false };
         if !is_worth_it {
             pull.end_sweep();
         }
@@ -324,6 +326,9 @@ impl Worker {
                 known.push((view, observed));
             }
         }
+        if self.run.as_ref().is_some_and(|run| run.agreed.is_some()) {
+            return self.settle_pulled(settling, &known).await;
+        }
         let rehearsed = rehearse::readings(&self.link.id, self.shared.now(), settling, &known);
         if dry_run {
             if let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) {
@@ -367,7 +372,6 @@ impl Worker {
         rehearsed: &[Reconciled],
     ) -> Vec<(ListingView, i64)> {
         let Some(run) = &mut self.run else { return known };
-        let agreed = run.agreed.is_some();
         let Some(pull) = &mut run.pull else { return known };
         let by_key: BTreeMap<&ListingKey, &Reconciled> =
             rehearsed.iter().map(|item| (&item.key, item)).collect();
@@ -375,12 +379,12 @@ impl Worker {
         for (view, observed) in known {
             let item = by_key.get(&view.mapping.key);
             let is_owed = |item: &Reconciled| {
-                item.action == ReconcileAction::Push && publishes(row) && view.is_dirty()
+                item.action == ReconcileAction::Push && row.publishes() && view.is_dirty()
             };
             let counts = item.is_some_and(|item| {
                 !is_owed(item) && rehearse::weigh(&mut pull.impact, &view, item)
             });
-            if counts && !agreed && !pull.impact.is_free(&row.blast_radius) {
+            if counts && !pull.impact.is_free(&row.blast_radius) {
                 let (sku, key) = names_of(&view);
                 pull.put_off.push(PutOff { read_at, sku, key, observed });
             } else {
@@ -392,19 +396,20 @@ impl Worker {
 
     /// Settles what was put off, or holds the pull where that is more than it may change.
     pub(super) async fn settle_put_off(&mut self, row: &Connection) -> Result<(), EngineError> {
-        let Some(pull) = self.run.as_ref().and_then(|run| run.pull.as_ref()) else {
-            return Ok(());
-        };
-        let request = pull.request.clone();
-        let listings = self.shared.count_listings(&self.link.org, &self.link.id).await?;
         let Some(pull) = self.run.as_mut().and_then(|run| run.pull.as_mut()) else {
             return Ok(());
         };
-        pull.impact.listings = listings;
-        if let Some(why) = pull.impact.excess(&row.blast_radius, Agreed::default()) {
-            let impact = std::mem::take(&mut pull.impact);
-            return self.hold_run(impact, why, request::pull(&request)).await;
+        if !pull.is_within {
+            pull.impact.listings =
+                self.shared.count_listings(&self.link.org, &self.link.id).await?;
+            if let Some(why) = pull.impact.excess(&row.blast_radius, Agreed::default()) {
+                let (impact, request) =
+                    (std::mem::take(&mut pull.impact), request::pull(&pull.request));
+                return self.hold_run(impact, why, request).await;
+            }
+            pull.is_within = true;
         }
+        let strategy = pull.request.strategy;
         let read_at = pull.put_off[0].read_at;
         let alike = pull.put_off.iter().take_while(|one| one.read_at == read_at).count();
         let batch: Vec<PutOff> = pull.put_off.drain(..alike.min(SKUS_MAX)).collect();
@@ -413,8 +418,7 @@ impl Worker {
         let known: Vec<(ListingView, i64)> =
             batch.iter().filter_map(|one| Some((views.remove(&one.key)?, one.observed))).collect();
         let settle_ms = self.link.channel.capabilities().settle_ms;
-        self.settle_pulled(Settling { read_at, settle_ms, strategy: request.strategy }, &known)
-            .await
+        self.settle_pulled(Settling { read_at, settle_ms, strategy }, &known).await
     }
 
     fn put_back(&mut self, batch: Vec<Pending>) {

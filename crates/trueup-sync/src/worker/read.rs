@@ -14,7 +14,7 @@ use trueup_store::{AttemptNote, Connection, ListingView, Parked};
 
 use super::line::Waiting;
 use super::push::{listing, note};
-use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, names_of, publishes};
+use super::{Check, ORDERS_WAIT_MAX, Reread, VERIFY_TRIES_MAX, Worker, names_of};
 use crate::engine::EngineError;
 use crate::plan::{self, Lane, Turn};
 use crate::rehearse::Settling;
@@ -110,7 +110,7 @@ impl Worker {
             self.check_one(view, reading, &mut work);
         }
         self.settle(work.settled).await?;
-        if publishes(row) {
+        if row.publishes() {
             self.enqueue_owed(&work.seen).await?;
         }
         let plain = Settling {
@@ -273,7 +273,7 @@ impl Worker {
                 let times = self.unreadable.entry(key.clone()).or_default();
                 *times = times.saturating_add(1);
                 let times = *times;
-                if publishes(row) && view.is_dirty() {
+                if row.publishes() && view.is_dirty() {
                     // An unclear push waits for a number before another can be sent.
                     let (turn, since) = (Turn::first_of(Lane::Decrease), Instant::now());
                     match view.state.in_flight {
@@ -342,7 +342,7 @@ impl Worker {
         readings: Vec<(ListingView, i64)>,
     ) -> Result<Vec<Reconciled>, EngineError> {
         let done = self.submit_readings(settling, &readings).await?;
-        if publishes(row) {
+        if row.publishes() {
             let owing: Vec<Sku> = done
                 .iter()
                 .filter(|item| item.action == ReconcileAction::Push)

@@ -12,7 +12,7 @@ use trueup_store::{Change, Connection, ListingQuery, ListingView, Run, RunStatus
 
 use super::pull::PullWork;
 use super::push::{Asker, End, Errand, Report, Room, Want, Way};
-use super::{ORDERS_WAIT_MAX, Worker, names_of, publishes};
+use super::{ORDERS_WAIT_MAX, Worker, names_of};
 use crate::backoff;
 use crate::engine::{Back, EngineError, PushScope};
 use crate::impact::{self, Agreed, Effect, Impact};
@@ -159,7 +159,7 @@ impl Lookup {
 }
 
 /// What became of one listing of a run.
-pub(super) struct RunItem {
+pub(crate) struct RunItem {
     pub(super) sku: Sku,
     pub(super) key: ListingKey,
     /// The numbers that a pull compared.
@@ -183,7 +183,7 @@ pub(super) struct Compared {
 
 impl RunItem {
     /// What a run would do that does not.
-    fn would(action: &'static str, effect: Effect) -> Self {
+    pub(crate) fn would(action: &'static str, effect: Effect) -> Self {
         Self {
             sku: effect.sku,
             key: effect.key,
@@ -196,7 +196,7 @@ impl RunItem {
         }
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut item = json!({
             "sku": self.sku.as_str(), "listing": self.key.as_str(), "action": self.action,
             "before": self.before, "quantity": self.quantity,
@@ -264,13 +264,6 @@ impl ActiveRun {
 
     pub(super) fn count(&mut self, counter: &str, by: u64) {
         *self.run.counters.entry(counter.to_owned()).or_default() += by;
-    }
-
-    /// Keeps what it would change among its counters.
-    pub(super) fn count_impact(&mut self, impact: &Impact) {
-        for (name, count) in impact.counts() {
-            self.run.counters.insert(name.to_owned(), count);
-        }
     }
 
     pub(super) fn counted(&self, counter: &str) -> u64 {
@@ -433,7 +426,7 @@ impl Worker {
         let total = u64::try_from(lookup.wanted.len()).unwrap_or(u64::MAX);
         run.count("total", total);
         run.count("skipped", total);
-        run.count_impact(&lookup.impact);
+        lookup.impact.count_into(&mut run.run.counters);
         let would = lookup.impact.effects.into_iter();
         run.items = would.map(|effect| RunItem::would("would_push", effect)).collect();
     }
@@ -473,7 +466,7 @@ impl Worker {
         request: Value,
     ) -> Result<(), EngineError> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        run.count_impact(&impact);
+        impact.count_into(&mut run.run.counters);
         let would = impact.effects.into_iter();
         run.items = would.map(|effect| RunItem::would("held", effect)).collect();
         run.run.status = RunStatus::Held;
@@ -501,7 +494,7 @@ impl Worker {
         }
         let (shared, link) = (self.shared.clone(), self.link.clone());
         let capabilities = link.channel.capabilities();
-        let publishes = publishes(row);
+        let publishes = row.publishes();
         let is_dry = self.run.as_ref().is_some_and(|run| run.run.dry_run);
         let lines_up = lookup.by_default == Wish::Due && publishes;
         let weighs = lookup.is_guarded() || is_dry;
@@ -703,7 +696,7 @@ impl Worker {
         let Some(run) = &mut self.run else { return Ok(()) };
         if let Some(pull) = run.pull.take_if(|pull| pull.is_dry()) {
             let conflicts = run.counted("conflicts");
-            run.count_impact(pull.impact());
+            pull.impact().count_into(&mut run.run.counters);
             run.run.counters.insert("conflicts".to_owned(), conflicts);
         }
         let done: u64 = ["pushed", "skipped", "matched", "adopted", "conflicts"]
@@ -741,12 +734,7 @@ impl Worker {
         entry.run = Some(row.id.clone());
         self.shared.note(&org, vec![entry]).await;
         if row.status != RunStatus::Completed {
-            let event = if row.status == RunStatus::Held { "sync.held" } else { "sync.failed" };
-            let body = json!({
-                "runId": row.id, "channelId": self.link.id.as_str(), "operation": row.operation,
-                "status": status, "counters": row.counters, "error": row.error,
-            });
-            self.shared.tell(&org, event, body).await;
+            self.shared.tell_run(&org, &row, status).await;
         }
         metrics::counter!("trueup_runs_total", "operation" => row.operation.clone(),
             "status" => status)

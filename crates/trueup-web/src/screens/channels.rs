@@ -268,12 +268,7 @@ async fn limit(
     posted: Posted,
 ) -> Response {
     let back = format!("/channels/{}", encoded(&id));
-    let given = LIMITS.iter().filter(|(name, _)| posted.has(name));
-    // What is no number is refused by the API.
-    let number =
-        |text: &str| text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
-    let body: serde_json::Map<String, Value> =
-        given.map(|(name, _)| ((*name).to_owned(), number(posted.text(name)))).collect();
+    let body = posted.numbers(&LIMITS);
     let path = Path::new(&["channels", &id, "blast-radius"]);
     match posted.send::<Value>(&house, Method::PUT, path, &Value::Object(body)).await {
         Ok(_) => done(&back, "limited"),
@@ -326,12 +321,7 @@ async fn try_out(
     posted: Posted,
 ) -> Response {
     let back = format!("/channels/{}", encoded(&id));
-    // What is no number is refused by the API.
-    let number =
-        |text: &str| text.parse::<u64>().map_or_else(|_| json!(text), |number| json!(number));
-    let given = TRIED.iter().filter(|(name, _)| posted.has(name));
-    let mut body: serde_json::Map<String, Value> =
-        given.map(|(name, _)| ((*name).to_owned(), number(posted.text(name)))).collect();
+    let mut body = posted.numbers(&TRIED);
     if posted.has("conflictStrategy") {
         body.insert("conflictStrategy".to_owned(), json!(posted.text("conflictStrategy")));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use serde::Serialize;
-use trueup_core::{Org, Sku, Timestamp};
+use trueup_core::{Org, Sku};
 use trueup_store::{MovementQuery, SkuQuery};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -14,8 +14,7 @@ use crate::api::inventory::{Numbers, sku_not_found};
 use crate::api::lists::{Listed, PageParams, Params, seal_cursor};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
-use crate::api::time::Time;
-use crate::api::views::just_after;
+use crate::api::time::{Time, Window};
 use crate::api::{Answered, App, AppState};
 
 /// The most ledger lines that are added up by kind.
@@ -78,23 +77,10 @@ struct WhyDiffView {
     cut: bool,
 }
 
-/// Two instants, the first before the second.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    from: Timestamp,
-    to: Timestamp,
-}
-
-impl Window {
-    /// Takes `from` and `to`; without them, a day up to now.
-    fn take(app: &App, query: &mut Params) -> Result<Self, Problem> {
-        let to = query.time("to")?.unwrap_or_else(|| app.now());
-        let from = query.time("from")?.unwrap_or_else(|| to.plus_millis(-WINDOW_MS_DEFAULT));
-        if from >= to {
-            return Err(Problem::field("?from", "invalid_window", "must be before \"to\""));
-        }
-        Ok(Self { from, to })
-    }
+/// Takes `from` and `to`; without them, a day up to now.
+fn window(app: &App, query: &mut Params) -> Result<Window, Problem> {
+    let to = query.time("to")?.unwrap_or_else(|| app.now());
+    Window::new("?from", query.time("from")?, to, WINDOW_MS_DEFAULT)
 }
 
 async fn diff(app: &App, org: &Org, sku: &Sku, window: Window) -> Result<DiffView, Problem> {
@@ -130,8 +116,8 @@ async fn by_kind(
     let (mut read, mut before_seq) = (0, None);
     loop {
         let query = MovementQuery {
-            from: Some(just_after(window.from)),
-            to: Some(just_after(window.to)),
+            from: Some(window.from.just_after()),
+            to: Some(window.to.just_after()),
             before_seq,
             limit: PAGE_LINES,
             ..MovementQuery::default()
@@ -168,7 +154,7 @@ async fn of_sku(
     mut query: Params,
 ) -> Answered {
     let sku = path.sku()?;
-    let window = Window::take(&app, &mut query)?;
+    let window = window(&app, &mut query)?;
     query.finish()?;
     let org = &caller.org;
     app.store.sku(org, &sku).await?.ok_or_else(|| sku_not_found(&sku))?;
@@ -194,7 +180,7 @@ const LIST: &str = "diff";
     responses((status = 200, description = "A page", body = Listed<DiffView>),
         (status = 400, description = "`invalid_window`")))]
 async fn of_all(State(app): State<AppState>, caller: Caller<Read>, mut query: Params) -> Answered {
-    let window = Window::take(&app, &mut query)?;
+    let window = window(&app, &mut query)?;
     let filter = SkuQuery {
         search: query.text("search")?,
         after: query.cursor(LIST, |position| Sku::new(position).ok())?,

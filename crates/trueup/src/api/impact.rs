@@ -17,11 +17,11 @@ use crate::api::body::{SkuText, TimeText, Units, check_len};
 use crate::api::channels::{StrategyWord, percent};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::Incoming;
-use crate::api::lists::{NoParams, PageParams, Params, seal_cursor};
+use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::mappings::connection;
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
-use crate::api::time::Time;
+use crate::api::time::{Time, Window};
 use crate::api::{Answered, AppState};
 
 /// The most changes that are told one by one where the list has no pages.
@@ -137,10 +137,10 @@ impl From<Impact> for ImpactView {
 impl ImpactView {
     /// Makes a page of the changes.
     fn page(mut impact: Impact, from: usize, limit: usize) -> Self {
-        let to = from.saturating_add(limit);
-        let next_cursor = (to < impact.effects.len()).then(|| seal_cursor(LIST, &to.to_string()));
-        impact.effects = impact.effects.into_iter().skip(from).take(limit).collect();
-        Self { next_cursor, ..Self::from(impact) }
+        let effects = std::mem::take(&mut impact.effects);
+        let Listed { items, next_cursor } =
+            Listed::slice(LIST, effects, from, limit, EffectView::from);
+        Self { items, next_cursor, ..Self::from(impact) }
     }
 }
 
@@ -330,10 +330,8 @@ async fn backtest(
         check_len("/skus", skus.len(), SKUS_MAX)?;
     }
     let to = body.to.map_or_else(|| app.now(), |TimeText(at)| at);
-    let from = body.from.map_or_else(|| to.plus_millis(-BACKTEST_MS_DEFAULT), |TimeText(at)| at);
-    if from >= to {
-        return Err(Problem::field("/from", "invalid_window", "must be before \"to\""));
-    }
+    let Window { from, to } =
+        Window::new("/from", body.from.map(|TimeText(at)| at), to, BACKTEST_MS_DEFAULT)?;
     let settings = WhatIf::try_from(WhatIfBody {
         conflict_strategy: body.conflict_strategy,
         buffer: body.buffer,

@@ -246,6 +246,19 @@ impl<T> Listed<T> {
         let next_cursor = last.map(|last| seal_cursor(list, &position(last)));
         Self { items: page.items.into_iter().map(view).collect(), next_cursor }
     }
+
+    /// Makes a page of a list that is at hand as a whole: so many of its items, from a place on.
+    pub fn slice<R>(
+        list: &str,
+        all: Vec<R>,
+        from: usize,
+        limit: usize,
+        view: impl Fn(R) -> T,
+    ) -> Self {
+        let to = from.saturating_add(limit);
+        let next_cursor = (to < all.len()).then(|| seal_cursor(list, &to.to_string()));
+        Self { items: all.into_iter().skip(from).take(limit).map(view).collect(), next_cursor }
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::api::extract::{Admin, Caller, Read, Segments};
 use crate::api::idempotency::{Incoming, Submitted};
 use crate::api::inventory::LOCATION;
-use crate::api::lists::{Listed, NoParams, PageParams, Params, seal_cursor};
+use crate::api::lists::{Listed, NoParams, PageParams, Params};
 use crate::api::problem::Problem;
 use crate::api::reply::Reply;
 use crate::api::time::Time;
@@ -245,6 +245,21 @@ pub(super) async fn answer(app: &App, org: &Org, id: &str, wait: Duration) -> An
     Ok(with_location(reply, status, id))
 }
 
+/// Waits for several runs; returns how they stand then, with 200 where all have ended.
+pub(super) async fn wait_all(
+    app: &App,
+    org: &Org,
+    runs: &[String],
+    wait: Duration,
+) -> Result<(Vec<Run>, StatusCode), EngineError> {
+    let waiting = runs.iter().map(|run| app.engine.wait_run(org, run, wait));
+    let ended: Result<Vec<Run>, EngineError> = join_all(waiting).await.into_iter().collect();
+    let ended = ended?;
+    let is_running = ended.iter().any(|run| run.status == RunStatus::Running);
+    let status = if is_running { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((ended, status))
+}
+
 pub(super) fn status_of(run: &Run) -> StatusCode {
     if run.status == RunStatus::Running { StatusCode::ACCEPTED } else { StatusCode::OK }
 }
@@ -431,8 +446,11 @@ async fn found(app: &App, org: &Org, id: &str) -> Result<RunView, Problem> {
         return Ok(view);
     }
     let members = members(app, org, id).await?;
-    let not_found = || Problem::not_found("run_not_found", "there is no such run");
     RunView::fan_out(id, members).ok_or_else(not_found)
+}
+
+fn not_found() -> Problem {
+    Problem::not_found("run_not_found", "there is no such run")
 }
 
 /// Returns the runs of a fan-out.
@@ -603,10 +621,7 @@ async fn undo(
 
 /// Waits for runs and answers with the fan-out, or the run, that they are of.
 async fn ended(app: &App, org: &Org, runs: &[String], id: &str, wait: Duration) -> Answered {
-    let waiting = runs.iter().map(|run| app.engine.wait_run(org, run, wait));
-    let ended: Result<Vec<Run>, EngineError> = join_all(waiting).await.into_iter().collect();
-    let is_running = ended?.iter().any(|run| run.status == RunStatus::Running);
-    let status = if is_running { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let (_, status) = wait_all(app, org, runs, wait).await?;
     let reply = Reply::json(status, &found(app, org, id).await?);
     Ok(with_location(reply, status, id))
 }
@@ -629,12 +644,10 @@ async fn items(
     let limit = query.limit()?;
     query.finish()?;
     let run = app.store.run(&caller.org, path.text("id")).await?;
-    let run = run.ok_or_else(|| Problem::not_found("run_not_found", "there is no such run"))?;
-    let Value::Array(all) = run.items else {
-        return Ok(Reply::ok(&Listed::<Value> { items: Vec::new(), next_cursor: None }));
+    let run = run.ok_or_else(not_found)?;
+    let all = match run.items {
+        Value::Array(all) => all,
+        _ => Vec::new(),
     };
-    let to = from.saturating_add(limit);
-    let next_cursor = (to < all.len()).then(|| seal_cursor(ITEMS, &to.to_string()));
-    let items: Vec<Value> = all.into_iter().skip(from).take(limit).collect();
-    Ok(Reply::ok(&Listed { items, next_cursor }))
+    Ok(Reply::ok(&Listed::slice(ITEMS, all, from, limit, |item| item)))
 }

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use futures::future::join_all;
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use trueup_core::{Org, Sku, Strategy};
-use trueup_store::RunStatus;
 use trueup_sync::{PullRequest, PushScope};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -160,11 +157,7 @@ async fn push_everywhere(
             }
         }
     }
-    let waiting = running.iter().map(|run| app.engine.wait_run(org, run, wait));
-    let ended: Result<Vec<_>, _> = join_all(waiting).await.into_iter().collect();
-    let ended = ended?;
-    let all = ended.iter().all(|run| run.status != RunStatus::Running);
-    let status = if all { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let (ended, status) = runs::wait_all(app, org, &running, wait).await?;
     let runs = ended.into_iter().map(RunView::from).collect();
     let view = RunsView { run_id: id.clone(), runs, skipped };
     Ok(runs::with_location(Reply::json(status, &view), status, &id))

@@ -3,6 +3,8 @@
 use serde::{Serialize, Serializer};
 use trueup_core::Timestamp;
 
+use crate::api::problem::Problem;
+
 /// An instant on its way out: `2026-04-25T10:00:00Z`, with micros where there are some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
@@ -40,6 +42,34 @@ impl utoipa::PartialSchema for Time {
 impl utoipa::ToSchema for Time {
     fn name() -> std::borrow::Cow<'static, str> {
         "Time".into()
+    }
+}
+
+/// The time between two instants, the first before the second.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// The first.
+    pub from: Timestamp,
+    /// The second.
+    pub to: Timestamp,
+}
+
+impl Window {
+    /// Makes one that begins so many milliseconds before its end where nothing else is said.
+    ///
+    /// # Errors
+    /// `invalid_window`, naming the field of the first instant.
+    pub fn new(
+        field: &str,
+        from: Option<Timestamp>,
+        to: Timestamp,
+        default_ms: i64,
+    ) -> Result<Self, Problem> {
+        let from = from.unwrap_or_else(|| to.plus_millis(-default_ms));
+        if from >= to {
+            return Err(Problem::field(field, "invalid_window", "must be before \"to\""));
+        }
+        Ok(Self { from, to })
     }
 }
 

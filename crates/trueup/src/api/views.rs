@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use serde::Serialize;
-use trueup_core::{
-    Delta, ListingKey, ListingState, Rules, Sku, SkuAnswer, SkuState, Terms, Timestamp,
-    publish::Stock,
-};
+use trueup_core::{Delta, ListingKey, ListingState, Org, Rules, Sku, SkuAnswer, Terms, Timestamp};
 use trueup_store::{Connection, ListingQuery, ListingView, MovementQuery};
-use trueup_sync::{Revisions, drift_of, expected_of, listing_status};
+use trueup_sync::{Revisions, drift_of, expected_of, listing_status, shown};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -155,29 +152,8 @@ fn severity(status: &str) -> usize {
     WORST_FIRST.iter().position(|word| *word == status).unwrap_or(WORST_FIRST.len())
 }
 
-/// Returns what a channel shows: the newer of the last reading and the last acknowledgement.
-fn shown(view: &ListingView) -> Option<i64> {
-    let state = &view.state;
-    match state.observed {
-        Some(observed) if state.acked_at.is_none_or(|acked| observed.at >= acked) => {
-            Some(observed.quantity)
-        }
-        Some(_) | None => state.base,
-    }
-}
-
 fn last_sync(view: &ListingView) -> Option<Timestamp> {
     view.state.acked_at.max(view.state.observed.map(|observed| observed.at))
-}
-
-/// Computes what a channel should show, with every term on the way.
-fn publish(rules: &Rules, answer: &SkuAnswer) -> Terms {
-    let parts: Vec<Option<&SkuState>> = answer.parts.iter().map(Option::as_ref).collect();
-    if answer.state.is_bundle() {
-        rules.publish(Stock::Bundle(&answer.state, &parts))
-    } else {
-        rules.publish(Stock::Single(&answer.state))
-    }
 }
 
 async fn listings_of(
@@ -404,22 +380,24 @@ async fn explain(
     {
         return Err(Problem::channel_not_found(channel.as_str()));
     }
+    let then = match at {
+        Some(at) => {
+            let until = MovementQuery { to: Some(at.just_after()), ..MovementQuery::default() };
+            Some(lines_of(&app, &caller.org, &sku, until).await?)
+        }
+        None => None,
+    };
     let mut listings = Vec::new();
     for view in listings_of(&app, &caller, &sku, channel).await? {
         let connection = connections.iter().find(|row| row.id == view.mapping.channel);
         let Some(connection) = connection else { continue };
-        let since = MovementQuery {
-            after_seq: Some(view.state.acked_version).filter(|_| at.is_none()),
-            to: at.map(just_after),
-            limit: LINES_MAX,
-            ..MovementQuery::default()
-        };
-        let lines = app.store.movements(&caller.org, &sku, since).await?.items;
-        let lines = lines.into_iter().map(MovementView::from).collect();
-        if at.is_some() {
-            listings.push(explained_then(view, connection, &answer, lines));
+        if let Some(lines) = &then {
+            listings.push(explained_then(view, connection, &answer, lines.clone()));
             continue;
         }
+        let since =
+            MovementQuery { after_seq: Some(view.state.acked_version), ..MovementQuery::default() };
+        let lines = lines_of(&app, &caller.org, &sku, since).await?;
         let revisions = app.engine.revisions(&caller.org, &view).map(RevisionsView::from);
         let in_feed_since = app.engine.in_feed_since(&caller.org, &view).map(Time);
         let explained = explained(&view, connection, &answer, lines);
@@ -436,9 +414,16 @@ async fn explain(
     }))
 }
 
-/// Returns the instant after one: the ledger takes in what was decided at an instant.
-pub(super) fn just_after(at: Timestamp) -> Timestamp {
-    Timestamp::from_micros(at.micros().saturating_add(1))
+/// Returns the newest lines of a SKU that a query finds.
+async fn lines_of(
+    app: &App,
+    org: &Org,
+    sku: &Sku,
+    query: MovementQuery,
+) -> Result<Vec<MovementView>, Problem> {
+    let query = MovementQuery { limit: LINES_MAX, ..query };
+    let lines = app.store.movements(org, sku, query).await?.items;
+    Ok(lines.into_iter().map(MovementView::from).collect())
 }
 
 /// Explains what a listing should have shown of stock as it stood; what was told and read of it
@@ -471,7 +456,7 @@ fn explained(
     movements_since: Vec<MovementView>,
 ) -> ExplainedView {
     let state = &view.state;
-    let terms = publish(&state.rules, answer);
+    let terms = answer.publish(&state.rules);
     let cell = ChannelCell::of(view, connection);
     ExplainedView {
         channel_id: connection.id.as_str().to_owned(),

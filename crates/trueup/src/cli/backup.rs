@@ -25,8 +25,6 @@ use crate::api::time::{Time, parse};
 
 /// The file of a backup that says what is in it.
 const NOTE_NAME: &str = "BACKUP";
-/// The mark of orgs that have moved to another store.
-const MARK_NAME: &str = "MOVED";
 const LOCK_NAME: &str = ".lock";
 /// What a backup's directory is called before it is whole, and where it does not add up.
 const MAKING: &str = ".making";
@@ -270,7 +268,7 @@ fn remove_leftover(making: &Path) -> Result<(), BackupRefused> {
 
 /// Names are in the order of instants.
 fn name_of(at: Timestamp) -> String {
-    let text = Time(Timestamp::from_micros(at.micros())).to_string();
+    let text = Time(at).to_string();
     let (seconds, micros) = (text.get(..19).unwrap_or(&text), at.micros().rem_euclid(1_000_000));
     format!("{}.{micros:06}Z", seconds.replace([':', '-'], ""))
 }
@@ -414,27 +412,24 @@ fn beside(place: &Path) -> PathBuf {
 }
 
 /// Copies a backup and verifies the copy: by its digest, as a start would, and by its ledgers.
-async fn fill(dir: &Path, backup: &Path, note: &Note) -> Result<(), Failure> {
-    let (from, to) = (backup.join(FILE_NAME), dir.join(FILE_NAME));
-    let source = File::open(&from).map_err(io_error("open", &from))?;
+async fn fill(dir: &Path, from: &Path, note: &Note) -> Result<(), Failure> {
+    let (file, to) = (from.join(FILE_NAME), dir.join(FILE_NAME));
+    let source = File::open(&file).map_err(io_error("open", &file))?;
     let mut target = File::create_new(&to).map_err(io_error("create", &to))?;
     let copied = read_through(source, |piece| target.write_all(piece));
-    let (bytes, sha256) = copied.map_err(io_error("copy", &from))?;
+    let (bytes, sha256) = copied.map_err(io_error("copy", &file))?;
     if (bytes, &sha256) != (note.bytes, &note.sha256) {
         let why = format!("{FILE_NAME} has {bytes} bytes of digest {sha256}, unlike its note");
-        return Err(damaged(backup, why).into());
+        return Err(damaged(from, why).into());
     }
     target.sync_all().map_err(io_error("sync", &to))?;
-    let mark = backup.join(MARK_NAME);
-    if mark.try_exists().map_err(io_error("look for", &mark))? {
-        fs::copy(&mark, dir.join(MARK_NAME)).map_err(io_error("copy", &mark))?;
-    }
+    backup::copy_mark(from, dir)?;
     let contents = backup::examine(dir).await?;
     if let Some(fault) = first_fault(&contents) {
-        return Err(damaged(backup, fault).into());
+        return Err(damaged(from, fault).into());
     }
     if noted(&contents) != note.orgs {
-        return Err(damaged(backup, "it does not hold what its note says").into());
+        return Err(damaged(from, "it does not hold what its note says").into());
     }
     Ok(sync_directory(dir)?)
 }

@@ -3,7 +3,6 @@
 use clap::Args;
 use serde_json::json;
 use trueup_core::Org;
-use trueup_core::publish::Stock;
 use trueup_store::{ListingQuery, ListingView, Mapping, Store, StoreError};
 
 use super::place::{Opened, PlaceArgs};
@@ -84,13 +83,7 @@ fn drift(view: &ListingView) -> Option<String> {
     if view.mapping.channel_fulfilled || !view.mapping.enabled {
         return None;
     }
-    let parts: Vec<_> = sku.parts.iter().map(Option::as_ref).collect();
-    let stock = if sku.state.is_bundle() {
-        Stock::Bundle(&sku.state, &parts)
-    } else {
-        Stock::Single(&sku.state)
-    };
-    let published = view.state.rules.publish(stock).published;
+    let published = sku.publish(&view.state.rules).published;
     let base = view.state.base;
     if base.and_then(|base| u64::try_from(base).ok()) == Some(published) {
         return None;
