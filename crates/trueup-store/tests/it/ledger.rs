@@ -169,6 +169,24 @@ async fn from_its_expiry_on_a_hold_is_gone_for_every_reader() {
     fixture.reserve(2, "A", 1).await.unwrap();
 }
 
+/// A history is the same on every store: of holds that run out together the one with the lower id
+/// goes first, whichever was taken first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holds_that_run_out_together_go_in_the_order_of_their_ids() {
+    let fixture = Fixture::new().await;
+    fixture.put("A", 5).await;
+    let holds = [3, 5, 1, 4, 2].map(|id| reserve(id, "A", 1)).to_vec();
+    fixture.run(Command::ReserveBatch(holds)).await.unwrap();
+    fixture.pass(900);
+    let query =
+        MovementQuery { kind: Some(MovementKind::Expire), limit: 10, ..MovementQuery::default() };
+    assert_eq!(fixture.numbers("A").await, (5, 0));
+    let lines = fixture.store().movements(&org("acme"), &sku("A"), query).await.unwrap().items;
+    let newest_first: Vec<&str> =
+        lines.iter().filter_map(|line| line.reference.as_deref()).collect();
+    assert_eq!(newest_first, [5, 4, 3, 2, 1].map(|id| format!("order-{id}")));
+}
+
 /// What is asked after an expiry is decided after it, whatever was being decided meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_thick_of_it_a_hold_is_gone_from_its_expiry_on() {

@@ -184,26 +184,31 @@ impl<'a> Loader<'a> {
     async fn read_shard(&self) -> Result<Read> {
         let due = due("$1", "$3");
         let sql = format!(
-            "SELECT {MICROS_NOW}, NULL::text, NULL::bytea
+            "SELECT {MICROS_NOW}, NULL::text, NULL::bytea, NULL::bigint
              UNION ALL
-             SELECT NULL, org, NULL
+             SELECT NULL, org, NULL, NULL
              FROM arrival
              WHERE shard = $1
                AND opened_at IS NULL
              UNION ALL
-             SELECT NULL, due.org, due.id
+             SELECT NULL, due.org, due.id, due.expires_at
              FROM ({due}) due"
         );
         let params: [Param<'_>; 3] = [&self.shard, &micros(self.about.now), &at_most(EXPIRE_MAX)];
         let rows = sql::all(self.tx, &sql, &params, |columns| {
             let (clock, org): (Option<i64>, Option<&str>) = (columns.take()?, columns.take()?);
-            Ok((clock, org.map(parse_name::<Org>).transpose()?, optional_id(columns)?))
+            let (org, id) = (org.map(parse_name::<Org>).transpose()?, optional_id(columns)?);
+            let expires_at: Option<i64> = columns.take()?;
+            Ok((clock, org, id.map(|id| (expires_at, id))))
         });
+        let mut rows = rows.await?;
+        // A history is the same on every store: those of one instant go by their ids.
+        rows.sort_by_key(|(_, _, due)| *due);
         let mut read = Read::default();
-        for row in rows.await? {
+        for row in rows {
             match row {
                 (Some(clock), _, _) => read.clock = clock,
-                (None, Some(org), Some(id)) => read.due.entry(org).or_default().push(id),
+                (None, Some(org), Some((_, id))) => read.due.entry(org).or_default().push(id),
                 (None, Some(org), None) => drop(read.arriving.insert(org)),
                 (None, None, _) => return Err(PgError::Corrupt("nothing of a shard".to_owned())),
             }
